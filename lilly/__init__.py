@@ -1,0 +1,3 @@
+"""Learning, memory and control as pure JAX functions."""
+
+__version__ = "0.1.0"

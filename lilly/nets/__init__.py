@@ -1,0 +1,1 @@
+"""Haiku modules and recurrent cores that wrap the pure functions."""

@@ -1,0 +1,1 @@
+"""Learning rules: backward passes, gradient transformations, updates."""
