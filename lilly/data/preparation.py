@@ -1,0 +1,242 @@
+"""Data sets through tensorflow-datasets, without TensorFlow.
+
+The stock builders keep their name, version and features; what would need
+TensorFlow in them (unpacking archives, encoding arrays) is replaced, and the
+records are written as ArrayRecord.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lilly.data import formats, originals
+
+__all__ = ["find", "prepare", "read"]
+
+_log = logging.getLogger(__name__)
+_CHUNK = 1000  # Examples read at once.
+_TIMEOUT_S = 15.0  # For the first byte from the publisher.
+_STOCK = {
+  "mnist": "MNIST",
+  "fashion_mnist": "FashionMNIST",
+  "omniglot": "Omniglot",
+  "cifar10": "Cifar10",
+  "cifar10_small": "Cifar10",
+}
+
+
+def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
+  """Find a data set which tensorflow-datasets has prepared.
+
+  Args:
+    name: data set.
+    data_dir: holds `<name>/<version>/`, or is one of these two folders.
+
+  Returns:
+    The folder of the highest version, or None.
+
+  Raises:
+    DataError: what is found has a format that needs TensorFlow.
+  """
+  found = []
+  for folder in (data_dir / name, data_dir):
+    for info in [*folder.glob("*/dataset_info.json"),
+                 folder / "dataset_info.json"]:  # fmt: skip
+      version = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", info.parent.name)
+      if version and info.is_file() and _info(info).get("name") == name:
+        found.append(([int(part) for part in version.groups()], info))
+  if not found:
+    return None
+  info = max(found)[1]
+  if _info(info).get("fileFormat") != "array_record":
+    raise originals.DataError(
+      f"{info.parent} is not in the ArrayRecord format, and only that is read "
+      'without TensorFlow: prepare it again with file_format="array_record".'
+    )
+  return info.parent
+
+
+def _info(file: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(file.read_text(encoding="utf-8"))
+  except ValueError as e:
+    raise originals.DataError(
+      f"{file} is damaged ({e}): prepare the data set again."
+    ) from e
+
+
+@contextlib.contextmanager
+def prepare(
+  name: str,
+  folder: pathlib.Path | None,
+  form: Sequence[originals.Original],
+) -> Iterator[pathlib.Path]:
+  """Prepare a data set in a temporary directory.
+
+  Args:
+    name: data set.
+    folder: where the files of `form` lie, already verified; None to download.
+    form: its published files.
+
+  Yields:
+    The prepared directory, for `read`; removed afterwards in any case.
+
+  Raises:
+    DataError: a file cannot be downloaded or is not the expected one.
+  """
+  tfds = _tfds()
+  if folder is None:
+    _reach(name, form)
+  _log.warning("Preparing %s once; this may take a minute.", name)
+  with tempfile.TemporaryDirectory(prefix="lilly-") as work:
+    builder = _builder(tfds, name, form)(
+      data_dir=os.path.join(work, "prepared"), file_format="array_record"
+    )
+    config = tfds.download.DownloadConfig(
+      manual_dir=folder, try_download_gcs=False
+    )
+    try:
+      with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(
+          download_dir=os.path.join(work, "downloads"), download_config=config
+        )
+    except _download_errors(tfds) as e:
+      raise originals.DataError(_unreachable(name, form, e)) from e
+    yield pathlib.Path(builder.data_dir)
+
+
+def _tfds() -> Any:
+  try:
+    import importlib_resources  # noqa: F401 (tfds needs it, does not bring it)
+    import PIL  # noqa: F401
+    import tensorflow_datasets as tfds
+  except ImportError as e:
+    raise originals.DataError(
+      f"This data set needs {e.name}: pip install 'lilly[experiments]'."
+    ) from e
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  return tfds
+
+
+def _builder(tfds: Any, name: str, form: Sequence[originals.Original]) -> Any:
+  """Derive a builder from the stock one, outside tfds's registry."""
+  stock = getattr(tfds.image_classification, _STOCK[name])
+  infos = {
+    file.url: tfds.download.checksums.UrlInfo(
+      size=tfds.core.utils.Size(file.size),
+      checksum=file.sha256,
+      filename=file.filename,
+    )
+    for file in form
+  }
+
+  def split_generators(self, manager):
+    urls = {file.filename: file.url for file in form}
+    examples = formats.READERS[name](manager.download(urls))
+    for feature, names in examples.names.items():
+      self.info.features[feature].names = names
+    return examples.splits
+
+  members = {
+    "__module__": __name__,
+    "name": name,
+    "url_infos": infos,
+    "_split_generators": split_generators,
+  }
+  with tfds.core.registered.skip_registration():
+    return type(stock.__name__, (stock,), members)
+
+
+def _reach(name: str, form: Sequence[originals.Original]) -> None:
+  """Fail soon without a network: tfds would try for minutes."""
+  import requests
+
+  try:
+    requests.get(form[0].url, stream=True, timeout=_TIMEOUT_S).close()
+  except requests.exceptions.RequestException as e:
+    raise originals.DataError(_unreachable(name, form, e)) from e
+
+
+def _download_errors(tfds: Any) -> tuple[type[Exception], ...]:
+  import requests
+
+  manager = tfds.download.download_manager
+  return (
+    requests.exceptions.RequestException,
+    manager.NonMatchingChecksumError,
+    tfds.download.util.DownloadError,
+  )
+
+
+def _unreachable(
+  name: str, form: Sequence[originals.Original], error: Exception
+) -> str:
+  names = ", ".join(file.filename for file in form)
+  site = form[0].url.rsplit("/", 1)[0]
+  return (
+    f"{name} cannot be downloaded from {site} ({type(error).__name__}): give "
+    f"data_dir, a folder that holds {names}."
+  )
+
+
+def read(directory: pathlib.Path, split: str) -> dict[str, np.ndarray]:
+  """Read one split of a prepared data set into arrays.
+
+  Args:
+    directory: as from `find` or `prepare`.
+    split: its part.
+
+  Returns:
+    The features but "id": `image` uint8 [N,H,W] where all channels are equal
+    by construction (one channel, or a black and white PNG), else [N,H,W,3];
+    the others int32 [N]. In tensorflow-datasets' order, a fixed shuffle.
+
+  Raises:
+    DataError: the directory lacks the split or is damaged.
+  """
+  tfds = _tfds()
+  try:
+    builder = tfds.builder_from_directory(directory)
+    if split not in builder.info.splits:
+      raise originals.DataError(f"{directory} has no split {split!r}.")
+    color = builder.info.name.startswith("cifar")
+    source = builder.as_data_source(
+      split, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    rows = []
+    for start in range(0, len(source), _CHUNK):
+      stop = min(start + _CHUNK, len(source))
+      rows += source.__getitems__(list(range(start, stop)))
+    return _stack(rows, color)
+  except originals.DataError:
+    raise
+  except Exception as e:  # Whatever a damaged file provokes below.
+    raise originals.DataError(
+      f"{directory} cannot be read ({type(e).__name__}: {e}): prepare the data "
+      "set again."
+    ) from e
+
+
+def _stack(rows: Sequence[Any], color: bool) -> dict[str, np.ndarray]:
+  from PIL import Image
+
+  mode = "RGB" if color else "L"
+  images = [
+    np.asarray(Image.open(io.BytesIO(row["image"])).convert(mode))
+    for row in rows
+  ]
+  arrays = {"image": np.stack(images)}
+  for feature in rows[0].keys() - {"id", "image"}:
+    arrays[feature] = np.array([row[feature] for row in rows], np.int32)
+  return arrays
