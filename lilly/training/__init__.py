@@ -1,0 +1,62 @@
+"""Runs experiments: loops, checkpoints, metrics, claims and pictures.
+
+The only part of lilly with input, output and host loops. Names are imported on
+first use, so that a script can parse its flags before JAX is imported.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from lilly.training.claims import Claim, final, trajectory
+  from lilly.training.command_line import define_flags, main, parse
+  from lilly.training.compilation import compiled
+  from lilly.training.driver import finish, load, run
+  from lilly.training.experiment import (
+    Experiment,
+    Options,
+    Program,
+    Results,
+    RunError,
+  )
+  from lilly.training.host_loop import loop
+  from lilly.training.nonfinite import NonfiniteState, skip_nonfinite
+
+_HOMES = {
+  "claims": ("Claim", "final", "trajectory"),
+  "command_line": ("define_flags", "main", "parse"),
+  "compilation": ("compiled",),
+  "driver": ("finish", "load", "run"),
+  "experiment": ("Experiment", "Options", "Program", "Results", "RunError"),
+  "host_loop": ("loop",),
+  "nonfinite": ("NonfiniteState", "skip_nonfinite"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604
+  "Claim",
+  "Experiment",
+  "NonfiniteState",
+  "Options",
+  "Program",
+  "Results",
+  "RunError",
+  "compiled",
+  "define_flags",
+  "final",
+  "finish",
+  "load",
+  "loop",
+  "main",
+  "parse",
+  "run",
+  "skip_nonfinite",
+  "trajectory",
+]
+
+
+def __getattr__(name):
+  if name not in _HOME_OF:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  home = importlib.import_module(f"{__name__}.{_HOME_OF[name]}")
+  return getattr(home, name)

@@ -1,0 +1,147 @@
+"""Claims: a paper's statements as data, judged on the results of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lilly.training import experiment
+from lilly.training import statistics
+
+__all__ = ["Claim", "NotApplicable", "final", "judge", "trajectory"]
+
+
+class NotApplicable(Exception):
+  """A claim's measure cannot be taken on these results; its text says why."""
+
+
+class Claim(NamedTuple):
+  """A statement with a threshold, frozen after calibration."""
+
+  name: str
+  # what is claimed, for people; the threshold is in it
+  sentence: str
+  # measure(results) -> [num_seeds], one value for each seed
+  measure: Callable[[experiment.Results], np.ndarray]
+  # '<=', '>=', '<' or '>': how the statistic must stand to the threshold
+  relation: str
+  threshold: float
+  # flag -> the values for which the claim was calibrated
+  where: Mapping[str, Sequence[Any]]
+  min_seeds: int = 8
+  # a name in statistics.STATISTICS
+  statistic: str = "median"
+
+
+_HOLDS = {
+  "<": np.less,
+  "<=": np.less_equal,
+  ">": np.greater,
+  ">=": np.greater_equal,
+}
+
+
+def trajectory(
+  results: experiment.Results, variant: str, metric: str, **point: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Looks up one metric of one variant at one grid point.
+
+  Args:
+    results: of `run`.
+    variant: which one.
+    metric: its name with prefix, such as 'eval/error'.
+    **point: swept hyper-parameters and values that choose the grid point.
+
+  Returns:
+    Steps [T] and values [num_seeds, T]; NaN for failed runs.
+
+  Raises:
+    NotApplicable: the variant or grid point was not run.
+  """
+  if variant not in results.metrics:
+    raise NotApplicable(f"{variant} was not run")
+  runs = results.runs[variant]
+  swept = {name: run[name] for run in runs for name in run if name != "seed"}
+  chosen = [
+    i
+    for i, run in enumerate(runs)
+    if all(np.isclose(run.get(k, np.nan), v) for k, v in point.items())
+  ]
+  free = {tuple(runs[i][k] for k in swept) for i in chosen}
+  if len(free) != 1:
+    raise NotApplicable(
+      f"{len(free)} grid points of {variant} match {point or 'no choice'}"
+    )
+  steps, values = results.metrics[variant][metric]
+  failed = [f["run"] for f in results.summary["variants"][variant]["failed"]]
+  values = values.copy()
+  values[failed] = np.nan
+  return steps, values[chosen]
+
+
+def final(
+  results: experiment.Results, variant: str, metric: str, **point: float
+) -> np.ndarray:
+  """Looks up a metric's last value, [num_seeds]; see `trajectory`."""
+  return trajectory(results, variant, metric, **point)[1][:, -1]
+
+
+def judge(
+  claims: Sequence[Claim], results: experiment.Results
+) -> list[dict[str, Any]]:
+  """Judges each claim.
+
+  Args:
+    claims: of the script.
+    results: of `run`.
+
+  Returns:
+    For each claim a row: name, sentence, value, interval (95 %, bootstrap over
+    seeds), relation, threshold, seeds, verdict (holds, fails, not applicable)
+    and, for the last, the reason.
+  """
+  return [_judge(claim, results) for claim in claims]
+
+
+def _judge(claim, results):
+  row: dict[str, Any] = {
+    "name": claim.name,
+    "sentence": claim.sentence,
+    "value": None,
+    "interval": None,
+    "relation": claim.relation,
+    "threshold": claim.threshold,
+    "seeds": 0,
+    "verdict": "not applicable",
+    "reason": None,
+  }
+  try:
+    values = _measured(claim, results)
+  except NotApplicable as reason:
+    return row | {"reason": str(reason)}
+  statistic = statistics.STATISTICS[claim.statistic]
+  value = float(statistic(values))
+  holds = bool(_HOLDS[claim.relation](value, claim.threshold))
+  return row | {
+    "value": value,
+    "interval": list(statistics.bootstrap_interval(values, statistic)),
+    "seeds": len(values),
+    "verdict": "holds" if holds else "fails",
+  }
+
+
+def _measured(claim, results):
+  for flag, allowed in claim.where.items():
+    value = results.options.flags.get(flag)
+    if value not in allowed:
+      wanted = " or ".join(str(v) for v in allowed)
+      raise NotApplicable(f"stated for --{flag}={wanted}")
+  values = np.asarray(claim.measure(results), np.float64)
+  finished = values[np.isfinite(values)]
+  if finished.size < claim.min_seeds:
+    raise NotApplicable(
+      f"needs {claim.min_seeds} seeds, {finished.size} finished"
+    )
+  return finished

@@ -1,0 +1,382 @@
+"""The command line of an experiment script: flags, presets, errors, exit codes.
+
+Imports no JAX: `--help` and a bad flag answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import inspect
+import json
+import math
+import pathlib
+import shlex
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from absl import flags
+
+from lilly.training import experiment
+
+__all__ = ["define_flags", "main", "parse"]
+
+# A resumed run may differ from the recorded one in these flags only.
+_MAY_CHANGE = frozenset(
+  {
+    "check_claims",
+    "checkpoint_every_s",
+    "eval_only",
+    "max_checkpoint_gb",
+    "num_updates",
+    "out_dir",
+    "resume",
+  }
+)
+
+
+def define_flags(
+  flag_values: flags.FlagValues, presets: Mapping[str, Mapping[str, Any]]
+) -> None:
+  """Defines the flags that every experiment has.
+
+  Args:
+    flag_values: the script's own flags.
+    presets: for each value of --preset the flags it sets. A key such as
+      'task=mnist' holds a mapping that applies where that flag has that value,
+      over the plain keys. A flag given by the user beats a preset. The first
+      preset is the default.
+  """
+  names = tuple(presets)
+  own = {"flag_values": flag_values}
+  flags.DEFINE_bool("help", False, "Show this text.", **own)
+  flags.DEFINE_enum("preset", names[0], names, "Which scale to run at.", **own)
+  flag_values["preset"].presets = presets
+  flags.DEFINE_integer("seed", 0, "First seed.", lower_bound=0, **own)
+  flags.DEFINE_integer(
+    "num_seeds", 1, "Seeds, trained together.", lower_bound=1, **own
+  )
+  flags.DEFINE_multi_string(
+    "sweep",
+    [],
+    "Hyper-parameter and values, learning_rate=1e-4,3e-4; repeat for a grid.",
+    **own,
+  )
+  flags.DEFINE_enum(
+    "seed_batching",
+    "vmap",
+    ["vmap", "map"],
+    "vmap: all runs at once; map: one after another, each with exactly the bits "
+    "it has alone.",
+    **own,
+  )
+  flags.DEFINE_integer(
+    "num_updates", 1, "Updates in all.", lower_bound=1, **own
+  )
+  flags.DEFINE_integer(
+    "log_every", 1, "Updates in a row of metrics.", lower_bound=1, **own
+  )
+  flags.DEFINE_integer(
+    "eval_every",
+    0,
+    "Updates between evaluations; 0: at the start and the end only.",
+    lower_bound=0,
+    **own,
+  )
+  flags.DEFINE_string(
+    "out_dir", None, "Where files go [runs/<experiment>/<time>].", **own
+  )
+  flags.DEFINE_enum(
+    "resume",
+    "auto",
+    ["auto", "never", "must"],
+    "auto: go on with the run in --out_dir if there is one; never: refuse if "
+    "there is one; must: refuse if there is none.",
+    **own,
+  )
+  flags.DEFINE_bool(
+    "eval_only", False, "Only evaluate the run in --out_dir.", **own
+  )
+  flags.DEFINE_float(
+    "checkpoint_every_s",
+    600.0,
+    "Seconds between checkpoints; 0: none at all, no resuming.",
+    lower_bound=0.0,
+    **own,
+  )
+  flags.DEFINE_float(
+    "max_checkpoint_gb",
+    8.0,
+    "Largest state, in GB, that is checkpointed.",
+    lower_bound=0.0,
+    **own,
+  )
+  flags.DEFINE_integer(
+    "max_bad_updates",
+    10,
+    "Non-finite updates in a row that are skipped before a run has failed.",
+    lower_bound=0,
+    **own,
+  )
+  flags.DEFINE_string(
+    "data_dir", None, "Folder with the data sets' original files.", **own
+  )
+  flags.DEFINE_bool(
+    "check_claims", False, "Exit with status 4 if a claim fails.", **own
+  )
+
+
+def main(
+  flag_values: flags.FlagValues,
+  run: Callable[[experiment.Options], int | None],
+  argv: Sequence[str] | None = None,
+) -> None:
+  """Parses the flags, runs a script's main function and exits.
+
+  The exit status is 0, or 1 after a sentence on what to mend, 3 where a run
+  failed, 4 where a claim failed under --check_claims, 130 after SIGINT.
+
+  Args:
+    flag_values: the script's flags; `define_flags` has been called on them.
+    run: maps the options to an exit status, None for 0. The text of --help is
+      the docstring of its module.
+    argv: the command line, sys.argv by default.
+  """
+  argv = list(sys.argv if argv is None else argv)
+  source = pathlib.Path(inspect.getsourcefile(run) or argv[0])
+  try:
+    options = parse(flag_values, argv, source.stem)
+  except (flags.Error, experiment.RunError) as error:
+    _die(error)
+  if flag_values["help"].value:
+    print(_help(flag_values, inspect.getmodule(run), source.stem))
+    sys.exit(0)
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+  try:
+    status = run(options)
+  except KeyboardInterrupt:
+    print("Interrupted.", file=sys.stderr)
+    sys.exit(130)
+  except (experiment.RunError, OSError) as error:
+    _die(error)
+  except ValueError as error:
+    if not _is_deliberate(error, source):
+      raise
+    _die(error)
+  sys.exit(status)
+
+
+def parse(
+  flag_values: flags.FlagValues, argv: Sequence[str], name: str
+) -> experiment.Options:
+  """Resolves the command line into options.
+
+  A flag takes the user's value, else the one recorded in --out_dir when a run
+  is resumed, else the preset's, else its default.
+
+  Args:
+    flag_values: the script's flags.
+    argv: the command line, program first.
+    name: the experiment's name.
+
+  Returns:
+    The options.
+
+  Raises:
+    absl.flags.Error: a flag is unknown or has a value out of range.
+    RunError: flags do not fit each other or the run in --out_dir.
+  """
+  flag_values.unparse_flags()
+  rest = flag_values(list(argv))[1:]
+  if flag_values["help"].value:
+    return experiment.Options()
+  if rest:
+    raise experiment.RunError(
+      f"unexpected argument {rest[0]!r}; flags have the form --name=value."
+    )
+  given = {f for f in flag_values if flag_values[f].present}
+  out_dir = _out_dir(flag_values, name)
+  recorded = _recorded(flag_values, out_dir, name)
+  if recorded is None:
+    _apply_preset(flag_values, given)
+  else:
+    _apply_recorded(flag_values, given, recorded, out_dir)
+  return _options(flag_values, argv, name, out_dir)
+
+
+def _options(flag_values, argv, name, out_dir):
+  value = {f: flag_values[f].value for f in flag_values}
+  data_dir = value["data_dir"]
+  if data_dir is not None and not pathlib.Path(data_dir).is_dir():
+    raise experiment.RunError(
+      f"--data_dir={data_dir} is not a directory; give the folder that holds the "
+      "data sets."
+    )
+  if value["seed"] + value["num_seeds"] > 2**32:
+    raise experiment.RunError(
+      f"--seed={value['seed']} is too large: seeds are below 2**32."
+    )
+  fields = set(experiment.Options._fields) & set(value)
+  resolved = {f: v for f, v in value.items() if f != "help"}
+  return experiment.Options(**{f: value[f] for f in fields})._replace(
+    experiment=name,
+    out_dir=out_dir,
+    sweep=tuple(_sweep(text) for text in _unique(value["sweep"])),
+    flags=resolved,
+    command=shlex.join(["scripts/run", name, *argv[1:]]),
+  )
+
+
+def _unique(sweeps):
+  names = [text.partition("=")[0].strip() for text in sweeps]
+  for name in names:
+    if names.count(name) > 1:
+      raise experiment.RunError(
+        f"--sweep names {name} twice; give all its values at once, as in "
+        f"--sweep {name}=0.1,0.2."
+      )
+  return sweeps
+
+
+def _sweep(text):
+  name, _, values = text.partition("=")
+  try:
+    numbers = tuple(float(value) for value in values.split(","))
+  except ValueError:
+    numbers = ()
+  if not name.strip() or not numbers or not all(map(math.isfinite, numbers)):
+    raise experiment.RunError(
+      f"--sweep={text} is not a name and numbers; write it as "
+      "--sweep learning_rate=1e-4,3e-4."
+    )
+  return name.strip(), numbers
+
+
+def _out_dir(flag_values, name):
+  given = flag_values["out_dir"].value
+  if given is not None:
+    return pathlib.Path(given)
+  for flag, wanted in (
+    ("--eval_only", flag_values["eval_only"].value),
+    ("--resume=must", flag_values["resume"].value == "must"),
+  ):
+    if wanted:
+      raise experiment.RunError(
+        f"{flag} needs --out_dir, the directory of the run."
+      )
+  base = pathlib.Path("runs") / name
+  stamp = time.strftime("%Y%m%d-%H%M%S")
+  tries = [stamp, *(f"{stamp}-{i}" for i in range(2, 100))]
+  return next(base / t for t in tries if not (base / t).exists())
+
+
+def _recorded(flag_values, out_dir, name):
+  """Returns the flags recorded in out_dir, None where there is no run."""
+  config = out_dir / "config.json"
+  resume = flag_values["resume"].value
+  if out_dir.exists() and not out_dir.is_dir():
+    raise experiment.RunError(
+      f"--out_dir={out_dir} is a file; give a directory."
+    )
+  if not config.exists():
+    if resume == "must" or flag_values["eval_only"].value:
+      raise experiment.RunError(
+        f"--out_dir={out_dir} holds no run; check the path."
+      )
+    if out_dir.exists() and any(
+      not path.name.startswith(".") for path in out_dir.iterdir()
+    ):
+      raise experiment.RunError(
+        f"--out_dir={out_dir} holds files that are not a run; give another one."
+      )
+    return None
+  if resume == "never":
+    raise experiment.RunError(
+      f"--out_dir={out_dir} holds a run already; give another one, or "
+      "--resume=auto to go on with it."
+    )
+  try:
+    record = json.loads(config.read_text(encoding="utf-8"))
+    recorded, of = record["flags"], record["experiment"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise experiment.RunError(
+      f"{config} is damaged; give another --out_dir."
+    ) from error
+  if of != name:
+    raise experiment.RunError(
+      f"--out_dir={out_dir} holds a run of {of}, not of {name}; give another one."
+    )
+  return recorded
+
+
+def _apply_recorded(flag_values, given, recorded, out_dir):
+  known = set(flag_values) - {"help"}
+  changed = []
+  for name, value in recorded.items():
+    if name in known and name not in given and name not in _MAY_CHANGE:
+      setattr(flag_values, name, value)
+    elif name in known and name in given and name not in _MAY_CHANGE:
+      if flag_values[name].value != value:
+        changed.append(f"--{name} was {value}, is {flag_values[name].value}")
+  if changed:
+    raise experiment.RunError(
+      f"the run in --out_dir={out_dir} has other flags ({'; '.join(changed)}); "
+      "leave them out, or give another --out_dir."
+    )
+  for name in ("num_updates", "checkpoint_every_s", "max_checkpoint_gb"):
+    if name not in given and name in recorded:
+      setattr(flag_values, name, recorded[name])
+  if flag_values["num_updates"].value < recorded.get("num_updates", 0):
+    raise experiment.RunError(
+      f"--num_updates={flag_values['num_updates'].value} is below the recorded "
+      f"{recorded['num_updates']}; it may only grow."
+    )
+
+
+def _apply_preset(flag_values, given):
+  preset = flag_values["preset"].presets[flag_values["preset"].value]
+  plain = {k: v for k, v in preset.items() if "=" not in k}
+  for name, value in plain.items():
+    if name not in given:
+      setattr(flag_values, name, value)
+  for key, values in preset.items():
+    flag, equals, wanted = key.partition("=")
+    if equals and str(flag_values[flag].value) == wanted:
+      for name, value in values.items():
+        if name not in given:
+          setattr(flag_values, name, value)
+
+
+def _help(flag_values, module, name):
+  lines = [inspect.getdoc(module) or name, "", "Flags:"]
+  probe = flags.FlagValues()
+  define_flags(probe, {"cpu": {}})
+  common = set(probe)
+  own = sorted(f for f in flag_values if f not in common)
+  for title, names in (("", own), ("Every experiment has:", sorted(common))):
+    if title:
+      lines += ["", title]
+    for flag in names:
+      item = flag_values[flag]
+      choices = getattr(item.parser, "enum_values", None)
+      kind = "|".join(choices) if choices else item.flag_type()
+      default = "" if item.default is None else f" [{item.default}]"
+      lines.append(f"  --{flag}  ({kind}){default}\n      {item.help}")
+  return "\n".join(lines)
+
+
+def _is_deliberate(error, source):
+  """Tells whether lilly or the script raised it, not something they call."""
+  last = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+  package = pathlib.Path(experiment.__file__).parent.parent
+  return package in last.parents or last == source
+
+
+def _die(error) -> Any:
+  text = " ".join(str(error).split())
+  if isinstance(error, OSError) and error.strerror:
+    text = f"{error.strerror}: {error.filename}" if error.filename else text
+  print(f"error: {text}", file=sys.stderr)
+  sys.exit(1)

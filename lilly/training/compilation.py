@@ -1,0 +1,138 @@
+"""Turns an experiment into one compiled program over all its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+
+from lilly.training import experiment as experiment_lib
+
+__all__ = ["compiled", "grid"]
+
+
+def grid(
+  options: experiment_lib.Options, hyper: Mapping[str, float]
+) -> tuple[dict[str, float], ...]:
+  """Lists the runs: the sweep's product times the seeds, seeds innermost.
+
+  Args:
+    options: its sweep, seed and num_seeds are read.
+    hyper: the experiment's hyper-parameters.
+
+  Returns:
+    For each run its seed and swept values.
+
+  Raises:
+    RunError: the sweep names something that is not a hyper-parameter.
+  """
+  for name, _ in options.sweep:
+    if name not in hyper:
+      raise experiment_lib.RunError(
+        f"--sweep names {name}, which is not a hyper-parameter here; these are: "
+        f"{', '.join(sorted(hyper)) or 'none'}."
+      )
+  names = [name for name, _ in options.sweep]
+  points = itertools.product(*(values for _, values in options.sweep))
+  seeds = range(options.seed, options.seed + options.num_seeds)
+  return tuple(
+    {"seed": seed, **dict(zip(names, point, strict=True))}
+    for point in points
+    for seed in seeds
+  )
+
+
+def compiled(
+  experiment: experiment_lib.Experiment, options: experiment_lib.Options
+) -> experiment_lib.Program:
+  """Compiles an experiment: scan over updates, runs by vmap, spread by sharding.
+
+  Run i of N has the key `jax.random.key(seed)` of its seed whatever N is, the
+  same in every variant and at every grid point: comparisons are paired.
+
+  Args:
+    experiment: one learner, written for one run.
+    options: seeds, sweep, `log_every` and `seed_batching` are read. With 'map'
+      runs are computed one after another by the same instructions, so that each
+      has exactly the bits it has alone; 'vmap' is faster and agrees to rounding.
+
+  Returns:
+    The program; its state is donated to each chunk.
+
+  Raises:
+    RunError: the sweep names something that is not a hyper-parameter.
+  """
+  runs = grid(options, experiment.hyper)
+  across = _map if options.seed_batching == "map" else _vmap
+  by_run, everywhere = _shardings(len(runs))
+  data = jax.device_put(experiment.data, everywhere)
+
+  def update_one(state, data):
+    state, metrics = jax.lax.scan(
+      lambda state, _: experiment.update(state, data),
+      state,
+      length=options.log_every,
+    )
+    return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+
+  def init_one(start, data):
+    seed, hyper = start
+    return experiment.init(jax.random.key(seed), hyper, data)
+
+  init_runs = jax.jit(across(init_one), out_shardings=by_run)
+  step_runs = jax.jit(
+    across(update_one), donate_argnums=0, out_shardings=(by_run, everywhere)
+  )
+  evaluate_runs = jax.jit(
+    across(experiment.evaluate), out_shardings=everywhere
+  )
+
+  return experiment_lib.Program(
+    step_chunk=lambda state: step_runs(state, data),
+    init=lambda: init_runs(_start(runs, experiment.hyper), data),
+    evaluate=lambda state: evaluate_runs(state, data),
+    runs=runs,
+    steps_per_update=experiment.steps_per_update,
+    unit=experiment.unit,
+  )
+
+
+def _start(runs, hyper):
+  """Collects each run's seed and hyper-parameters, run axis first."""
+  seeds = np.array([run["seed"] for run in runs], np.uint32)
+  values = {
+    name: np.array([run.get(name, value) for run in runs], np.float32)
+    for name, value in hyper.items()
+  }
+  return seeds, values
+
+
+def _vmap(function):
+  return jax.vmap(function, in_axes=(0, None))
+
+
+def _map(function):
+  return lambda xs, data: jax.lax.map(lambda x: function(x, data), xs)
+
+
+def _shardings(num_runs: int) -> tuple[Any, Any]:
+  """Spreads runs over as many devices as divide them evenly."""
+  devices = jax.devices()
+  if jax.process_count() > 1 and num_runs % len(devices):
+    raise experiment_lib.RunError(
+      f"{num_runs} runs cannot be spread over {len(devices)} devices of "
+      f"{jax.process_count()} processes; choose --num_seeds so that the number "
+      "of runs is a multiple of the devices."
+    )
+  sizes = range(1, len(devices) + 1)
+  size = max(size for size in sizes if num_runs % size == 0)
+  mesh = jax.make_mesh(
+    (size,), ("runs",), axis_types=(AxisType.Auto,), devices=devices[:size]
+  )
+  by_run = NamedSharding(mesh, PartitionSpec("runs"))
+  return by_run, NamedSharding(mesh, PartitionSpec())

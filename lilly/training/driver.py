@@ -1,0 +1,351 @@
+"""Runs the variants of an experiment and writes what they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import fcntl
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+
+from lilly.training import checkpoints
+from lilly.training import claims as claims_lib
+from lilly.training import compilation
+from lilly.training import experiment
+from lilly.training import host_loop
+from lilly.training import statistics
+
+__all__ = ["finish", "load", "run"]
+
+Item = experiment.Experiment | experiment.Program
+
+
+def run(
+  experiments: Mapping[str, Item],
+  options: experiment.Options,
+  *,
+  key_metric: str | None = None,
+) -> experiment.Results:
+  """Trains the variants one after another; finished ones are not run again.
+
+  Args:
+    experiments: for each variant its `Experiment`, or its `Program` where the
+      host drives a simulator.
+    options: from the command line.
+    key_metric: the metric shown while training, such as 'eval/error'.
+
+  Returns:
+    Summary, final states and metrics.
+
+  Raises:
+    RunError: out_dir cannot be used, or a checkpoint in it is refused.
+  """
+  for variant in experiments:
+    if not re.fullmatch(r"[\w.+-]+", variant):
+      raise ValueError(f"variant {variant!r} cannot be a file's name.")
+  programs = {
+    variant: item
+    if isinstance(item, experiment.Program)
+    else compilation.compiled(item, options)
+    for variant, item in experiments.items()
+  }
+  _prepare(options)
+  results = experiment.Results(_summary(options), {}, {}, {}, options)
+  for variant, program in programs.items():
+    directory = options.out_dir and options.out_dir / variant
+    if options.eval_only:
+      loop_result = _evaluate_only(program, options, directory)
+    else:
+      loop_result = host_loop.loop(
+        program.step_chunk,
+        program.init(),
+        options,
+        evaluate=program.evaluate,
+        directory=directory,
+        num_runs=len(program.runs),
+        steps_per_update=program.steps_per_update,
+        unit=program.unit,
+        name=variant,
+        key_metric=key_metric,
+      )
+      if directory is not None and jax.process_index() == 0:
+        _write_params(directory / "params.npz", loop_result.state)
+    results.states[variant] = loop_result.state
+    results.metrics[variant] = loop_result.metrics
+    results.runs[variant] = program.runs
+    results.summary["variants"][variant] = _describe(
+      program, loop_result, getattr(experiments[variant], "hyper", {})
+    )
+  return results
+
+
+def finish(
+  results: experiment.Results,
+  claims: Sequence[claims_lib.Claim] = (),
+  pictures: Callable[[experiment.Results, pathlib.Path], None] | None = None,
+  out: TextIO | None = None,
+) -> int:
+  """Judges the claims, draws the pictures, writes summary.json, tells it all.
+
+  Args:
+    results: of `run`.
+    claims: of the script.
+    pictures: draws into a directory.
+    out: where the tables go, standard output by default.
+
+  Returns:
+    The exit status: 3 if a run failed, 4 if a claim failed and check_claims is
+    set, else 0.
+  """
+  options = results.options
+  out = out or sys.stdout
+  summary = results.summary
+  if jax.process_index() != 0:
+    return 0
+  if not options.eval_only:
+    summary["claims"] = claims_lib.judge(claims, results)
+  if options.out_dir is not None:
+    name = "evaluation.json" if options.eval_only else "summary.json"
+    _write_json(options.out_dir / name, summary)
+    if pictures is not None and not options.eval_only:
+      pictures(results, options.out_dir)
+  _tell(results, out)
+  failed = [
+    (variant, failure)
+    for variant, row in summary["variants"].items()
+    for failure in row["failed"]
+  ]
+  for variant, failure in failed:
+    print(
+      f"error: {variant}, run {failure['run']} (seed {failure['seed']}) failed: "
+      f"non-finite from update {failure['update']} on, first in "
+      f"{failure['leaf']}, {failure['bad_total']} updates skipped; its siblings "
+      "finished.",
+      file=sys.stderr,
+    )
+  if failed:
+    return 3
+  verdicts = [row["verdict"] for row in summary["claims"]]
+  return 4 if options.check_claims and "fails" in verdicts else 0
+
+
+def load(
+  out_dir: pathlib.Path | str,
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+  """Reads a run back, every byte verified.
+
+  Args:
+    out_dir: of the run.
+
+  Returns:
+    The flags, and for each variant the leaves of its newest state by name, run
+    axis first; typed keys as their key data.
+
+  Raises:
+    RunError: there is no run, or a checkpoint is refused.
+  """
+  out_dir = pathlib.Path(out_dir)
+  try:
+    config = json.loads((out_dir / "config.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise experiment.RunError(f"{out_dir} holds no readable run.") from error
+  states = {}
+  for directory in sorted(out_dir.glob("*/checkpoints")):
+    store = checkpoints.Store(directory)
+    newest = store.newest()
+    if newest is not None:
+      states[directory.parent.name] = store.read(newest)[0]
+  return config["flags"], states
+
+
+def _prepare(options):
+  """Makes out_dir, locks it, and writes config.json down."""
+  if options.out_dir is None or jax.process_index() != 0:
+    return
+  options.out_dir.mkdir(parents=True, exist_ok=True)
+  # Kept open, and so locked, until the process ends, however it ends.
+  lock = open(options.out_dir / ".lock", "w")  # noqa: SIM115
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    raise experiment.RunError(
+      f"another process is running in --out_dir={options.out_dir}; wait for it "
+      "or give another one."
+    ) from error
+  _LOCKS.append(lock)
+  if not options.eval_only:
+    config = {"experiment": options.experiment, "command": options.command}
+    config |= {"flags": dict(options.flags)} | _surroundings()
+    _write_json(options.out_dir / "config.json", config)
+
+
+_LOCKS: list[TextIO] = []
+
+
+def _surroundings():
+  """Tells versions, commit and device."""
+  names = ("lilly", "jax", "jaxlib", "numpy", "optax", "dm-haiku", "chex", "rlax")
+  versions = {"python": platform.python_version()}
+  for name in names:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      versions[name] = "from source"
+  device = jax.devices()[0]
+  return {
+    "versions": versions,
+    "commit": _commit(),
+    "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
+    "cpus": os.cpu_count(),
+  }
+
+
+def _commit():
+  here = pathlib.Path(__file__).parent
+  command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+  try:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return done.stdout.strip() or None
+
+
+def _summary(options):
+  return {
+    "experiment": options.experiment,
+    "command": options.command,
+    "flags": dict(options.flags),
+    **_surroundings(),
+    "variants": {},
+    "claims": [],
+  }
+
+
+def _describe(program, result, hyper):
+  """Summarises one variant: a row for each grid point, failed runs apart."""
+  failed = [
+    {"run": run, **program.runs[run], **failure}
+    for run, failure in sorted(result.failed.items())
+  ]
+  points: dict[tuple, list[int]] = {}
+  for run, description in enumerate(program.runs):
+    point = tuple((k, v) for k, v in description.items() if k != "seed")
+    points.setdefault(point, []).append(run)
+  rows = []
+  for point, runs in points.items():
+    finals = {}
+    for name, (_, values) in result.metrics.items():
+      last = values[:, -1].copy()
+      last[list(result.failed)] = np.nan
+      finals[name] = statistics.summarise(last[runs])
+    rows.append({"point": dict(point), "final": finals})
+  return {
+    "hyper": {name: float(value) for name, value in hyper.items()},
+    "runs": len(program.runs),
+    "updates": result.update,
+    "unit": program.unit,
+    "seconds": result.seconds,
+    "updates_per_second": result.update / max(result.seconds, 1e-9),
+    "reproducible": program.reproducible,
+    "failed": failed,
+    "points": rows,
+  }
+
+
+def _evaluate_only(program, options, directory):
+  store = checkpoints.Store(directory / "checkpoints")
+  newest = store.newest()
+  if newest is None:
+    raise experiment.RunError(
+      f"{directory} holds no checkpoint to evaluate; run without --eval_only."
+    )
+  state, record = store.restore(newest, program.init())
+  step = np.array([newest * program.steps_per_update])
+  metrics = {
+    f"eval/{name}": (step, np.array(value)[:, None])
+    for name, value in program.evaluate(state).items()
+  }
+  return host_loop.LoopResult(
+    state, metrics, newest, record["seconds"], {}
+  )
+
+
+def _write_params(path, state):
+  """Writes the parameters, or the whole state where there are none by name."""
+  params = getattr(state, "params", state)
+  if isinstance(state, Mapping):
+    params = state.get("params", state)
+  arrays = io.BytesIO()
+  np.savez(arrays, **checkpoints.host_copy(params))
+  _write_bytes(path, arrays.getvalue())
+
+
+def _write_json(path, value):
+  _write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _write_bytes(path, content):
+  """Writes a file whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.partial")
+  try:
+    partial.write_bytes(content)
+    os.replace(partial, path)
+  except OSError:
+    partial.unlink(missing_ok=True)
+    raise
+
+
+def _tell(results, out):
+  """Prints final values, claims, and where the files are."""
+  import rich.console
+  import rich.table
+
+  width = None if out.isatty() else 100
+  console = rich.console.Console(file=out, width=width)
+  finals = rich.table.Table("variant", "metric", "median", "95 % of IQM", "n")
+  for variant, row in results.summary["variants"].items():
+    for point in row["points"]:
+      where = ", ".join(f"{k}={v:g}" for k, v in point["point"].items())
+      for name, value in point["final"].items():
+        if name.startswith("eval/"):
+          finals.add_row(
+            f"{variant} {where}".strip(),
+            name,
+            _show(value["median"]),
+            _span(value["interval"]),
+            str(value["n"]),
+          )
+  console.print(finals)
+  rows = results.summary["claims"]
+  if rows:
+    table = rich.table.Table("claim", "value", "95 %", "threshold", "verdict")
+    for row in rows:
+      table.add_row(
+        row["sentence"],
+        _show(row["value"]),
+        _span(row["interval"]),
+        f"{row['relation']} {row['threshold']:g}",
+        f"{row['verdict']}: {row['reason']}" if row["reason"] else row["verdict"],
+      )
+    console.print(table)
+  if results.options.out_dir is not None:
+    print(f"Files: {results.options.out_dir}", file=out)
+
+
+def _show(value):
+  return "-" if value is None else f"{value:.4g}"
+
+
+def _span(interval):
+  return "-" if interval is None else " to ".join(_show(v) for v in interval)

@@ -1,0 +1,103 @@
+"""Records that an experiment script and the driver exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import pathlib
+from typing import Any, NamedTuple
+
+__all__ = ["Experiment", "Options", "Program", "Results", "RunError"]
+
+PyTree = Any
+
+
+class RunError(Exception):
+  """A condition the user can mend; its text is one sentence with the fix."""
+
+
+class Experiment(NamedTuple):
+  """One learner as pure functions of one run: no seeds, devices, files, time.
+
+  The state is one pytree that holds everything that changes: parameters,
+  optimiser, replay, environment, key, step. Metrics are scalars.
+  """
+
+  # init(key, hyper, data) -> state
+  init: Callable[[Any, Mapping[str, Any], PyTree], PyTree]
+  # update(state, data) -> (state, metrics)
+  update: Callable[[PyTree, PyTree], tuple[PyTree, dict[str, Any]]]
+  # evaluate(state, data) -> metrics; must not change what later updates see
+  evaluate: Callable[[PyTree, PyTree], dict[str, Any]]
+  # arrays of the data set, shared by all runs
+  data: PyTree = ()
+  # float hyper-parameters, the ones --sweep may name
+  hyper: Mapping[str, float] = {}
+  # what one update counts for on the horizontal axis, and its unit
+  steps_per_update: int = 1
+  unit: str = "updates"
+
+
+class Program(NamedTuple):
+  """What `loop` drives: every run of one variant advancing together."""
+
+  # step_chunk(state) -> (state, metrics), metrics [R]; log_every updates long
+  step_chunk: Callable[[PyTree], tuple[PyTree, dict[str, Any]]]
+  # init() -> state, run axis first
+  init: Callable[[], PyTree]
+  # evaluate(state) -> metrics [R]
+  evaluate: Callable[[PyTree], dict[str, Any]]
+  # for each run its seed and its grid point: {"seed": 0, "learning_rate": 0.1}
+  runs: tuple[Mapping[str, float], ...]
+  steps_per_update: int = 1
+  unit: str = "updates"
+  # False for host simulators and threads: no promise of equal bits
+  reproducible: bool = True
+
+
+class Options(NamedTuple):
+  """The driver's settings, resolved from the command line."""
+
+  # the script's name, such as feedback_alignment
+  experiment: str = "experiment"
+  # where files go; None keeps everything in memory
+  out_dir: pathlib.Path | None = None
+  preset: str = "cpu"
+  seed: int = 0
+  num_seeds: int = 1
+  # (hyper-parameter, values): their product is the grid
+  sweep: tuple[tuple[str, tuple[float, ...]], ...] = ()
+  # vmap, or map: one run after another inside the same program
+  seed_batching: str = "vmap"
+  num_updates: int = 1
+  # updates in a chunk: one row of metrics each
+  log_every: int = 1
+  # a multiple of log_every; 0 evaluates at the start and the end only
+  eval_every: int = 0
+  # auto, never or must
+  resume: str = "auto"
+  eval_only: bool = False
+  checkpoint_every_s: float = 600.0
+  # a larger state is refused before training starts
+  max_checkpoint_gb: float = 8.0
+  # a run with more non-finite updates in a row has failed
+  max_bad_updates: int = 10
+  data_dir: str | None = None
+  check_claims: bool = False
+  # every flag of the script as resolved
+  flags: Mapping[str, Any] = {}
+  # the command that gives this run again, for reports
+  command: str = ""
+
+
+class Results(NamedTuple):
+  """What `run` leaves for claims, pictures and measurements."""
+
+  # what summary.json will hold, claims excepted
+  summary: dict[str, Any]
+  # states[variant]: final state, run axis first
+  states: dict[str, PyTree]
+  # metrics[variant][name]: (steps [T], values [R, T])
+  metrics: dict[str, dict[str, tuple[Any, Any]]]
+  # runs[variant]: seed and grid point of each run
+  runs: dict[str, tuple[Mapping[str, float], ...]]
+  options: Options

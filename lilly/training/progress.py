@@ -1,0 +1,80 @@
+"""A progress line for each chunk: live in a terminal, plain elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+__all__ = ["Progress"]
+
+# Elsewhere than in a terminal, lines come at most this often.
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+  """Shows step, key metric, updates per second and time left."""
+
+  def __init__(
+    self, name: str, key_metric: str | None, num_updates: int, unit: str
+  ):
+    self._name = name
+    self._key_metric = key_metric
+    self._num_updates = num_updates
+    self._unit = unit
+    self._live = None
+    self._first: tuple[float, int] | None = None
+    self._shown_at = -np.inf
+    self._text = ""
+
+  def __enter__(self):
+    if sys.stderr.isatty():
+      import rich.console
+      import rich.live
+
+      console = rich.console.Console(stderr=True)
+      self._live = rich.live.Live("", console=console, auto_refresh=False)
+      self._live.__enter__()
+    return self
+
+  def __exit__(self, *error):
+    if self._live is not None:
+      self._live.__exit__(*error)
+
+  def update(self, update, metrics, failed) -> None:
+    """Shows where the loop stands after a chunk."""
+    now = time.monotonic()
+    if self._first is None:  # the first chunk holds the compilation
+      self._first = (now, update)
+    parts = [f"{self._name:12s} {update:>9,} / {self._num_updates:,} updates"]
+    if self._key_metric in metrics:
+      value = np.median(metrics[self._key_metric])
+      self._text = f"{self._key_metric} {value:.4g}"
+    if self._text:
+      parts.append(self._text)
+    seconds, done = now - self._first[0], update - self._first[1]
+    if done and seconds > 0:
+      left = (self._num_updates - update) * seconds / done
+      parts.append(f"{done / seconds:,.0f} updates/s")
+      parts.append(f"{_duration(left)} left")
+    if failed:
+      parts.append(f"{len(failed)} failed")
+    self._show("  ".join(parts), now, last=update >= self._num_updates)
+
+  def _show(self, line, now, last):
+    if self._live is not None:
+      import rich.text
+
+      self._live.update(rich.text.Text(line), refresh=True)
+    elif last or now - self._shown_at >= _SECONDS_BETWEEN_LINES:
+      print(line, file=sys.stderr, flush=True)
+      self._shown_at = now
+
+
+def _duration(seconds):
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f"{hours}h{minutes:02d}m"
+  return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
