@@ -1,0 +1,194 @@
+"""Alignment: how near a feedback path comes to the true gradient.
+
+Angles are signed, in degrees from 0 to 180: above 90 the signal points uphill,
+which an angle clipped to [0, 90] would hide. Arrays are compared as vectors of
+all their entries; `vmap` gives the angle of each example. An angle with a zero
+vector is 90, and its gradient is 0.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+__all__ = [
+  "Alignment",
+  "angle",
+  "compare",
+  "descent",
+  "matrix_angle",
+  "norm_ratio",
+  "normalised_error",
+]
+
+
+class Alignment(NamedTuple):
+  """Angles of a rule's hidden signals to two references, for each layer."""
+
+  bp: jax.Array  # to backpropagation, in degrees, [layers]
+  pbp: jax.Array  # to pseudo-backpropagation, in degrees, [layers]
+
+
+def angle(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Measures the angle between two arrays.
+
+  2 atan2(|â - b̂|, |â + b̂|) with unit vectors â, b̂: arccos of the cosine, but
+  accurate also near 0 and 180 degrees.
+
+  Args:
+    a: any shape.
+    b: the shape of `a`.
+
+  Returns:
+    Scalar, in degrees, in [0, 180]; 90 if `a` or `b` is zero.
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247, the angle of figures 1 and 4.
+    Formula: Kahan (2006), "How futile are mindless assessments of roundoff".
+
+  >>> round(angle(jnp.array([1.0, 0.0]), jnp.array([-1.0, 1.0])).item(), 3)
+  135.0
+  """
+  chex.assert_equal_shape([a, b])
+  dtype = jnp.result_type(a, b)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  tiny = float(jnp.finfo(wide).eps) ** 2
+  a, b = _unit(jnp.asarray(a, wide), tiny), _unit(jnp.asarray(b, wide), tiny)
+  # Norms of at least `tiny`: two zero vectors give atan2(tiny, tiny), 45.
+  half = jnp.arctan2(optax.safe_norm(a - b, tiny), optax.safe_norm(a + b, tiny))
+  return jnp.rad2deg(2 * half).astype(dtype)
+
+
+def _unit(x: jax.Array, tiny: float) -> jax.Array:
+  x = x.ravel()
+  # The squares of small signals would underflow; the angle knows no scale.
+  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0.0))
+  x = x / jnp.where(largest > 0, largest, 1.0)
+  return x / optax.safe_norm(x, tiny)
+
+
+def matrix_angle(w: jax.Array, feedback: jax.Array) -> jax.Array:
+  """Measures the angle between the weights and the transposed feedback.
+
+  Args:
+    w: weights, [in, out], or a convolution's kernel.
+    feedback: matrix of the backward pass, [out, in], or of the kernel's shape.
+
+  Returns:
+    Scalar, in degrees, in [0, 180]; 0 where feedback is backpropagation's.
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247.
+
+  >>> w = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+  >>> matrix_angle(w, 3 * w.T).round(3).item()
+  0.0
+  """
+  return angle(w, feedback.T if w.ndim == 2 else feedback)
+
+
+def norm_ratio(w: jax.Array, feedback: jax.Array) -> jax.Array:
+  """Measures the size of the feedback against that of the weights, |B| / |W|.
+
+  Args:
+    w: weights, [in, out], or a convolution's kernel.
+    feedback: matrix of the backward pass, [out, in], or of the kernel's shape.
+
+  Returns:
+    Scalar; infinite where the weights are zero.
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247: feedback larger than the weights
+    acts as a larger learning rate of the layers below.
+
+  >>> norm_ratio(jnp.ones((3, 2)), jnp.full((2, 3), 4.0)).item()
+  4.0
+  """
+  chex.assert_equal_shape([w, feedback.T if w.ndim == 2 else feedback])
+  w_norm = jnp.linalg.norm(w.ravel())
+  ratio = jnp.linalg.norm(feedback.ravel()) / jnp.where(w_norm > 0, w_norm, 1)
+  return jnp.where(w_norm > 0, ratio, jnp.inf)
+
+
+def descent(e: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
+  """Measures whether the feedback's signal goes downhill, eᵀ W B e.
+
+  W and B are the paper's, which multiply columns: the transposes of `w` and
+  `feedback`. In rows it is (e feedback) · (e wᵀ). Where it is positive, the
+  signal is within 90 degrees of backpropagation's.
+
+  Args:
+    e: error at the layer's output, [out].
+    w: weights, [in, out].
+    feedback: matrix of the backward pass, [out, in].
+
+  Returns:
+    Scalar.
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247: eᵀ W B e > 0 on average.
+
+  >>> w = jnp.array([[1.0, 0.0], [2.0, 1.0], [0.0, 3.0]])
+  >>> descent(jnp.array([1.0, -1.0]), w, w.T).item()
+  11.0
+  """
+  chex.assert_shape([e, w, feedback], [(None,), (None, None), (None, None)])
+  chex.assert_shape(w, (feedback.shape[1], e.shape[0]))
+  chex.assert_shape(feedback, w.shape[::-1])
+  return jnp.vdot(e @ feedback, w @ e)
+
+
+def normalised_error(target: jax.Array, output: jax.Array) -> jax.Array:
+  """Measures the squared error in units of the target's squared norm.
+
+  |target - output|² / |target|², pooled over all axes; an output of 0 has 1.
+
+  Args:
+    target: any shape; not all zero.
+    output: the shape of `target`.
+
+  Returns:
+    Scalar.
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247, the error of figures 1 and 3.
+
+  >>> normalised_error(jnp.array([3.0, 4.0]), jnp.zeros(2)).item()
+  1.0
+  """
+  chex.assert_equal_shape([target, output])
+  return jnp.sum(jnp.square(target - output)) / jnp.sum(jnp.square(target))
+
+
+def compare(
+  signals: Sequence[jax.Array],
+  bp: Sequence[jax.Array],
+  pbp: Sequence[jax.Array],
+) -> Alignment:
+  """Measures a rule's hidden signals against both references, layer by layer.
+
+  Args:
+    signals: the rule's hidden signals, an array for each layer, as the
+      cotangents of `lilly.nets.feedback.MLP`'s taps give them.
+    bp: the same under backpropagation, with the same parameters and example.
+    pbp: the same under pseudo-backpropagation.
+
+  Returns:
+    The angles, in degrees, [layers] each.
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247, figure 4.
+
+  >>> a, b = jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])
+  >>> compare([a], [b], [a]).bp.round().tolist()
+  [90.0]
+  """
+  chex.assert_equal(len(signals), len(bp))
+  chex.assert_equal(len(signals), len(pbp))
+  return Alignment(
+    bp=jnp.stack([angle(a, b) for a, b in zip(signals, bp, strict=True)]),
+    pbp=jnp.stack([angle(a, b) for a, b in zip(signals, pbp, strict=True)]),
+  )

@@ -1,0 +1,156 @@
+"""Feedback alignment: backpropagation through a matrix of its own.
+
+The forward pass, the loss and the outer-product update of backpropagation stay;
+only the matrix that carries the signal to the layer below changes from the
+transposed weights to `feedback`. Every rule that is no more than another choice
+of that matrix (`sign_symmetry`, `weight_mirror`, `pseudo_backprop`, low-rank
+feedback) calls the functions of this module with its own.
+
+Storage is haiku's: `w [in, out]`, `feedback [out, in]`, an example is a row. In
+the papers an example is a column: their W and B are the transposes of these.
+
+The functions have a reverse-mode rule only: `jax.jvp`, `jax.jacfwd` and
+`jax.hessian` raise a TypeError.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+
+__all__ = ["Padding", "conv", "linear"]
+
+Padding = str | Sequence[tuple[int, int]]
+
+
+@jax.custom_vjp
+def _linear(x, w, feedback) -> jax.Array:
+  del feedback
+  return x @ w
+
+
+def _linear_fwd(x, w, feedback):
+  return x @ w, (x, feedback)
+
+
+def _linear_bwd(residuals, g):
+  x, feedback = residuals
+  dw = jnp.einsum("...i,...o->io", x, g)
+  return g @ feedback, dw, jnp.zeros_like(feedback)
+
+
+_linear.defvjp(_linear_fwd, _linear_bwd)
+
+
+def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
+  """Multiplies by `w`, and by `feedback` on the way back.
+
+  y = x w;  dx = dy feedback,  dw = xᵀ dy,  dfeedback = 0.
+
+  The backward pass keeps `x` and `feedback`, not `w`. With `feedback = w.T` it
+  is backpropagation, with `feedback = 0` nothing reaches the layer below.
+
+  Args:
+    x: inputs, [..., in].
+    w: weights, [in, out].
+    feedback: matrix of the backward pass, [out, in].
+
+  Returns:
+    Outputs, [..., out], of the type that `x @ w` has.
+
+  Reference:
+    Lillicrap, Cownden, Tweed and Akerman (2014), arXiv:1411.0247, the rule
+    "feedback alignment"; Nature Communications 7:13276 (2016).
+
+  >>> x, w, feedback = jnp.ones(3), jnp.ones((3, 2)), jnp.full((2, 3), 7.0)
+  >>> jax.grad(lambda x: linear(x, w, feedback).sum())(x).tolist()
+  [14.0, 14.0, 14.0]
+  """
+  chex.assert_rank([w, feedback], 2)
+  chex.assert_shape(feedback, w.shape[::-1])
+  chex.assert_axis_dimension(x, -1, w.shape[0])
+  dtype = jnp.result_type(x, w)
+  x, w, feedback = (jnp.asarray(a, dtype) for a in (x, w, feedback))
+  return _linear(x, w, feedback)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv(convolve, x, w, feedback) -> jax.Array:
+  del feedback
+  return convolve(x, w)
+
+
+def _conv_fwd(convolve, x, w, feedback):
+  return convolve(x, w), (x, feedback)
+
+
+def _conv_bwd(convolve, residuals, g):
+  x, feedback = residuals
+  # Exact for every stride, padding, dilation and grouping, and no primal work.
+  (dx,) = jax.linear_transpose(lambda x: convolve(x, feedback), x)(g)
+  (dw,) = jax.linear_transpose(lambda w: convolve(x, w), feedback)(g)
+  return dx, dw, jnp.zeros_like(feedback)
+
+
+_conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+def conv(
+  x: jax.Array,
+  w: jax.Array,
+  feedback: jax.Array,
+  *,
+  stride: int | tuple[int, int] = 1,
+  padding: Padding = "SAME",
+  rhs_dilation: int | tuple[int, int] | None = None,
+  feature_group_count: int = 1,
+) -> jax.Array:
+  """Convolves with `w`, and with `feedback` on the way back.
+
+  y = x * w;  dx = the transpose of (x -> x * feedback) at dy,
+  dw = the transpose of (w -> x * w) at dy,  dfeedback = 0.
+
+  Args:
+    x: images, [..., height, width, in_channels].
+    w: kernel, [height, width, in_channels / groups, out_channels].
+    feedback: kernel of the backward pass, of w's shape (not transposed).
+    stride: steps of the window, in pixels.
+    padding: "SAME", "VALID", or the (low, high) pixels of each spatial axis.
+    rhs_dilation: distance between the kernel's taps, in pixels; None is 1.
+    feature_group_count: number of groups of channels.
+
+  Returns:
+    Images, [..., out_height, out_width, out_channels].
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247. The paper has dense layers only;
+    the convolution is the same rule on the convolution's own linear map.
+
+  >>> x, w = jnp.ones((4, 4, 1)), jnp.ones((3, 3, 1, 2))
+  >>> conv(x, w, jnp.zeros_like(w), padding="VALID").shape
+  (2, 2, 2)
+  """
+  chex.assert_rank(w, 4)
+  chex.assert_equal_shape([w, feedback])
+  chex.assert_axis_dimension(x, -1, w.shape[2] * feature_group_count)
+  dtype = jnp.result_type(x, w)
+  x, w, feedback = (jnp.asarray(a, dtype) for a in (x, w, feedback))
+  convolve = functools.partial(
+    jax.lax.conv_general_dilated,
+    window_strides=_pair(stride),
+    padding=padding if isinstance(padding, str) else tuple(padding),
+    rhs_dilation=None if rhs_dilation is None else _pair(rhs_dilation),
+    feature_group_count=feature_group_count,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  leading = x.shape[:-3]
+  images = x.reshape((math.prod(leading), *x.shape[-3:]))
+  y = _conv(convolve, images, w, feedback)
+  return y.reshape((*leading, *y.shape[1:]))
+
+
+def _pair(value: int | Sequence[int]) -> Sequence[int]:
+  return (value, value) if isinstance(value, int) else tuple(value)

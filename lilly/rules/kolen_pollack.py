@@ -1,0 +1,104 @@
+"""Kolen-Pollack learning: feedback that takes the weights' own update.
+
+Both paths receive the same update, so under the same learning rate and the same
+decay their difference dies out geometrically: feedback becomes the transposed
+weights and is never copied from them. It is therefore a trained parameter and
+belongs under the optimiser that `w` has; decay both or neither.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lilly.rules import feedback_alignment
+
+__all__ = ["conv", "linear"]
+
+
+@jax.custom_vjp
+def _share(w, feedback):
+  """Is `w`, and hands its cotangent to both arguments."""
+  del feedback
+  return w
+
+
+_share.defvjp(lambda w, feedback: (w, None), lambda _, dw: (dw, dw))
+
+
+def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
+  """Multiplies by `w`; `feedback` goes back, and takes the weights' gradient.
+
+  y = x w;  dx = dy feedback,  dw = xᵀ dy,  dfeedback = dwᵀ.
+
+  With w <- (1 - λ) w - η dw and the same for feedback,
+  (w - feedbackᵀ)_t = (1 - λ)^t (w - feedbackᵀ)_0 exactly under plain SGD. Under
+  momentum or Adam the optimiser must treat both alike from equal statistics.
+
+  Args:
+    x: inputs, [..., in].
+    w: weights, [in, out].
+    feedback: matrix of the backward pass, [out, in].
+
+  Returns:
+    Outputs, [..., out].
+
+  Reference:
+    Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019), arXiv:1904.05391,
+    "Kolen-Pollack"; after Kolen and Pollack (1994). Without
+    decay (the default of the authors' code) the difference never shrinks; here
+    the decay is the optimiser's.
+
+  >>> x, w, feedback = jnp.ones(3), jnp.ones((3, 2)), jnp.zeros((2, 3))
+  >>> jax.grad(lambda b: linear(x, w, b).sum())(feedback).tolist()
+  [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+  """
+  chex.assert_rank([w, feedback], 2)
+  chex.assert_shape(feedback, w.shape[::-1])
+  shared = _share(w, jnp.asarray(feedback, w.dtype).T)
+  return feedback_alignment.linear(x, shared, jax.lax.stop_gradient(feedback))
+
+
+def conv(
+  x: jax.Array,
+  w: jax.Array,
+  feedback: jax.Array,
+  *,
+  stride: int | tuple[int, int] = 1,
+  padding: feedback_alignment.Padding = "SAME",
+  rhs_dilation: int | tuple[int, int] | None = None,
+  feature_group_count: int = 1,
+) -> jax.Array:
+  """Convolves with `w`; `feedback` goes back, and takes the kernel's gradient.
+
+  As `feedback_alignment.conv`, with dfeedback = dw.
+
+  Args:
+    x: images, [..., height, width, in_channels].
+    w: kernel, [height, width, in_channels / groups, out_channels].
+    feedback: kernel of the backward pass, of w's shape.
+    stride: steps of the window, in pixels.
+    padding: "SAME", "VALID", or the (low, high) pixels of each spatial axis.
+    rhs_dilation: distance between the kernel's taps, in pixels; None is 1.
+    feature_group_count: number of groups of channels.
+
+  Returns:
+    Images, [..., out_height, out_width, out_channels].
+
+  Reference:
+    Akrout et al. (2019), arXiv:1904.05391, "Kolen-Pollack".
+
+  >>> x, w = jnp.ones((4, 4, 1)), jnp.ones((3, 3, 1, 2))
+  >>> conv(x, w, jnp.zeros_like(w), stride=2).shape
+  (2, 2, 2)
+  """
+  chex.assert_equal_shape([w, feedback])
+  shared = _share(w, jnp.asarray(feedback, w.dtype))
+  return feedback_alignment.conv(
+    x,
+    shared,
+    jax.lax.stop_gradient(feedback),
+    stride=stride,
+    padding=padding,
+    rhs_dilation=rhs_dilation,
+    feature_group_count=feature_group_count,
+  )

@@ -1,0 +1,100 @@
+"""Sign symmetry: feedback that knows the weights' signs, not their sizes.
+
+Each function returns the matrix to hand to `feedback_alignment.linear` (or
+`conv`). Dense weights `[in, out]` give feedback `[out, in]`; a convolution's
+kernel gives feedback of the kernel's shape. An exact zero of `w`, as in a
+sparse layer, is a zero of the feedback.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+__all__ = ["brsf", "frsf", "usf"]
+
+
+def usf(w: jax.Array, *, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
+  """Returns uniform sign-concordant feedback, scale sign(wᵀ).
+
+  Args:
+    w: weights, [in, out], or a kernel of more axes.
+    scale: size of every entry, positive; a traced value is not checked.
+
+  Returns:
+    Feedback, [out, in], or of the kernel's shape.
+
+  Raises:
+    ValueError: if scale is not positive.
+
+  Reference:
+    Liao, Leibo and Poggio (2016), arXiv:1510.05067, "uSF"; Xiao, Chen, Liao and
+    Poggio (2018), arXiv:1811.03567.
+
+  >>> usf(jnp.array([[2.0, -3.0]]), scale=0.5).tolist()
+  [[0.5], [-0.5]]
+  """
+  _check_scale(scale)
+  return (jnp.asarray(scale) * _signs(w)).astype(w.dtype)
+
+
+def brsf(
+  key: jax.Array, w: jax.Array, *, scale: jax.typing.ArrayLike = 1.0
+) -> jax.Array:
+  """Draws sign-concordant feedback of random size, |R_t| sign(wᵀ).
+
+  Call it with a new key for every batch: |R_t| ~ U[0, scale].
+
+  Args:
+    key: random key, consumed.
+    w: weights, [in, out], or a kernel of more axes.
+    scale: upper bound of the sizes, positive; a traced value is not checked.
+
+  Returns:
+    Feedback, [out, in], or of the kernel's shape.
+
+  Raises:
+    ValueError: if scale is not positive.
+
+  Reference:
+    Liao et al. (2016), arXiv:1510.05067, "brSF"; the uniform law is ours.
+
+  >>> w = jnp.array([[2.0, -3.0]])
+  >>> jnp.sign(brsf(jax.random.key(0), w)).tolist()
+  [[1.0], [-1.0]]
+  """
+  _check_scale(scale)
+  signs = _signs(w)
+  magnitude = jax.random.uniform(key, signs.shape, signs.dtype)
+  return (jnp.asarray(scale) * magnitude * signs).astype(w.dtype)
+
+
+def frsf(w: jax.Array, magnitude: jax.Array) -> jax.Array:
+  """Returns sign-concordant feedback of fixed random size, |R| sign(wᵀ).
+
+  Args:
+    w: weights, [in, out], or a kernel of more axes.
+    magnitude: R, drawn once, of the feedback's shape; its sign is not used.
+
+  Returns:
+    Feedback, [out, in], or of the kernel's shape.
+
+  Reference:
+    Liao et al. (2016), arXiv:1510.05067, "frSF".
+
+  >>> frsf(jnp.array([[2.0, -3.0]]), jnp.array([[-0.2], [0.4]])).tolist()
+  [[0.20000000298023224], [-0.4000000059604645]]
+  """
+  signs = _signs(w)
+  chex.assert_equal_shape([signs, magnitude])
+  magnitude = jax.lax.stop_gradient(magnitude)
+  return (jnp.abs(magnitude) * signs).astype(w.dtype)
+
+
+def _signs(w: jax.Array) -> jax.Array:
+  signs = jnp.sign(jax.lax.stop_gradient(w))
+  return signs.T if w.ndim == 2 else signs
+
+
+def _check_scale(scale: jax.typing.ArrayLike) -> None:
+  if isinstance(scale, int | float) and not scale > 0:
+    raise ValueError(f"scale is {scale}; it must be positive.")

@@ -1,0 +1,101 @@
+"""Sparse connectivity: weights that are absent, and stay absent."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+__all__ = ["apply_masks", "mask"]
+
+
+def mask(
+  key: jax.Array,
+  shape: tuple[int, ...],
+  *,
+  density: float = 0.5,
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> jax.Array:
+  """Draws a mask that keeps a given fraction of the entries.
+
+  Every set of round(density * size) entries is equally likely. The masks of
+  weights and of feedback are independent: draw them from different keys.
+
+  Args:
+    key: random key, consumed.
+    shape: shape of the array to mask.
+    density: fraction of the entries to keep, in (0, 1].
+    dtype: type of the mask.
+
+  Returns:
+    Ones at the kept entries, zeros elsewhere.
+
+  Raises:
+    ValueError: if density is not in (0, 1].
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247: half of W and of B removed. The
+    paper does not say how; an exact count, not a coin for each entry, is ours.
+
+  >>> mask(jax.random.key(0), (4, 5), density=0.25).sum().item()
+  5.0
+  """
+  if not 0 < density <= 1:
+    raise ValueError(f"density is {density}; it must be in (0, 1].")
+  size = math.prod(shape)
+  kept = jnp.arange(size) < round(density * size)
+  return jax.random.permutation(key, kept).reshape(shape).astype(dtype)
+
+
+def apply_masks(
+  masks: chex.ArrayTree,
+) -> optax.GradientTransformationExtraArgs:
+  """Makes a transformation that keeps masked parameters at exactly zero.
+
+  Place it last in a chain. Where the mask is 0 the update is -p, so that
+  `optax.apply_updates` gives exactly 0 whatever came before (momentum, decay, a
+  parameter that did not start at 0); elsewhere the update passes untouched. It
+  has no state, so that it may be made anew in every update, from masks that are
+  carried as state and batched by `vmap`.
+
+  Args:
+    masks: the parameters' tree, with arrays of 0 and 1 in the parameters'
+      shapes, or None for a parameter or a whole branch without a mask.
+
+  Returns:
+    A gradient transformation. Its update needs `params`.
+
+  Raises:
+    ValueError: from the update, if `params` is not given.
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247, sparse connectivity: the mask is
+    applied again after every update.
+
+  >>> optimiser = apply_masks(jnp.array([1.0, 0.0]))
+  >>> params = jnp.array([2.0, 2.0])
+  >>> optimiser.update(jnp.ones(2), optimiser.init(params), params)[0].tolist()
+  [1.0, -2.0]
+  """
+
+  def update(updates, state, params=None, **extra_args):
+    del extra_args
+    if params is None:
+      raise ValueError("params is None; apply_masks needs the parameters.")
+
+    def apply(mask, updates, params):
+      if mask is None:
+        return updates
+      chex.assert_equal_shape([mask, updates, params])
+      # Not mask * (p + u) - p: that would round the kept entries' update.
+      return jnp.where(mask != 0, updates, -params).astype(updates.dtype)
+
+    updates = jax.tree.map(
+      apply, masks, updates, params, is_leaf=lambda mask: mask is None
+    )
+    return updates, state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update
+  )

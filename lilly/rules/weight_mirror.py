@@ -1,0 +1,90 @@
+"""Weight mirror: feedback learns the weights from the layer's own noise."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+__all__ = ["update"]
+
+
+def update(
+  key: jax.Array,
+  w: jax.Array,
+  feedback: jax.Array,
+  *,
+  noise_std: jax.typing.ArrayLike = 1.0,
+  learning_rate: jax.typing.ArrayLike = 0.05,
+  decay: jax.typing.ArrayLike = 0.05,
+  activation: Callable[[jax.Array], jax.Array] | None = None,
+  batch_size: int = 128,
+  max_norm: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+  """Takes one mirror step of `feedback` towards the transposed weights.
+
+  x ~ N(0, σ² I),  ỹ = f(x w) - f(0),
+  feedback <- (1 - λ) feedback + η mean(ỹᵀ x).
+
+  E[ỹᵀ x] = σ² wᵀ for the identity, and σ² E[f'] wᵀ, a factor for each output,
+  for another f (Bussgang). The mean of feedback settles at (η σ² / λ) wᵀ times
+  that factor: the defaults let it settle at the weights themselves. Without
+  decay it grows without bound; `max_norm` then holds it.
+
+  Args:
+    key: random key, consumed.
+    w: weights, [in, out]. Biases are silenced.
+    feedback: matrix of the backward pass, [out, in].
+    noise_std: σ of the noise at the inputs, positive.
+    learning_rate: η, positive; multiplies a mean over the batch.
+    decay: λ, in [0, 1].
+    activation: f of the layer, elementwise; None is the identity.
+    batch_size: number of noise vectors, at least 1.
+    max_norm: largest Frobenius norm of the result, which is scaled down to it;
+      None leaves the norm to the decay. Numbers are checked, traced values not.
+
+  Returns:
+    The new feedback, [out, in].
+
+  Raises:
+    ValueError: if a hyper-parameter is outside its range.
+
+  Reference:
+    Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019), arXiv:1904.05391,
+    "weight mirror". Two deviations: f(0) is subtracted, which changes no mean
+    and lowers the variance; and the norm control works (in the authors' code it
+    has no effect).
+
+  >>> w, feedback = jnp.ones((3, 2)), jnp.zeros((2, 3))
+  >>> update(jax.random.key(0), w, feedback, batch_size=4).shape
+  (2, 3)
+  """
+  chex.assert_rank([w, feedback], 2)
+  chex.assert_shape(feedback, w.shape[::-1])
+  _check(noise_std, learning_rate, decay, batch_size, max_norm)
+  f = activation if activation is not None else lambda y: y
+  w = jax.lax.stop_gradient(w)
+  noise = jax.random.normal(key, (batch_size, w.shape[0]), w.dtype)
+  x = jnp.asarray(noise_std, w.dtype) * noise
+  y = f(x @ w) - f(jnp.zeros((), w.dtype))
+  correlation = jnp.einsum("no,ni->oi", y, x) / batch_size
+  rate = jnp.asarray(learning_rate)
+  new = (1 - jnp.asarray(decay)) * feedback + rate * correlation
+  if max_norm is not None:
+    norm = jnp.linalg.norm(new)
+    new = new * jnp.where(norm > max_norm, max_norm / norm, 1.0)
+  return new.astype(feedback.dtype)
+
+
+def _check(noise_std, learning_rate, decay, batch_size, max_norm) -> None:
+  positive = {
+    "noise_std": noise_std,
+    "learning_rate": learning_rate,
+    "batch_size": batch_size,
+    "max_norm": max_norm,
+  }
+  for name, value in positive.items():
+    if isinstance(value, int | float) and not value > 0:
+      raise ValueError(f"{name} is {value}; it must be positive.")
+  if isinstance(decay, int | float) and not 0 <= decay <= 1:
+    raise ValueError(f"decay is {decay}; it must be in [0, 1].")
