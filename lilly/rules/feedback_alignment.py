@@ -77,8 +77,7 @@ def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
   return _linear(x, w, feedback)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(convolve, x, w, feedback) -> jax.Array:
+def _conv_primal(convolve, x, w, feedback) -> jax.Array:
   del feedback
   return convolve(x, w)
 
@@ -95,6 +94,7 @@ def _conv_bwd(convolve, residuals, g):
   return dx, dw, jnp.zeros_like(feedback)
 
 
+_conv = jax.custom_vjp(_conv_primal, nondiff_argnums=(0,))
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
