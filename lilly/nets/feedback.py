@@ -261,12 +261,30 @@ class MLP(hk.Module):
     Returns:
       Outputs, [..., out], without an activation.
     """
+    return self.pre_activations(x, taps)[-1]
+
+  def pre_activations(
+    self, x: jax.Array, taps: Sequence[jax.Array] | None = None
+  ) -> list[jax.Array]:
+    """Maps x [..., in] to the pre-activations of all layers.
+
+    Under "output_only" no layer hands a gradient down, so cotangents of these
+    are signals delivered to each layer from outside: how node perturbation
+    reaches the parameters.
+
+    Args:
+      x: inputs, [..., in].
+      taps: as in `__call__`.
+
+    Returns:
+      a_l, [..., n_l] for each layer, the output layer last.
+    """
     if taps is not None:
       chex.assert_equal(len(taps), len(self.sizes) - 1)
     direct = self.rule == "dfa"
-    inputs, a = [], x
+    inputs, signals = [], []
     for l, size in enumerate(self.sizes):
-      h = x if l == 0 else self.activation(a)
+      h = x if l == 0 else self.activation(signals[-1])
       inputs.append(h)
       a = self._layer(
         size,
@@ -277,7 +295,8 @@ class MLP(hk.Module):
       if taps is not None and l < len(taps):
         chex.assert_equal_shape([taps[l], a])
         a = a + taps[l]
-    return self._broadcast(a, inputs)
+      signals.append(a)
+    return [*signals[:-1], self._broadcast(signals[-1], inputs)]
 
   def _rule(self, l: int) -> str:
     return self.rule if l > 0 or self.input_feedback else "output_only"
