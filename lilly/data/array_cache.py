@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import pathlib
@@ -61,8 +62,8 @@ def path(name: str, split: str, source: str) -> pathlib.Path:
 def read(file: pathlib.Path, record: type) -> Any:
   """Read a record, or nothing when the file is absent or damaged.
 
-  Every array in the file carries a checksum of its bytes (zip's CRC-32), which
-  is compared while reading.
+  Every array in the file carries a checksum of its bytes (zip's CRC-32); each
+  is read whole, so all of it is compared.
 
   Args:
     file: as from `path`.
@@ -72,13 +73,20 @@ def read(file: pathlib.Path, record: type) -> Any:
     An instance of `record`, or None.
   """
   try:
-    with np.load(file) as arrays:
-      return record(**{field: arrays[field] for field in record._fields})
+    with zipfile.ZipFile(file) as archive:
+      return record(
+        **{field: _array(archive, field) for field in record._fields}
+      )
   except FileNotFoundError:
     return None
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-    _log.warning("%s is damaged and will be made anew (%s).", file, e)
+  except Exception as e:  # Whatever damage provokes: a dozen kinds.
+    _log.warning("%s is damaged and will be made anew (%r).", file, e)
     return None
+
+
+def _array(archive: zipfile.ZipFile, field: str) -> np.ndarray:
+  content = io.BytesIO(archive.read(f"{field}.npy"))
+  return np.lib.format.read_array(content, allow_pickle=False)
 
 
 def write(file: pathlib.Path, record: Any) -> bool:

@@ -194,8 +194,9 @@ def _missing(name: str, data_dir: pathlib.Path) -> str:
       "use the name 'cifar10_small' for that."
     )
   return (
-    f"{data_dir} lacks {', '.join(absent)}, also in a folder {name}/, and no "
-    f"prepared {name}/<version>/ is there."
+    f"{data_dir} lacks {', '.join(absent)} (also in a folder {name}/) and no "
+    f"prepared {name}/<version>/ is there: add the files or another data_dir, "
+    "or leave it out to download."
   )
 
 

@@ -181,13 +181,11 @@ def verify(folder: pathlib.Path, form: Iterable[Original]) -> None:
   """
   for expected in form:
     file = folder / expected.filename
-    if (size := file.stat().st_size) != expected.size:
+    size = file.stat().st_size
+    found = sha256(file)
+    if (size, found) != expected[1:]:
       raise DataError(
-        f"{file} has {size} bytes, expected {expected.size}: it is cut or "
-        f"another file; fetch it again from {expected.url}."
-      )
-    if (found := sha256(file)) != expected.sha256:
-      raise DataError(
-        f"{file} has SHA-256 {found}, expected {expected.sha256}: it is "
-        f"damaged or another file; fetch it again from {expected.url}."
+        f"{file} is cut, damaged or another file: it has {size} bytes and "
+        f"SHA-256 {found}, expected are {expected.size} and {expected.sha256} "
+        f"({expected.url})."
       )
