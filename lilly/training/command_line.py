@@ -159,9 +159,7 @@ def main(
   except KeyboardInterrupt:
     print("Interrupted.", file=sys.stderr)
     sys.exit(130)
-  except (experiment.RunError, OSError) as error:
-    _die(error)
-  except ValueError as error:
+  except Exception as error:
     if not _is_deliberate(error, source):
       raise
     _die(error)
@@ -368,7 +366,12 @@ def _help(flag_values, module, name):
 
 
 def _is_deliberate(error, source):
-  """Tells whether lilly or the script raised it, not something they call."""
+  """Tells a sentence for the user from a defect, which keeps its traceback."""
+  if isinstance(error, OSError) or type(error).__module__.startswith("lilly."):
+    return True
+  if not isinstance(error, ValueError):
+    return False
+  # Raised by lilly or the script itself, not by something they call.
   last = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
   package = pathlib.Path(experiment.__file__).parent.parent
   return package in last.parents or last == source

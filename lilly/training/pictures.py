@@ -1,0 +1,128 @@
+"""Pictures that every experiment can use: curves with intervals over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from lilly.training import experiment
+from lilly.training import statistics
+
+__all__ = ["axes", "band", "curves", "save"]
+
+# Okabe and Ito's colours, told apart by colour-blind readers, yellow left out.
+COLOURS = (
+  "#0072b2",
+  "#d55e00",
+  "#009e73",
+  "#cc79a7",
+  "#56b4e9",
+  "#e69f00",
+  "#000000",
+)
+
+
+def axes(
+  num_rows: int, num_columns: int, size: tuple[float, float] = (4.6, 3.4)
+) -> tuple[Any, np.ndarray]:
+  """Makes a figure with a grid of axes.
+
+  Args:
+    num_rows: of the grid.
+    num_columns: of the grid.
+    size: width and height of one, in inches.
+
+  Returns:
+    The figure and its axes, [num_rows, num_columns].
+  """
+  from matplotlib import figure
+
+  width, height = size[0] * num_columns, size[1] * num_rows
+  # A figure of its own: pyplot keeps global state and may want a display.
+  sheet = figure.Figure(figsize=(width, height), layout="constrained")
+  grid = sheet.subplots(num_rows, num_columns, squeeze=False)
+  for ax in grid.flat:
+    ax.grid(alpha=0.25, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+  return sheet, grid
+
+
+def band(
+  ax: Any, x: np.ndarray, values: np.ndarray, *, colour: str, label: str
+) -> None:
+  """Draws the IQM over seeds and its 95 % bootstrap interval.
+
+  Args:
+    ax: matplotlib axes.
+    x: [T].
+    values: [N, T]; seeds with a NaN at a point are left out there.
+    colour: of line and band.
+    label: in the legend, followed by the number of seeds.
+  """
+  middle, low, high = [], [], []
+  for column in values.T:
+    finite = column[np.isfinite(column)]
+    middle.append(statistics.iqm(finite) if finite.size else np.nan)
+    ends = statistics.bootstrap_interval(finite, resamples=500)
+    low.append(ends[0])
+    high.append(ends[1])
+  seeds = int(np.isfinite(values).any(axis=1).sum())
+  ax.plot(x, middle, color=colour, label=f"{label} (n={seeds})", linewidth=1.6)
+  if seeds > 1:
+    ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def curves(
+  results: experiment.Results,
+  path: pathlib.Path,
+  metrics: Mapping[str, str],
+  *,
+  log_scale: Sequence[str] = (),
+) -> None:
+  """Draws metrics against steps, a line for each variant and grid point.
+
+  Args:
+    results: of `run`.
+    path: of the PNG.
+    metrics: which ones, and the label of each one's axis.
+    log_scale: metrics whose axis is logarithmic.
+  """
+  sheet, grid = axes(1, len(metrics))
+  for ax, (metric, label) in zip(grid[0], metrics.items(), strict=True):
+    lines = list(_lines(results, metric))
+    for i, (name, steps, values) in enumerate(lines):
+      band(ax, steps, values, colour=COLOURS[i % len(COLOURS)], label=name)
+    ax.set_xlabel(_unit(results))
+    ax.set_ylabel(label)
+    if metric in log_scale:
+      ax.set_yscale("log")
+    if lines:
+      ax.legend(frameon=False, fontsize=8)
+  save(sheet, path)
+
+
+def save(sheet: Any, path: pathlib.Path) -> None:
+  """Writes a figure as PNG, without a date inside."""
+  sheet.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _lines(results, metric):
+  """Yields name, steps and values [num_seeds, T] of each line to draw."""
+  for variant, metrics in results.metrics.items():
+    if metric not in metrics:
+      continue
+    steps, values = metrics[metric]
+    groups: dict[str, list[int]] = {}
+    for i, run in enumerate(results.runs[variant]):
+      point = ", ".join(f"{k}={v:g}" for k, v in run.items() if k != "seed")
+      groups.setdefault(f"{variant} {point}".strip(), []).append(i)
+    for name, runs in groups.items():
+      yield name, steps, values[runs]
+
+
+def _unit(results):
+  units = {row["unit"] for row in results.summary["variants"].values()}
+  return " / ".join(sorted(units))
