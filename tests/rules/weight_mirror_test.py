@@ -1,0 +1,125 @@
+"""Tests of the weight mirror: moments by Monte Carlo, fixed point, norm."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lilly.analysis import alignment
+from lilly.rules import weight_mirror
+
+_W = np.array([[1.0, -2.0], [0.5, 0.3], [-1.5, 0.0]], np.float32)
+
+# Learning rate and decay 1: the result is the correlation itself.
+_correlation = functools.partial(
+  weight_mirror.update,
+  w=_W,
+  feedback=np.full((2, 3), 1e3, np.float32),
+  learning_rate=1.0,
+  decay=1.0,
+)
+
+
+def _draws(activation, noise_std, batches=100, batch_size=1000):
+  """Means of independent batches, 1e5 samples in all."""
+  update = functools.partial(
+    _correlation,
+    noise_std=noise_std,
+    activation=activation,
+    batch_size=batch_size,
+  )
+  keys = jax.random.split(jax.random.key(0), batches)
+  return np.asarray(jax.jit(jax.vmap(lambda key: update(key)))(keys))
+
+
+def _assert_mean(draws, expected):
+  error = draws.std(0, ddof=1) / np.sqrt(len(draws))
+  assert np.all(np.abs(draws.mean(0) - expected) < 3 * error)
+  # Sharp enough to tell: 3 standard errors are small against the effect.
+  assert np.all(error < 0.01 * np.abs(expected).max())
+
+
+def test_correlation_is_the_weights_times_the_noise_variance():
+  _assert_mean(_draws(None, noise_std=0.5), 0.25 * _W.T)
+
+
+def test_correlation_through_an_activation_has_its_mean_slope():
+  # Bussgang: σ² E[f'(a)] wᵀ, with a ~ N(0, σ² |w_o|²), by quadrature.
+  nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+  weights = weights / weights.sum()
+  spread = 0.5 * np.linalg.norm(_W, axis=0)
+  sigmoid = 1 / (1 + np.exp(-np.outer(spread, nodes)))
+  slope = (sigmoid * (1 - sigmoid)) @ weights
+  _assert_mean(
+    _draws(jax.nn.sigmoid, noise_std=0.5), 0.25 * slope[:, None] * _W.T
+  )
+
+
+def test_mirroring_finds_the_weights():
+  rng = np.random.default_rng(3)
+  w = rng.normal(size=(8, 5)).astype(np.float32)
+  feedback = rng.normal(size=(5, 8)).astype(np.float32)
+  before = alignment.matrix_angle(w, feedback)
+
+  @jax.jit
+  def mirror(feedback, keys):
+    def step(feedback, key):
+      return weight_mirror.update(key, w, feedback), None
+
+    return jax.lax.scan(step, feedback, keys)[0]
+
+  feedback = mirror(feedback, jax.random.split(jax.random.key(1), 200))
+  assert before > 60
+  assert alignment.matrix_angle(w, feedback) < 10
+  assert 0.9 < alignment.norm_ratio(w, feedback) < 1.1
+
+
+def test_decay_and_rate_enter_linearly():
+  feedback = np.ones((2, 3), np.float32)
+  update = functools.partial(weight_mirror.update, w=_W, batch_size=4)
+  new = update(
+    jax.random.key(2), feedback=feedback, learning_rate=0.5, decay=0.25
+  )
+  correlation = update(
+    jax.random.key(2), feedback=feedback, learning_rate=1.0, decay=1.0
+  )
+  np.testing.assert_allclose(
+    new, 0.75 * feedback + 0.5 * correlation, rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize(("max_norm", "norm"), [(0.5, 0.5), (1e4, None)])
+def test_norm_is_held(max_norm, norm):
+  feedback = np.full((2, 3), 10.0, np.float32)
+  update = functools.partial(weight_mirror.update, w=_W, feedback=feedback)
+  held = update(jax.random.key(3), max_norm=max_norm)
+  free = update(jax.random.key(3))
+  expected = free * norm / np.linalg.norm(free) if norm else free
+  np.testing.assert_allclose(held, expected, rtol=1e-5)
+
+
+def test_no_gradient_goes_to_the_weights():
+  def total(w):
+    return weight_mirror.update(jax.random.key(4), w, _W.T, batch_size=2).sum()
+
+  assert not np.any(jax.grad(total)(_W))
+
+
+@pytest.mark.parametrize(
+  "hyper",
+  [
+    {"noise_std": 0.0},
+    {"learning_rate": -0.1},
+    {"decay": 1.5},
+    {"decay": -0.1},
+    {"batch_size": 0},
+    {"max_norm": 0.0},
+  ],
+  ids=str,
+)
+def test_hyper_parameters_outside_their_range_are_refused(hyper):
+  ((name, value),) = hyper.items()
+  with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
+    weight_mirror.update(jax.random.key(0), _W, jnp.asarray(_W.T), **hyper)
