@@ -8,7 +8,7 @@ import pytest
 from lilly.rules import feedback_alignment, pseudo_backprop
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (1, 3)])
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (1, 3)])
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_is_the_moore_penrose_inverse(shape, scale):
   # Scaled down, an absolute cut-off would return zeros.
@@ -24,10 +24,11 @@ def test_is_the_moore_penrose_inverse(shape, scale):
 def test_small_singular_values_are_cut_relative_to_the_largest():
   u, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))
   w = (u[:, :2] * np.array([1e-3, 1e-8])).astype(np.float32)
-  cut = pseudo_backprop.feedback(w, rtol=1e-3)
+  cut = np.asarray(pseudo_backprop.feedback(w, rtol=1e-3))
   np.testing.assert_allclose(cut[0], u[:, 0] * 1e3, rtol=1e-3, atol=0.5)
   assert np.abs(cut[1]).max() < 1
-  assert np.abs(pseudo_backprop.feedback(w, rtol=1e-7)[1]).max() > 1e7
+  kept = np.asarray(pseudo_backprop.feedback(w, rtol=1e-7))
+  assert np.abs(kept[1]).max() > 1e7
   assert not np.any(pseudo_backprop.feedback(np.zeros((3, 2), np.float32)))
 
 
@@ -48,12 +49,13 @@ def test_feedback_alignments_signal_on_one_pair_is_this_one():
     return new, (e, *signals)
 
   with jax.enable_x64(True):
-    params = (jnp.zeros((30, 20)), jnp.zeros((20, 10)))
+    params = (np.zeros((30, 20)), np.zeros((20, 10)))
     for t in range(1, 11):
       params, (e, fa, pbp) = step(params)
       if t >= 3:
-        assert jnp.linalg.norm(e) > 1e-10
-        cosine = fa @ pbp / jnp.linalg.norm(fa) / jnp.linalg.norm(pbp)
+        e, fa, pbp = map(np.asarray, (e, fa, pbp))
+        assert np.linalg.norm(e) > 1e-10
+        cosine = fa @ pbp / np.linalg.norm(fa) / np.linalg.norm(pbp)
         assert cosine > 1 - 1e-8
 
 

@@ -12,14 +12,14 @@ from lilly.rules import sparse_connectivity
 
 
 @hypothesis.settings(max_examples=10, deadline=None)
-@hypothesis.given(st.integers(0, 4), st.integers(0, 5), st.floats(0.01, 1))
-def test_mask_keeps_an_exact_number(rows, columns, density):
-  mask = sparse_connectivity.mask(
-    jax.random.key(0), (rows, columns), density=density
+@hypothesis.given(st.sampled_from([(0, 3), (), (4, 5)]), st.floats(0.01, 1))
+def test_mask_keeps_an_exact_number(shape, density):
+  mask = np.asarray(
+    sparse_connectivity.mask(jax.random.key(0), shape, density=density)
   )
-  assert mask.shape == (rows, columns)
+  assert mask.shape == shape
   assert set(np.unique(mask)) <= {0.0, 1.0}
-  assert mask.sum() == round(density * rows * columns)
+  assert mask.sum() == round(density * mask.size)
 
 
 def test_every_entry_is_kept_equally_often():

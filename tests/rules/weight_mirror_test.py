@@ -3,11 +3,9 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.analysis import alignment
 from lilly.rules import weight_mirror
 
 _W = np.array([[1.0, -2.0], [0.5, 0.3], [-1.5, 0.0]], np.float32)
@@ -61,7 +59,6 @@ def test_mirroring_finds_the_weights():
   rng = np.random.default_rng(3)
   w = rng.normal(size=(8, 5)).astype(np.float32)
   feedback = rng.normal(size=(5, 8)).astype(np.float32)
-  before = alignment.matrix_angle(w, feedback)
 
   @jax.jit
   def mirror(feedback, keys):
@@ -70,41 +67,47 @@ def test_mirroring_finds_the_weights():
 
     return jax.lax.scan(step, feedback, keys)[0]
 
-  feedback = mirror(feedback, jax.random.split(jax.random.key(1), 200))
-  assert before > 60
-  assert alignment.matrix_angle(w, feedback) < 10
-  assert 0.9 < alignment.norm_ratio(w, feedback) < 1.1
+  mirrored = mirror(feedback, jax.random.split(jax.random.key(1), 200))
+  mirrored = np.asarray(mirrored).T
+
+  def cosine(a, b):
+    return np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
+
+  assert cosine(w, feedback.T) < np.cos(np.radians(60))
+  assert cosine(w, mirrored) > np.cos(np.radians(10))
+  assert 0.9 < np.linalg.norm(mirrored) / np.linalg.norm(w) < 1.1
 
 
-def test_decay_and_rate_enter_linearly():
-  feedback = np.ones((2, 3), np.float32)
-  update = functools.partial(weight_mirror.update, w=_W, batch_size=4)
-  new = update(
-    jax.random.key(2), feedback=feedback, learning_rate=0.5, decay=0.25
-  )
-  correlation = update(
-    jax.random.key(2), feedback=feedback, learning_rate=1.0, decay=1.0
-  )
+def test_decay_rate_and_norm_enter_as_written():
+  feedback = np.full((2, 3), 10.0, np.float32)
+
+  @jax.jit
+  def update(learning_rate, decay, max_norm):
+    return weight_mirror.update(
+      jax.random.key(2),
+      _W,
+      feedback,
+      learning_rate=learning_rate,
+      decay=decay,
+      batch_size=4,
+      max_norm=max_norm,
+    )
+
+  correlation = np.asarray(update(1.0, 1.0, np.inf))
+  new = np.asarray(update(0.5, 0.25, np.inf))
   np.testing.assert_allclose(
     new, 0.75 * feedback + 0.5 * correlation, rtol=1e-5
   )
-
-
-@pytest.mark.parametrize(("max_norm", "norm"), [(0.5, 0.5), (1e4, None)])
-def test_norm_is_held(max_norm, norm):
-  feedback = np.full((2, 3), 10.0, np.float32)
-  update = functools.partial(weight_mirror.update, w=_W, feedback=feedback)
-  held = update(jax.random.key(3), max_norm=max_norm)
-  free = update(jax.random.key(3))
-  expected = free * norm / np.linalg.norm(free) if norm else free
-  np.testing.assert_allclose(held, expected, rtol=1e-5)
+  held = update(0.5, 0.25, 3.0)
+  np.testing.assert_allclose(held, new * 3 / np.linalg.norm(new), rtol=1e-5)
+  np.testing.assert_array_equal(update(0.5, 0.25, 1e4), new)
 
 
 def test_no_gradient_goes_to_the_weights():
   def total(w):
     return weight_mirror.update(jax.random.key(4), w, _W.T, batch_size=2).sum()
 
-  assert not np.any(jax.grad(total)(_W))
+  assert not np.any(jax.jit(jax.grad(total))(_W))
 
 
 @pytest.mark.parametrize(
@@ -122,4 +125,4 @@ def test_no_gradient_goes_to_the_weights():
 def test_hyper_parameters_outside_their_range_are_refused(hyper):
   ((name, value),) = hyper.items()
   with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
-    weight_mirror.update(jax.random.key(0), _W, jnp.asarray(_W.T), **hyper)
+    weight_mirror.update(jax.random.key(0), _W, _W.T, **hyper)
