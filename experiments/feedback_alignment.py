@@ -33,8 +33,7 @@ with epy.lazy_imports():
   from lilly.analysis import alignment
   from lilly.data import datasets
   from lilly.nets import feedback
-  from lilly.rules import node_perturbation
-  from lilly.rules import sparse_connectivity
+  from lilly.rules import node_perturbation, sparse_connectivity
   from lilly.training import pictures
 
 RULES = {
@@ -481,7 +480,9 @@ def make_experiments(
         f"--rules names {rule!r}; known rules are {', '.join(RULES)}."
       )
   if not _RULES.value:
-    raise training.RunError(f"--rules is empty; choose from {', '.join(RULES)}.")
+    raise training.RunError(
+      f"--rules is empty; choose from {', '.join(RULES)}."
+    )
   networks = {text: hidden_sizes(text) for text in _HIDDEN.value}
   if name in ("linear", "nonlinear"):
     task = teacher_task([] if name == "linear" else [20, 10])

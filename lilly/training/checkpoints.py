@@ -8,7 +8,6 @@ as the last step, so a directory with a checkpoint's name is always whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ import pathlib
 import shutil
 import stat
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -56,7 +56,9 @@ class Store:
     """Returns the update of the newest checkpoint, None if there is none."""
     if not self._directory.exists():
       return None
-    updates = [int(p.name) for p in self._directory.iterdir() if p.name.isdigit()]
+    updates = [
+      int(p.name) for p in self._directory.iterdir() if p.name.isdigit()
+    ]
     return max(updates, default=None)
 
   def save(self, update: int, state: Any, record: Mapping[str, Any]) -> None:
@@ -167,7 +169,9 @@ class Store:
       shutil.rmtree(partial, ignore_errors=True)
       raise
     _sync(self._directory)
-    updates = sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
+    updates = sorted(
+      int(p.name) for p in self._directory.iterdir() if p.name.isdigit()
+    )
     for old in updates[: -self._keep]:
       # Renamed first: a kill in the middle must not leave a damaged one.
       doomed = self._directory / f"{_PARTIAL}{old}"
@@ -240,7 +244,7 @@ def _leaf_keys(leaves):
   # Paths hold slashes and quotes; orbax makes file names of keys.
   return [
     (f"leaf_{i}", name)
-    for i, (name, leaf) in enumerate(leaves.items())
+    for i, (name, leaf) in enumerate(sorted(leaves.items()))
     if np.prod(_shape(leaf))
   ]
 
@@ -261,7 +265,10 @@ def _write_partial(partial, update, leaves, record):
   # Absolute, as orbax demands.
   _checkpointer().save((partial / "arrays").absolute(), tree)
   files = {
-    path.relative_to(partial).as_posix(): [path.stat().st_size, _hash_file(path)]
+    path.relative_to(partial).as_posix(): [
+      path.stat().st_size,
+      _hash_file(path),
+    ]
     for path in sorted(partial.rglob("*"))
     if path.is_file()
   }
@@ -279,9 +286,14 @@ def _write_partial(partial, update, leaves, record):
     },
     "files": files,
   }
+  _write_manifest(partial, manifest)
+
+
+def _write_manifest(directory, manifest):
+  """Writes the manifest after a line with the SHA-256 of its own text."""
   body = json.dumps(manifest, indent=1, sort_keys=True)
   digest = hashlib.sha256(body.encode()).hexdigest()
-  with open(partial / _MANIFEST, "w", encoding="utf-8") as file:
+  with open(directory / _MANIFEST, "w", encoding="utf-8") as file:
     file.write(f"{digest}\n{body}\n")
     file.flush()
     os.fsync(file.fileno())
@@ -332,7 +344,9 @@ def _read_arrays(directory, saved):
     name: np.zeros(leaf["shape"], leaf["dtype"]) for name, leaf in saved.items()
   }
   keys = _leaf_keys(saved)
-  restore_args = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key, _ in keys}
+  restore_args = {
+    key: ocp.RestoreArgs(restore_type=np.ndarray) for key, _ in keys
+  }
   tree = _checkpointer().restore(
     directory.absolute(),
     args=ocp.args.PyTreeRestore(restore_args=restore_args),

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lilly.training import experiment
-from lilly.training import statistics
+from lilly.training import experiment, statistics
 
 __all__ = ["Claim", "NotApplicable", "final", "judge", "trajectory"]
 

@@ -5,7 +5,6 @@ Imports no JAX: `--help` and a bad flag answer at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 import inspect
 import json
 import math
@@ -15,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import fcntl
 import importlib.metadata
 import io
@@ -13,17 +13,20 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
 import numpy as np
 
-from lilly.training import checkpoints
+from lilly.training import (
+  checkpoints,
+  compilation,
+  experiment,
+  host_loop,
+  statistics,
+)
 from lilly.training import claims as claims_lib
-from lilly.training import compilation
-from lilly.training import experiment
-from lilly.training import host_loop
-from lilly.training import statistics
 
 __all__ = ["finish", "load", "run"]
 
@@ -59,34 +62,40 @@ def run(
     else compilation.compiled(item, options)
     for variant, item in experiments.items()
   }
-  _prepare(options)
   results = experiment.Results(_summary(options), {}, {}, {}, options)
-  for variant, program in programs.items():
-    directory = options.out_dir and options.out_dir / variant
-    if options.eval_only:
-      loop_result = _evaluate_only(program, options, directory)
-    else:
-      loop_result = host_loop.loop(
-        program.step_chunk,
-        program.init(),
-        options,
-        evaluate=program.evaluate,
-        directory=directory,
-        num_runs=len(program.runs),
-        steps_per_update=program.steps_per_update,
-        unit=program.unit,
-        name=variant,
-        key_metric=key_metric,
-      )
-      if directory is not None and jax.process_index() == 0:
-        _write_params(directory / "params.npz", loop_result.state)
-    results.states[variant] = loop_result.state
-    results.metrics[variant] = loop_result.metrics
-    results.runs[variant] = program.runs
-    results.summary["variants"][variant] = _describe(
-      program, loop_result, getattr(experiments[variant], "hyper", {})
-    )
+  with _claimed(options):
+    for variant, program in programs.items():
+      _run_variant(variant, program, experiments[variant], key_metric, results)
   return results
+
+
+def _run_variant(variant, program, item, key_metric, results):
+  """Trains or restores one variant and enters it into the results."""
+  options = results.options
+  directory = options.out_dir and options.out_dir / variant
+  if options.eval_only:
+    loop_result = _evaluate_only(program, options, directory)
+  else:
+    loop_result = host_loop.loop(
+      program.step_chunk,
+      program.init(),
+      options,
+      evaluate=program.evaluate,
+      directory=directory,
+      num_runs=len(program.runs),
+      steps_per_update=program.steps_per_update,
+      unit=program.unit,
+      name=variant,
+      key_metric=key_metric,
+    )
+    if directory is not None and jax.process_index() == 0:
+      _write_params(directory / "params.npz", loop_result.state)
+  results.states[variant] = loop_result.state
+  results.metrics[variant] = loop_result.metrics
+  results.runs[variant] = program.runs
+  results.summary["variants"][variant] = _describe(
+    program, loop_result, getattr(item, "hyper", {})
+  )
 
 
 def finish(
@@ -168,33 +177,41 @@ def load(
   return config["flags"], states
 
 
-def _prepare(options):
-  """Makes out_dir, locks it, and writes config.json down."""
+@contextlib.contextmanager
+def _claimed(options):
+  """Makes out_dir, keeps other processes out of it, writes config.json down."""
   if options.out_dir is None or jax.process_index() != 0:
+    yield
     return
   options.out_dir.mkdir(parents=True, exist_ok=True)
-  # Kept open, and so locked, until the process ends, however it ends.
-  lock = open(options.out_dir / ".lock", "w")  # noqa: SIM115
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
-    raise experiment.RunError(
-      f"another process is running in --out_dir={options.out_dir}; wait for it "
-      "or give another one."
-    ) from error
-  _LOCKS.append(lock)
-  if not options.eval_only:
-    config = {"experiment": options.experiment, "command": options.command}
-    config |= {"flags": dict(options.flags)} | _surroundings()
-    _write_json(options.out_dir / "config.json", config)
-
-
-_LOCKS: list[TextIO] = []
+  # The lock goes when the process ends, however it ends.
+  with open(options.out_dir / ".lock", "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise experiment.RunError(
+        f"another process is running in --out_dir={options.out_dir}; wait for "
+        "it or give another one."
+      ) from error
+    if not options.eval_only:
+      config = {"experiment": options.experiment, "command": options.command}
+      config |= {"flags": dict(options.flags)} | _surroundings()
+      _write_json(options.out_dir / "config.json", config)
+    yield
 
 
 def _surroundings():
   """Tells versions, commit and device."""
-  names = ("lilly", "jax", "jaxlib", "numpy", "optax", "dm-haiku", "chex", "rlax")
+  names = (
+    "lilly",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "optax",
+    "dm-haiku",
+    "chex",
+    "rlax",
+  )
   versions = {"python": platform.python_version()}
   for name in names:
     try:
@@ -212,7 +229,15 @@ def _surroundings():
 
 def _commit():
   here = pathlib.Path(__file__).parent
-  command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+  command = [
+    "git",
+    "-C",
+    str(here),
+    "describe",
+    "--always",
+    "--dirty",
+    "--abbrev=40",
+  ]
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=10)
   except (OSError, subprocess.TimeoutExpired):
@@ -275,9 +300,7 @@ def _evaluate_only(program, options, directory):
     f"eval/{name}": (step, np.array(value)[:, None])
     for name, value in program.evaluate(state).items()
   }
-  return host_loop.LoopResult(
-    state, metrics, newest, record["seconds"], {}
-  )
+  return host_loop.LoopResult(state, metrics, newest, record["seconds"], {})
 
 
 def _write_params(path, state):
@@ -336,7 +359,9 @@ def _tell(results, out):
         _show(row["value"]),
         _span(row["interval"]),
         f"{row['relation']} {row['threshold']:g}",
-        f"{row['verdict']}: {row['reason']}" if row["reason"] else row["verdict"],
+        f"{row['verdict']}: {row['reason']}"
+        if row["reason"]
+        else row["verdict"],
       )
     console.print(table)
   if results.options.out_dir is not None:

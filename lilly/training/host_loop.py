@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 import contextlib
 import pathlib
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from lilly.training import checkpoints
-from lilly.training import experiment
+from lilly.training import checkpoints, experiment, nonfinite, progress
 from lilly.training import metrics as metrics_lib
-from lilly.training import nonfinite
-from lilly.training import progress
 
 __all__ = ["LoopResult", "loop"]
 

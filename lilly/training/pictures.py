@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lilly.training import experiment
-from lilly.training import statistics
+from lilly.training import experiment, statistics
 
 __all__ = ["axes", "band", "curves", "save"]
 
@@ -91,10 +90,13 @@ def curves(
     log_scale: metrics whose axis is logarithmic.
   """
   sheet, grid = axes(1, len(metrics))
+  colour_of: dict[str, str] = {}  # one line, one colour, in every panel
   for ax, (metric, label) in zip(grid[0], metrics.items(), strict=True):
     lines = list(_lines(results, metric))
-    for i, (name, steps, values) in enumerate(lines):
-      band(ax, steps, values, colour=COLOURS[i % len(COLOURS)], label=name)
+    for name, steps, values in lines:
+      colour = COLOURS[len(colour_of) % len(COLOURS)]
+      colour = colour_of.setdefault(name, colour)
+      band(ax, steps, values, colour=colour, label=name)
     ax.set_xlabel(_unit(results))
     ax.set_ylabel(label)
     if metric in log_scale:

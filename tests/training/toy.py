@@ -3,7 +3,6 @@
 Run as `python toy.py --flags`, by the tests of the driver.
 """
 
-import sys
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -30,7 +29,13 @@ _RATE = flags.DEFINE_float(
 )
 _NOISE = flags.DEFINE_float("noise", 0.1, "Of the data.", flag_values=FLAGS)
 _POISON = flags.DEFINE_integer(
-  "poison", -1, "The seed whose data are NaN from update 10 on.", flag_values=FLAGS
+  "poison",
+  -1,
+  "The seed whose data are NaN from update 10 on.",
+  flag_values=FLAGS,
+)
+_VARIANTS = flags.DEFINE_list(
+  "variants", ["adam"], "Names of equal learners.", flag_values=FLAGS
 )
 _TASK = flags.DEFINE_enum(
   "task", "small", ["small", "big"], "Which size.", flag_values=FLAGS
@@ -53,11 +58,11 @@ def make_experiment(options):
   optimiser = training.skip_nonfinite(
     optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
   )
-  size = 2000 if _TASK.value == "big" else 20
+  shape = (4000, 32) if _TASK.value == "big" else (20, 3)
 
   def init(key, hyper, data):
     del data
-    key, key_w, key_s = jax.random.split(key, 3)
+    key, key_w, key_s, key_r = jax.random.split(key, 4)
     params = {"w": 0.1 * jax.random.normal(key_w, (2,)), "b": jnp.zeros(())}
     state = optimiser.init(params)
     state.inner.hyperparams["learning_rate"] = hyper["learning_rate"]
@@ -68,7 +73,7 @@ def make_experiment(options):
       key,
       jax.random.randint(key_s, (), 0, 1 << 30),
       jnp.zeros((), jnp.int32),
-      jnp.zeros((size, 3), jnp.bfloat16),
+      jax.random.normal(key_r, shape, jnp.bfloat16),
       jnp.zeros((0,), bool),
     )
 
@@ -91,8 +96,8 @@ def make_experiment(options):
       optimiser=opt,
       key=key,
       step=state.step + 1,
-      replay=state.replay.at[state.step % size].set(
-        jnp.append(x[0], y[0]).astype(jnp.bfloat16)
+      replay=state.replay.at[state.step % shape[0], :2].set(
+        x[0].astype(jnp.bfloat16)
       ),
     )
     return state, {"loss": value}
@@ -104,7 +109,7 @@ def make_experiment(options):
 
   poisoned = -1
   if _POISON.value >= 0:
-    _, _, key_s = jax.random.split(jax.random.key(_POISON.value), 3)
+    key_s = jax.random.split(jax.random.key(_POISON.value), 4)[2]
     poisoned = int(jax.random.randint(key_s, (), 0, 1 << 30))
   return training.Experiment(
     init=init,
@@ -132,10 +137,10 @@ CLAIMS = (
 
 def main(options):
   one = make_experiment(options)
-  experiments = {"adam": one, "again": one}
+  experiments = dict.fromkeys(_VARIANTS.value, one)
   results = training.run(experiments, options, key_metric="eval/error")
   return training.finish(results, CLAIMS)
 
 
 if __name__ == "__main__":
-  sys.exit(training.main(FLAGS, main))
+  training.main(FLAGS, main)

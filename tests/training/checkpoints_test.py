@@ -1,0 +1,232 @@
+"""Tests of lilly.training.checkpoints."""
+
+import errno
+import os
+import pathlib
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lilly.training import checkpoints, experiment
+
+
+def make_state(seed=0):
+  key = jax.random.key(seed)
+  params = {"a/b": jax.random.normal(jax.random.clone(key), (64, 33))}
+  return {
+    "params": params,
+    "optimiser": optax.adam(1e-3).init(params),
+    "key": key,
+    "half": jnp.arange(7, dtype=jnp.bfloat16),
+    "bytes": jnp.arange(300, dtype=jnp.uint8),
+    "flags": jnp.array([True, False]),
+    "empty": jnp.zeros((3, 0)),
+    "scalar": jnp.float32(3.5),
+    "none": None,
+  }
+
+
+@pytest.fixture
+def saved(tmp_path):
+  """A store with one checkpoint, at update 7, of make_state()."""
+  store = checkpoints.Store(tmp_path / "checkpoints")
+  store.save(7, make_state(), {"seconds": 1.5})
+  store.wait()
+  return store, tmp_path / "checkpoints" / "7"
+
+
+def test_restores_every_type_bit_for_bit(saved):
+  store, _ = saved
+  state, record = store.restore(7, make_state(seed=1))
+  assert record == {"seconds": 1.5}
+  expected = make_state()
+  assert jax.random.key_data(state["key"]).tolist() == (
+    jax.random.key_data(expected["key"]).tolist()
+  )
+  del state["key"], expected["key"]
+  chex.assert_trees_all_equal(state, expected)
+  chex.assert_trees_all_equal_dtypes(state, expected)
+
+
+def test_restored_state_can_be_donated(saved):
+  store, _ = saved
+  state, _ = store.restore(7, make_state())
+  leaf = state["params"]["a/b"]
+  jax.jit(lambda x: x + 1, donate_argnums=0)(leaf)
+  assert leaf.is_deleted()
+
+
+def test_keeps_placement_on_two_devices(tmp_path):
+  mesh = jax.make_mesh(
+    (2,), ("runs",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  spread = jax.sharding.NamedSharding(mesh, jax.P("runs"))
+  keys = jax.device_put(jax.random.split(jax.random.key(0), 4), spread)
+  state = {"x": jax.device_put(jnp.arange(4.0), spread), "keys": keys}
+  store = checkpoints.Store(tmp_path)
+  store.save(1, state, {})
+  store.wait()
+  restored, _ = store.restore(1, state)
+  assert restored["x"].sharding == spread
+  assert restored["keys"].sharding.is_equivalent_to(spread, 1)
+  chex.assert_trees_all_equal(restored["x"], state["x"])
+
+
+def test_keeps_the_newest_two(tmp_path):
+  store = checkpoints.Store(tmp_path)
+  for update in (9, 10, 11):
+    store.save(update, {"x": jnp.float32(update)}, {})
+  store.wait()
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "11"]
+  assert store.newest() == 11
+  state, _ = store.restore(10, {"x": jnp.float32(0)})
+  assert state["x"] == 10
+
+
+def truncate(path):
+  os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+  os.truncate(path, 0)
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def link(path):
+  """A link to the very same bytes: refused for being a link."""
+  shutil.copy(path, path.parent.parent.parent / "elsewhere")
+  path.unlink()
+  path.symlink_to(path.parent.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+  "damage", [truncate, empty, flip, pathlib.Path.unlink, link]
+)
+def test_every_damaged_file_is_refused(saved, tmp_path, damage):
+  store, directory = saved
+  files = [
+    path.relative_to(directory)
+    for path in directory.rglob("*")
+    if path.is_file() and path.stat().st_size
+  ]
+  assert len(files) >= 5  # manifest, orbax's metadata, array data
+  backup = tmp_path / "backup"
+  shutil.copytree(directory, backup)
+  for file in files:
+    damage(directory / file)
+    with pytest.raises(experiment.RunError) as refused:
+      store.restore(7, make_state())
+    message = str(refused.value)
+    assert str(directory) in message and "\n" not in message, file
+    shutil.rmtree(directory)
+    shutil.copytree(backup, directory)
+  store.restore(7, make_state())
+
+
+def test_a_flip_of_any_byte_is_refused(saved):
+  store, directory = saved
+  rng = np.random.default_rng(0)
+  files = [p for p in sorted(directory.rglob("*")) if p.is_file()]
+  for _ in range(100):
+    path = files[rng.integers(len(files))]
+    content = path.read_bytes()
+    if not content:
+      continue
+    wrong = bytearray(content)
+    wrong[rng.integers(len(wrong))] ^= 1 << rng.integers(8)
+    path.write_bytes(wrong)
+    with pytest.raises(experiment.RunError):
+      store.read(7)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("where", ["arrays/extra", "extra"])
+def test_foreign_files_are_refused(saved, where):
+  store, directory = saved
+  (directory / where).write_text("x")
+  with pytest.raises(experiment.RunError, match="foreign file"):
+    store.restore(7, make_state())
+
+
+def test_a_linked_directory_is_refused(saved, tmp_path):
+  store, directory = saved
+  shutil.move(directory, tmp_path / "moved")
+  directory.symlink_to(tmp_path / "moved")
+  with pytest.raises(experiment.RunError, match="is not a checkpoint"):
+    store.clean()
+  with pytest.raises(experiment.RunError, match="link"):
+    store.read(7)
+
+
+def test_a_consistent_forgery_of_array_data_is_refused(saved):
+  """Array data of another checkpoint, the files' hashes made to fit."""
+  store, directory = saved
+  other = checkpoints.Store(directory.parent.parent / "other")
+  state = make_state()
+  state["scalar"] = jnp.float32(4.5)
+  other.save(7, state, {})
+  other.wait()
+  forged = directory.parent.parent / "other" / "7"
+  shutil.rmtree(directory / "arrays")
+  shutil.copytree(forged / "arrays", directory / "arrays")
+  manifest = checkpoints._read_manifest(directory)
+  manifest["files"] = checkpoints._read_manifest(forged)["files"]
+  checkpoints._write_manifest(directory, manifest)
+  with pytest.raises(experiment.RunError, match="scalar.*SHA-256"):
+    store.read(7)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"scalar": jnp.zeros(2)}, r"scalar.* was float32\[\]"),
+    ({"half": jnp.zeros(7)}, "half.* was bfloat16"),
+    ({"more": jnp.zeros(1)}, "more.* is missing from it"),
+    ({"params": {}}, "only in the checkpoint"),
+  ],
+)
+def test_a_state_of_another_program_is_refused(saved, change, message):
+  store, _ = saved
+  with pytest.raises(experiment.RunError, match=message):
+    store.restore(7, make_state() | change)
+
+
+def test_an_unfinished_save_is_removed_and_foreign_files_are_not(tmp_path):
+  store = checkpoints.Store(tmp_path)
+  (tmp_path / ".partial-3" / "arrays").mkdir(parents=True)
+  store.clean()
+  assert not list(tmp_path.iterdir())
+  (tmp_path / "notes").mkdir()
+  with pytest.raises(experiment.RunError, match="notes is not a checkpoint"):
+    store.clean()
+  assert (tmp_path / "notes").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_failed_write_leaves_earlier_checkpoints(saved, monkeypatch, code):
+  store, directory = saved
+
+  def fail(*args):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(checkpoints.os, "fsync", fail)
+  store.save(8, make_state(), {})
+  with pytest.raises(experiment.RunError, match=os.strerror(code)):
+    store.wait()
+  assert [p.name for p in directory.parent.iterdir()] == ["7"]
+  store.read(7)
+
+
+def test_nbytes_counts_what_is_stored():
+  state = {"x": jnp.zeros((3, 5)), "key": jax.random.key(0)}
+  assert checkpoints.nbytes(state) == 3 * 5 * 4 + 8

@@ -1,0 +1,69 @@
+"""Fixtures of the driver's tests."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from lilly import training
+from tests.training import toy
+
+TOY = pathlib.Path(toy.__file__)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+  """Compiles the toy once: its many runs here are the same few programs."""
+  base = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    base = base.parent
+  settings = {
+    "jax_compilation_cache_dir": str(base / "compiled"),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  for name, value in settings.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture
+def run_toy(tmp_path, capsys):
+  """Runs the toy in this process; returns status, output directory, stderr."""
+
+  def run(*flags, out_dir="run"):
+    directory = tmp_path / out_dir
+    argv = ["toy", f"--out_dir={directory}", *flags]
+    with pytest.raises(SystemExit) as stopped:
+      training.main(toy.FLAGS, toy.main, argv)
+    return stopped.value.code or 0, directory, capsys.readouterr().err
+
+  return run
+
+
+@pytest.fixture
+def start_toy(tmp_path):
+  """Starts the toy in a process of its own."""
+  started = []
+
+  def start(*flags, out_dir="run", **popen):
+    directory = tmp_path / out_dir
+    command = [sys.executable, str(TOY), f"--out_dir={directory}", *flags]
+    process = subprocess.Popen(
+      command,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=tmp_path,
+      **popen,
+    )
+    started.append(process)
+    return process, directory
+
+  yield start
+  for process in started:
+    process.kill()
+    process.communicate()
