@@ -31,7 +31,10 @@ def directory() -> pathlib.Path:
     return pathlib.Path(os.path.expanduser(chosen))
   base = os.environ.get("XDG_CACHE_HOME", "")
   if not os.path.isabs(base):  # The XDG specification: ignore relative ones.
-    base = os.path.join(os.path.expanduser("~"), ".cache")
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):  # A user without one: nothing can be kept.
+      home = os.devnull
+    base = os.path.join(home, ".cache")
   return pathlib.Path(base) / "lilly"
 
 
@@ -77,10 +80,10 @@ def read(file: pathlib.Path, record: type) -> Any:
       return record(
         **{field: _array(archive, field) for field in record._fields}
       )
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return None
   except Exception as e:  # Whatever damage provokes: a dozen kinds.
-    _log.warning("%s is damaged and will be made anew (%r).", file, e)
+    _log.warning("%s cannot be used and will be made anew (%r).", file, e)
     return None
 
 

@@ -98,7 +98,9 @@ def prepare(
   if folder is None:
     _reach(name, form)
   _log.warning("Preparing %s once; this may take a minute.", name)
-  with tempfile.TemporaryDirectory(prefix="lilly-") as work:
+  with tempfile.TemporaryDirectory(
+    prefix="lilly-", ignore_cleanup_errors=True
+  ) as work:
     builder = _builder(tfds, name, form)(
       data_dir=os.path.join(work, "prepared"), file_format="array_record"
     )
@@ -142,8 +144,9 @@ def _builder(tfds: Any, name: str, form: Sequence[originals.Original]) -> Any:
   }
 
   def split_generators(self, manager):
-    urls = {file.filename: file.url for file in form}
-    examples = formats.READERS[name](manager.download(urls))
+    # One after another: a failure leaves no download running behind it.
+    paths = {file.filename: manager.download(file.url) for file in form}
+    examples = formats.READERS[name](paths)
     for feature, names in examples.names.items():
       self.info.features[feature].names = names
     return examples.splits

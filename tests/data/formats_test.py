@@ -63,3 +63,16 @@ def test_mnist_counts_must_agree(tmp_path, maker):
   (tmp_path / "b" / labels).replace(tmp_path / "a" / labels)
   with pytest.raises(ValueError, match="longer"):
     list(_read("mnist", tmp_path / "a").splits["train"])
+
+
+def test_cifar10_keeps_the_order_of_the_batches(tmp_path, maker):
+  arrays = maker.cifar10(tmp_path / "cifar10")
+  examples = _read("cifar10", tmp_path / "cifar10")
+  assert examples.names["label"][3] == "cat"
+  for split, (images, labels) in arrays.items():
+    rows = list(examples.splits[split])
+    assert [key for key, _ in rows] == list(range(len(images)))
+    assert rows[1][1]["id"] == f"{split}_00001"
+    for (_, row), image, label in zip(rows, images, labels, strict=True):
+      np.testing.assert_array_equal(np.asarray(row["image"]), image)
+      assert row["label"] == label
