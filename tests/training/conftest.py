@@ -8,6 +8,7 @@ import sys
 import jax
 import pytest
 
+import lilly
 from lilly import training
 from tests.training import toy
 
@@ -28,6 +29,8 @@ def compilation_cache(tmp_path_factory):
   for name, value in settings.items():
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)
+  # Processes started here import the lilly that is tested.
+  os.environ["PYTHONPATH"] = str(pathlib.Path(lilly.__file__).parent.parent)
 
 
 @pytest.fixture
