@@ -263,6 +263,7 @@ class MLP(hk.Module):
     """
     return self.pre_activations(x, taps)[-1]
 
+  @hk.name_like("__call__")
   def pre_activations(
     self, x: jax.Array, taps: Sequence[jax.Array] | None = None
   ) -> list[jax.Array]:
