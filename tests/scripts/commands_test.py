@@ -57,7 +57,8 @@ def test_run_passes_flags_and_stays_in_the_folder_of_the_caller(
 ):
   here = tmp_path / "some where"
   (here / "experiments").mkdir(parents=True)
-  (here / "experiments" / "ddpg.py").write_text("raise SystemExit(9)\n")
+  for name in ("__init__.py", "ddpg.py"):
+    (here / "experiments" / name).write_text("raise SystemExit(9)\n")
   link = tmp_path / "link"
   link.symlink_to(checkout.root / "scripts" / "run")
   flags = ["--out_dir=a b", "", "--x=$HOME"]

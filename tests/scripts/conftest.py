@@ -36,7 +36,7 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, lambda number, _: sys.exit(40 + number))
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(20)
   print(json.dumps([sys.argv[1:], os.getcwd(), __file__]))
   sys.exit(int(os.environ.get("EXIT_CODE", "0")))
 '''

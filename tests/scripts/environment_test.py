@@ -93,7 +93,7 @@ def test_failed_second_install_is_not_trusted(checkout):
 
 
 def test_extras_accumulate(checkout):
-  for extras in ("", "atari", "", "docs,atari", "docs atari"):
+  for extras in ("", "atari", "", "docs", "docs,atari", "docs atari"):
     checkout.assert_works(checkout.call("run", "ddpg", LILLY_EXTRAS=extras))
   assert re.findall(r"\[(.*)\]", checkout.notes.read_text()) == [
     "experiments",

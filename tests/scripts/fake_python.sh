@@ -28,7 +28,7 @@ case "$*" in
     case ${FAKE_PIP:-good} in
       good) echo 'Successfully installed lilly' ;;
       slow) sleep 1 ;;
-      hang) touch "$FAKE_NOTES.hangs" && exec sleep 60 ;;
+      hang) touch "$FAKE_NOTES.hangs" && exec sleep 20 ;;
       killed) kill -KILL $$ ;;
       full)
         echo 'ERROR: Could not install packages due to an OSError:' \
@@ -52,7 +52,7 @@ case "$*" in
   "-m pytest "*)
     note "pytest $PYTHONPATH: $*"
     if [ "${FAKE_PYTEST:-}" = hang ]; then
-      touch "$FAKE_NOTES.hangs" && exec sleep 60
+      touch "$FAKE_NOTES.hangs" && exec sleep 20
     fi
     exit "${FAKE_PYTEST:-0}"
     ;;
