@@ -24,9 +24,9 @@ _CORE = [
 # What the experiment scripts and lilly.training import, inside functions.
 _EXPERIMENTS = [
     "brax>=0.14",
+    "etils>=1.9",
     "importlib_resources",  # tfds needs it to prepare data, and omits it
     "matplotlib>=3.9",
-    "orbax-checkpoint>=0.11.30",
     "Pillow>=11",
     "rich>=13",
     "scikit-learn>=1.5",

@@ -1,9 +1,9 @@
 """Whole-state checkpoints: atomic, asynchronous, verified, never unpickled.
 
-A checkpoint is a directory `<update>/` that holds `arrays/`, written by orbax,
-and `manifest.json`: a SHA-256 for each leaf and each file, the versions, and
-how far the metrics had come. It is written under a temporary name and renamed
-as the last step, so a directory with a checkpoint's name is always whole.
+A checkpoint is a directory `<update>/` that holds `arrays.npz`, each leaf as raw
+bytes, and `manifest.json`: type, shape and SHA-256 of each leaf, and the record
+of how far the run had come. It is written under a temporary name and renamed as
+the last step, so a directory with a checkpoint's name is always whole.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lilly.training import experiment
 __all__ = ["Store", "host_copy", "nbytes"]
 
 _MANIFEST = "manifest.json"
+_ARRAYS = "arrays.npz"
 _PARTIAL = ".partial-"
 
 
@@ -101,24 +102,11 @@ class Store:
       Leaf by name, typed keys as key data, and the record `save` was given.
 
     Raises:
-      RunError: a file is missing, foreign, a link, or differs from the
-        manifest.
+      RunError: a file is missing, foreign, a link, or damaged.
     """
     directory = self._directory / str(update)
     manifest = _read_manifest(directory)
-    _verify_files(directory, manifest["files"])
-    saved = manifest["leaves"]
-    try:
-      arrays = _read_arrays(directory / "arrays", saved)
-    except Exception as error:
-      raise _refusal(
-        directory, f"cannot be read ({_one_line(error)})"
-      ) from error
-    for name, array in arrays.items():
-      if _digest(array) != saved[name]["sha256"]:
-        raise _refusal(
-          directory, f"is damaged: {name} differs from its SHA-256"
-        )
+    arrays = _read_arrays(directory, manifest["leaves"])
     return arrays, manifest["record"]
 
   def restore(self, update: int, template: Any) -> tuple[Any, dict[str, Any]]:
@@ -235,58 +223,33 @@ def _place(array, leaf):
   )
 
 
-def _digest(array):
-  return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _leaf_keys(leaves):
-  """Pairs orbax's flat key of each non-empty leaf with the leaf's name."""
-  # Paths hold slashes and quotes; orbax makes file names of keys.
-  return [
-    (f"leaf_{i}", name)
-    for i, (name, leaf) in enumerate(sorted(leaves.items()))
-    if np.prod(_shape(leaf))
-  ]
-
-
-def _shape(leaf):
-  return leaf["shape"] if isinstance(leaf, dict) else leaf.shape
-
-
-def _checkpointer():
-  import orbax.checkpoint as ocp
-
-  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+def _digest(content):
+  return hashlib.sha256(content).hexdigest()
 
 
 def _write_partial(partial, update, leaves, record):
   partial.mkdir()
-  tree = {key: leaves[name] for key, name in _leaf_keys(leaves)}
-  # Absolute, as orbax demands.
-  _checkpointer().save((partial / "arrays").absolute(), tree)
-  files = {
-    path.relative_to(partial).as_posix(): [
-      path.stat().st_size,
-      _hash_file(path),
-    ]
-    for path in sorted(partial.rglob("*"))
-    if path.is_file()
+  # Raw bytes, for npz knows no bfloat16; numbers, for names hold slashes.
+  members = {
+    str(i): leaf.reshape(-1).view(np.uint8)
+    for i, leaf in enumerate(leaves.values())
   }
-  manifest = {
-    "format": 1,
-    "update": update,
-    "record": record,
-    "leaves": {
-      name: {
-        "shape": list(leaf.shape),
-        "dtype": str(leaf.dtype),
-        "sha256": _digest(leaf),
-      }
-      for name, leaf in leaves.items()
-    },
-    "files": files,
-  }
-  _write_manifest(partial, manifest)
+  with open(partial / _ARRAYS, "wb") as file:
+    np.savez(file, **members)
+    file.flush()
+    os.fsync(file.fileno())
+  rows = [
+    {
+      "name": name,
+      "shape": list(leaf.shape),
+      "dtype": str(leaf.dtype),
+      "sha256": _digest(members[str(i)]),
+    }
+    for i, (name, leaf) in enumerate(leaves.items())
+  ]
+  arrays = _hash_file(partial / _ARRAYS)
+  manifest = {"format": 1, "update": update, "record": record, "leaves": rows}
+  _write_manifest(partial, manifest | {"arrays": arrays})
 
 
 def _write_manifest(directory, manifest):
@@ -301,8 +264,13 @@ def _write_manifest(directory, manifest):
 
 def _read_manifest(directory):
   path = directory / _MANIFEST
-  if directory.is_symlink() or path.is_symlink():
-    raise _refusal(directory, "holds a link")
+  if directory.is_symlink():
+    raise _refusal(directory, "is a link")
+  for entry in directory.iterdir():
+    if entry.name not in (_MANIFEST, _ARRAYS):
+      raise _refusal(directory, f"holds a foreign file {entry.name}")
+    if not stat.S_ISREG(entry.lstat().st_mode):
+      raise _refusal(directory, f"holds {entry.name}, not a plain file")
   try:
     text = path.read_text(encoding="utf-8")
     digest, _, body = text.partition("\n")
@@ -310,48 +278,28 @@ def _read_manifest(directory):
     whole = digest == hashlib.sha256(body.encode()).hexdigest()
     if not whole or not text.endswith("\n"):
       raise ValueError("its text differs from its SHA-256")
-    return json.loads(body)
+    manifest = json.loads(body)
+    if _hash_file(directory / _ARRAYS) != manifest["arrays"]:
+      raise ValueError(f"{_ARRAYS} differs from its SHA-256")
+    return manifest
   except (OSError, ValueError) as error:
-    raise _refusal(
-      directory, f"has no valid {_MANIFEST} ({_one_line(error)})"
-    ) from error
+    raise _refusal(directory, f"is damaged ({_one_line(error)})") from error
 
 
-def _verify_files(directory, files):
-  found = set()
-  for path in directory.rglob("*"):
-    mode = path.lstat().st_mode
-    name = path.relative_to(directory).as_posix()
-    if stat.S_ISDIR(mode):
-      continue
-    if not stat.S_ISREG(mode):
-      raise _refusal(directory, f"holds {name}, which is not a plain file")
-    if name != _MANIFEST and name not in files:
-      raise _refusal(directory, f"holds a foreign file {name}")
-    found.add(name)
-  for name, (size, digest) in files.items():
-    if name not in found:
-      raise _refusal(directory, f"is damaged: {name} is missing")
-    path = directory / name
-    if path.stat().st_size != size or _hash_file(path) != digest:
-      raise _refusal(directory, f"is damaged: {name} differs from its SHA-256")
-
-
-def _read_arrays(directory, saved):
-  import orbax.checkpoint as ocp
-
-  arrays = {
-    name: np.zeros(leaf["shape"], leaf["dtype"]) for name, leaf in saved.items()
-  }
-  keys = _leaf_keys(saved)
-  restore_args = {
-    key: ocp.RestoreArgs(restore_type=np.ndarray) for key, _ in keys
-  }
-  tree = _checkpointer().restore(
-    directory.absolute(),
-    args=ocp.args.PyTreeRestore(restore_args=restore_args),
-  )
-  return arrays | {name: np.asarray(tree[key]) for key, name in keys}
+def _read_arrays(directory, rows):
+  """Reads the leaves and compares each with its SHA-256."""
+  arrays = {}
+  try:
+    with np.load(directory / _ARRAYS) as members:
+      for i, row in enumerate(rows):
+        content = members[str(i)]
+        if _digest(content) != row["sha256"]:
+          raise ValueError(f"{row['name']} differs from its SHA-256")
+        array = content.view(row["dtype"]).reshape(row["shape"])
+        arrays[row["name"]] = array
+  except Exception as error:  # zipfile and numpy raise many kinds
+    raise _refusal(directory, f"is damaged ({_one_line(error)})") from error
+  return arrays
 
 
 def _hash_file(path):

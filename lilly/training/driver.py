@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
 import io
 import json
 import os
 import pathlib
-import platform
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
@@ -20,6 +17,7 @@ import jax
 import numpy as np
 
 from lilly.training import (
+  surroundings,
   checkpoints,
   compilation,
   experiment,
@@ -195,54 +193,9 @@ def _claimed(options):
       ) from error
     if not options.eval_only:
       config = {"experiment": options.experiment, "command": options.command}
-      config |= {"flags": dict(options.flags)} | _surroundings()
+      config |= {"flags": dict(options.flags)} | surroundings.describe()
       _write_json(options.out_dir / "config.json", config)
     yield
-
-
-def _surroundings():
-  """Tells versions, commit and device."""
-  names = (
-    "lilly",
-    "jax",
-    "jaxlib",
-    "numpy",
-    "optax",
-    "dm-haiku",
-    "chex",
-    "rlax",
-  )
-  versions = {"python": platform.python_version()}
-  for name in names:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      versions[name] = "from source"
-  device = jax.devices()[0]
-  return {
-    "versions": versions,
-    "commit": _commit(),
-    "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
-    "cpus": os.cpu_count(),
-  }
-
-
-def _commit():
-  here = pathlib.Path(__file__).parent
-  command = [
-    "git",
-    "-C",
-    str(here),
-    "describe",
-    "--always",
-    "--dirty",
-    "--abbrev=40",
-  ]
-  try:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-  except (OSError, subprocess.TimeoutExpired):
-    return None
-  return done.stdout.strip() or None
 
 
 def _summary(options):
@@ -250,7 +203,7 @@ def _summary(options):
     "experiment": options.experiment,
     "command": options.command,
     "flags": dict(options.flags),
-    **_surroundings(),
+    **surroundings.describe(),
     "variants": {},
     "claims": [],
   }

@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lilly.training import checkpoints, experiment, nonfinite, progress
+from lilly.training import (
+  checkpoints,
+  experiment,
+  nonfinite,
+  progress,
+  surroundings,
+)
 from lilly.training import metrics as metrics_lib
 
 __all__ = ["LoopResult", "loop"]
@@ -88,7 +94,12 @@ def loop(
 
   def save():
     if store is not None and store.newest() != update:
-      record = {"seconds": seconds, "metrics": log.mark()}
+      record = {
+        "seconds": seconds,
+        "metrics": log.mark(),
+        "flags": dict(options.flags),
+        "versions": surroundings.versions(),
+      }
       store.save(update, state, record)
 
   failed = nonfinite.failures(state, options.max_bad_updates)

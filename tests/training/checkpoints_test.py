@@ -119,7 +119,7 @@ def test_every_damaged_file_is_refused(saved, tmp_path, damage):
     for path in directory.rglob("*")
     if path.is_file() and path.stat().st_size
   ]
-  assert len(files) >= 5  # manifest, orbax's metadata, array data
+  assert len(files) == 2
   backup = tmp_path / "backup"
   shutil.copytree(directory, backup)
   for file in files:
@@ -150,10 +150,9 @@ def test_a_flip_of_any_byte_is_refused(saved):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("where", ["arrays/extra", "extra"])
-def test_foreign_files_are_refused(saved, where):
+def test_foreign_files_are_refused(saved):
   store, directory = saved
-  (directory / where).write_text("x")
+  (directory / "extra").write_text("x")
   with pytest.raises(experiment.RunError, match="foreign file"):
     store.restore(7, make_state())
 
@@ -169,7 +168,7 @@ def test_a_linked_directory_is_refused(saved, tmp_path):
 
 
 def test_a_consistent_forgery_of_array_data_is_refused(saved):
-  """Array data of another checkpoint, the files' hashes made to fit."""
+  """Arrays of another checkpoint, the file's hash made to fit."""
   store, directory = saved
   other = checkpoints.Store(directory.parent.parent / "other")
   state = make_state()
@@ -177,12 +176,11 @@ def test_a_consistent_forgery_of_array_data_is_refused(saved):
   other.save(7, state, {})
   other.wait()
   forged = directory.parent.parent / "other" / "7"
-  shutil.rmtree(directory / "arrays")
-  shutil.copytree(forged / "arrays", directory / "arrays")
   manifest = checkpoints._read_manifest(directory)
-  manifest["files"] = checkpoints._read_manifest(forged)["files"]
+  manifest["arrays"] = checkpoints._read_manifest(forged)["arrays"]
+  shutil.copy(forged / "arrays.npz", directory / "arrays.npz")
   checkpoints._write_manifest(directory, manifest)
-  with pytest.raises(experiment.RunError, match="scalar.*SHA-256"):
+  with pytest.raises(experiment.RunError, match=r"scalar.*SHA-256"):
     store.read(7)
 
 

@@ -39,7 +39,7 @@ def updates(directory):
 
 
 def is_saving(directory):
-  return any(directory.glob("adam/checkpoints/.partial-*/arrays*"))
+  return any(directory.glob("adam/checkpoints/.partial-*/*"))
 
 
 @pytest.fixture(scope="session")

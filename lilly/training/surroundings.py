@@ -1,0 +1,64 @@
+"""What a run ran on: versions, commit, device."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+__all__ = ["describe", "versions"]
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of Python and of what the library stands on."""
+  found = {"python": platform.python_version()}
+  names = (
+    "lilly",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "optax",
+    "dm-haiku",
+    "chex",
+    "rlax",
+  )
+  for name in names:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = "from source"
+  return found
+
+
+def describe() -> dict[str, Any]:
+  """Returns versions, the checkout's commit, and the devices."""
+  device = jax.devices()[0]
+  return {
+    "versions": versions(),
+    "commit": _commit(),
+    "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
+    "cpus": os.cpu_count(),
+  }
+
+
+def _commit():
+  here = pathlib.Path(__file__).parent
+  git = [
+    "git",
+    "-C",
+    str(here),
+    "describe",
+    "--always",
+    "--dirty",
+    "--abbrev=40",
+  ]
+  try:
+    done = subprocess.run(git, capture_output=True, text=True, timeout=10)
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return done.stdout.strip() or None
