@@ -223,7 +223,8 @@ class MLP(hk.Module):
       density: fraction of the weights and of the feedback that exist, from the
         second layer on; the first stays dense.
       input_feedback: whether a gradient goes back to the network's input, for
-        trained layers below it. Without it the first layer has no feedback.
+        trained layers below it; needs feedback for the first layer. Under "bp"
+        it does in any case.
       name: of the module.
 
     Raises:
@@ -300,7 +301,8 @@ class MLP(hk.Module):
     return [*signals[:-1], self._broadcast(signals[-1], inputs)]
 
   def _rule(self, l: int) -> str:
-    return self.rule if l > 0 or self.input_feedback else "output_only"
+    backward = l > 0 or self.input_feedback or self.rule == "bp"
+    return self.rule if backward else "output_only"
 
   def _broadcast(self, output, inputs):
     with _side_stream():
