@@ -215,16 +215,14 @@ class MLP(hk.Module):
       sizes: number of units of every layer, the output layer last.
       rule: one of `RULES`.
       activation: f of the hidden layers.
-      with_bias: whether the layers have biases.
-      w_init: of the weights of every layer.
+      with_bias: as the next four, of every layer.
+      w_init: of the weights.
       b_init: of the biases.
       feedback_init: of the feedback.
       feedback_scale: size of the feedback of "usf" and "brsf".
-      density: fraction of the weights and of the feedback that exist, from the
-        second layer on; the first stays dense.
+      density: from the second layer on; the first stays dense.
       input_feedback: whether a gradient goes back to the network's input, for
-        trained layers below it; needs feedback for the first layer. Under "bp"
-        it does in any case.
+        trained layers below it; under "bp" it does in any case.
       name: of the module.
 
     Raises:

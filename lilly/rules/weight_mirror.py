@@ -27,9 +27,8 @@ def update(
   feedback <- (1 - λ) feedback + η mean(ỹᵀ x).
 
   E[ỹᵀ x] = σ² wᵀ for the identity, and σ² E[f'] wᵀ, a factor for each output,
-  for another f (Bussgang). The mean of feedback settles at (η σ² / λ) wᵀ times
-  that factor: the defaults let it settle at the weights themselves. Without
-  decay it grows without bound; `max_norm` then holds it.
+  for another f (Bussgang). The mean settles at (η σ² / λ) wᵀ times that factor,
+  by default at the weights themselves; without decay it grows without bound.
 
   Args:
     key: random key, consumed.
@@ -40,20 +39,19 @@ def update(
     decay: λ, in [0, 1].
     activation: f of the layer, elementwise; None is the identity.
     batch_size: number of noise vectors, at least 1.
-    max_norm: largest Frobenius norm of the result, which is scaled down to it;
-      None leaves the norm to the decay. Numbers are checked, traced values not.
+    max_norm: Frobenius norm that a larger result is scaled down to, or None.
 
   Returns:
     The new feedback, [out, in].
 
   Raises:
-    ValueError: if a hyper-parameter is outside its range.
+    ValueError: if a number (not a traced value) is outside its range.
 
   Reference:
     Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019), arXiv:1904.05391,
-    "weight mirror". Two deviations: f(0) is subtracted, which changes no mean
-    and lowers the variance; and the norm control works (in the authors' code it
-    has no effect).
+    "weight mirror". Deviations: f(0) is subtracted, which lowers the variance
+    and changes no mean; decay and max_norm control the norm, which nothing does
+    in the authors' code.
 
   >>> w, feedback = jnp.ones((3, 2)), jnp.zeros((2, 3))
   >>> update(jax.random.key(0), w, feedback, batch_size=4).shape
