@@ -60,18 +60,21 @@ def update(
   chex.assert_rank([w, feedback], 2)
   chex.assert_shape(feedback, w.shape[::-1])
   _check(noise_std, learning_rate, decay, batch_size, max_norm)
-  f = activation if activation is not None else lambda y: y
   w = jax.lax.stop_gradient(w)
   noise = jax.random.normal(key, (batch_size, w.shape[0]), w.dtype)
   x = jnp.asarray(noise_std, w.dtype) * noise
-  y = f(x @ w) - f(jnp.zeros((), w.dtype))
-  correlation = jnp.einsum("no,ni->oi", y, x) / batch_size
+  correlation = _correlation(activation or (lambda y: y), x, w)
   rate = jnp.asarray(learning_rate)
   new = (1 - jnp.asarray(decay)) * feedback + rate * correlation
   if max_norm is not None:
     norm = jnp.linalg.norm(new)
     new = new * jnp.where(norm > max_norm, max_norm / norm, 1.0)
   return new.astype(feedback.dtype)
+
+
+def _correlation(f, x, w):
+  y = f(x @ w) - f(jnp.zeros((), w.dtype))
+  return jnp.einsum("no,ni->oi", y, x) / x.shape[0]
 
 
 def _check(noise_std, learning_rate, decay, batch_size, max_norm) -> None:
