@@ -1,9 +1,9 @@
 """Whole-state checkpoints: atomic, asynchronous, verified, never unpickled.
 
-A checkpoint is a directory `<update>/` that holds `arrays.npz`, each leaf as raw
-bytes, and `manifest.json`: type, shape and SHA-256 of each leaf, and the record
-of how far the run had come. It is written under a temporary name and renamed as
-the last step, so a directory with a checkpoint's name is always whole.
+A checkpoint is a directory `<update>/` that holds `arrays.npz`, each leaf as
+raw bytes, and `manifest.json`: type, shape and SHA-256 of each leaf, and the
+record of how far the run had come. It is written under a temporary name and
+renamed as the last step, so a directory with a checkpoint's name is whole.
 """
 
 from __future__ import annotations

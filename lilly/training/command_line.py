@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,11 @@ _MAY_CHANGE = frozenset(
   }
 )
 
+# What define_flags was told, for parse.
+_PRESETS: weakref.WeakKeyDictionary[
+  flags.FlagValues, Mapping[str, Mapping[str, Any]]
+] = weakref.WeakKeyDictionary()
+
 
 def define_flags(
   flag_values: flags.FlagValues, presets: Mapping[str, Mapping[str, Any]]
@@ -50,10 +56,10 @@ def define_flags(
       preset is the default.
   """
   names = tuple(presets)
-  own = {"flag_values": flag_values}
+  own: dict[str, Any] = {"flag_values": flag_values}
   flags.DEFINE_bool("help", False, "Show this text.", **own)
   flags.DEFINE_enum("preset", names[0], names, "Which scale to run at.", **own)
-  flag_values["preset"].presets = presets
+  _PRESETS[flag_values] = presets
   flags.DEFINE_integer("seed", 0, "First seed.", lower_bound=0, **own)
   flags.DEFINE_integer(
     "num_seeds", 1, "Seeds, trained together.", lower_bound=1, **own
@@ -68,8 +74,8 @@ def define_flags(
     "seed_batching",
     "vmap",
     ["vmap", "map"],
-    "vmap: all runs at once; map: one after another, each with exactly the bits "
-    "it has alone.",
+    "vmap: all runs at once; map: one after another, each with exactly the "
+    "bits it has alone.",
     **own,
   )
   flags.DEFINE_integer(
@@ -209,8 +215,8 @@ def _options(flag_values, argv, name, out_dir):
   data_dir = value["data_dir"]
   if data_dir is not None and not pathlib.Path(data_dir).is_dir():
     raise experiment.RunError(
-      f"--data_dir={data_dir} is not a directory; give the folder that holds the "
-      "data sets."
+      f"--data_dir={data_dir} is not a directory; give the folder that holds "
+      "the data sets."
     )
   if value["seed"] + value["num_seeds"] > 2**32:
     raise experiment.RunError(
@@ -304,23 +310,24 @@ def _recorded(flag_values, out_dir, name):
     ) from error
   if of != name:
     raise experiment.RunError(
-      f"--out_dir={out_dir} holds a run of {of}, not of {name}; give another one."
+      f"--out_dir={out_dir} holds a run of {of}, not of {name}; give another "
+      "one."
     )
   return recorded
 
 
 def _apply_recorded(flag_values, given, recorded, out_dir):
-  known = set(flag_values) - {"help"}
   changed = []
-  for name, value in recorded.items():
-    if name in known and name not in given and name not in _MAY_CHANGE:
+  for name in (set(recorded) & set(flag_values)) - _MAY_CHANGE:
+    value = recorded[name]
+    if name not in given:
       setattr(flag_values, name, value)
-    elif name in known and name in given and name not in _MAY_CHANGE:
-      if flag_values[name].value != value:
-        changed.append(f"--{name} was {value}, is {flag_values[name].value}")
+    elif flag_values[name].value != value:
+      changed.append(f"--{name} was {value}, is {flag_values[name].value}")
   if changed:
+    listed = "; ".join(sorted(changed))
     raise experiment.RunError(
-      f"the run in --out_dir={out_dir} has other flags ({'; '.join(changed)}); "
+      f"the run in --out_dir={out_dir} has other flags ({listed}); "
       "leave them out, or give another --out_dir."
     )
   for name in ("num_updates", "checkpoint_every_s", "max_checkpoint_gb"):
@@ -334,7 +341,7 @@ def _apply_recorded(flag_values, given, recorded, out_dir):
 
 
 def _apply_preset(flag_values, given):
-  preset = flag_values["preset"].presets[flag_values["preset"].value]
+  preset = _PRESETS[flag_values][flag_values["preset"].value]
   plain = {k: v for k, v in preset.items() if "=" not in k}
   for name, value in plain.items():
     if name not in given:

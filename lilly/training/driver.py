@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from lilly.training import (
-  surroundings,
   checkpoints,
   compilation,
   experiment,
   host_loop,
   statistics,
+  surroundings,
 )
 from lilly.training import claims as claims_lib
 
@@ -134,10 +134,10 @@ def finish(
   ]
   for variant, failure in failed:
     print(
-      f"error: {variant}, run {failure['run']} (seed {failure['seed']}) failed: "
-      f"non-finite from update {failure['update']} on, first in "
-      f"{failure['leaf']}, {failure['bad_total']} updates skipped; its siblings "
-      "finished.",
+      f"error: {variant}, run {failure['run']} (seed {failure['seed']}) "
+      f"failed: non-finite from update {failure['update']} on, first in "
+      f"{failure['leaf']}, {failure['bad_total']} updates skipped; its "
+      "siblings finished.",
       file=sys.stderr,
     )
   if failed:
@@ -262,7 +262,8 @@ def _write_params(path, state):
   if isinstance(state, Mapping):
     params = state.get("params", state)
   arrays = io.BytesIO()
-  np.savez(arrays, **checkpoints.host_copy(params))
+  leaves: dict[str, Any] = checkpoints.host_copy(params)
+  np.savez(arrays, **leaves)
   _write_bytes(path, arrays.getvalue())
 
 

@@ -52,7 +52,7 @@ def loop(
   name: str = "",
   key_metric: str | None = None,
 ) -> LoopResult:
-  """Advances a state to `num_updates`, from its newest checkpoint if there is one.
+  """Advances a state to `num_updates`, from its newest checkpoint if any.
 
   Nothing that is computed or logged depends on the clock, so a loop that was
   killed and resumed ends with the same bits as one that was not, if step_chunk
@@ -64,8 +64,8 @@ def loop(
     state: the state at update 0.
     options: num_updates, log_every, eval_every, checkpoint_every_s,
       max_checkpoint_gb and max_bad_updates are read.
-    evaluate: maps a state to [R] metrics, logged as `eval/...` at the start, the
-      end and every eval_every updates.
+    evaluate: maps a state to [R] metrics, logged as `eval/...` at the start,
+      the end and every eval_every updates.
     directory: where metrics.jsonl and checkpoints/ go; None for memory only.
     num_runs: R, the length of every metric.
     steps_per_update: what one update counts for in the metrics' `step`.
@@ -161,19 +161,18 @@ def _store(directory, options, state):
   if size > options.max_checkpoint_gb:
     raise experiment.RunError(
       f"the state is {size:.1f} GB, above --max_checkpoint_gb="
-      f"{options.max_checkpoint_gb:g}; raise it, or give --checkpoint_every_s=0 "
-      "to run without checkpoints."
+      f"{options.max_checkpoint_gb:g}; raise it, or give --checkpoint_every_s=0"
+      " to run without checkpoints."
     )
-  return checkpoints.Store(directory / "checkpoints")
+  store = checkpoints.Store(directory / "checkpoints")
+  store.clean()
+  return store
 
 
 def _resume(store, log, state, options):
   """Restores the newest checkpoint and cuts the metrics back to it."""
-  newest = None
-  if store is not None:
-    store.clean()
-    newest = store.newest()
-  if newest is None:
+  newest = None if store is None else store.newest()
+  if store is None or newest is None:
     log.open()
     return state, 0, 0.0
   if newest > options.num_updates:

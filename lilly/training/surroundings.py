@@ -37,11 +37,12 @@ def versions() -> dict[str, str]:
 
 def describe() -> dict[str, Any]:
   """Returns versions, the checkout's commit, and the devices."""
-  device = jax.devices()[0]
+  devices = jax.devices()
+  kind = f"{devices[0].device_kind} ({devices[0].platform})"
   return {
     "versions": versions(),
     "commit": _commit(),
-    "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
+    "device": f"{len(devices)} x {kind}",
     "cpus": os.cpu_count(),
   }
 

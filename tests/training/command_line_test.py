@@ -57,7 +57,7 @@ def test_help_is_quick_and_complete(tmp_path):
     f"  runpy.run_path({str(TOY)!r}, run_name='__main__')\n"
     "except SystemExit as stopped:\n"
     "  assert stopped.code == 0, stopped.code\n"
-    "assert 'jax' not in sys.modules and 'numpy' not in sys.modules\n"
+    "assert 'jax' not in sys.modules\n"
   )
   done = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
