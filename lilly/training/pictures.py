@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,7 @@ def curves(
       colour = colour_of.setdefault(name, colour)
       band(ax, steps, values, colour=colour, label=name)
     ax.set_xlabel(_unit(results))
-    ax.set_ylabel(label)
+    ax.set_ylabel(textwrap.fill(label, 32))
     if metric in log_scale:
       ax.set_yscale("log")
     if lines:
