@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     common += [f"--data_dir={data_dir}"] if data_dir else []
     status = _reproduce(_collect(names, common, out_dir), out_dir)
   except (flags.Error, experiment.RunError, OSError) as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename:
+      text = f"{error.strerror}: {error.filename}"
+    print(f"error: {text}", file=sys.stderr)
     sys.exit(1)
   sys.exit(status)
 
