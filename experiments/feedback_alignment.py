@@ -31,9 +31,9 @@ with epy.lazy_imports():
   import optax
 
   from lilly.analysis import alignment
-  from lilly.data import datasets
   from lilly.nets import feedback
   from lilly.rules import node_perturbation, sparse_connectivity
+  from lilly.tasks import supervised
   from lilly.training import pictures
 
 RULES = {
@@ -56,7 +56,7 @@ RULES = {
 TUNED: dict[str, dict[str, dict[str, float]]] = {
   "linear": {
     "*": {"learning_rate": 1e-3, "omega": 0.01, "beta": 0.5},
-    "node": {"learning_rate": 2e-4},
+    "node": {"learning_rate": 2e-3},
   },
   "nonlinear": {
     "*": {"learning_rate": 1e-3, "omega": 0.1, "beta": 1.0},
@@ -69,6 +69,7 @@ TUNED: dict[str, dict[str, dict[str, float]]] = {
   },
 }
 TUNED["fashion_mnist"] = TUNED["mnist"]
+IMAGES = ("digits", "mnist", "fashion_mnist")
 _SHARED = {
   "hidden_rate": 1.0,
   "weight_decay": 0.0,
@@ -107,7 +108,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "task=fashion_mnist": {"hidden": ["16"], "batch_size": 20},
   },
   "gpu": {
-    "task=linear": _LINEAR | {"num_seeds": 1000},
+    "task=linear": _LINEAR,
     "task=nonlinear": _NONLINEAR
     | {"num_updates": 400_000, "log_every": 4000, "eval_every": 8000},
     "task=digits": {
@@ -180,24 +181,6 @@ _HYPER = {
 }
 
 
-class Task(NamedTuple):
-  """What is learnt: where examples come from and what the network is."""
-
-  num_inputs: int
-  num_outputs: int
-  # of the hidden units and of the output units
-  activation: Any
-  output: Any
-  with_bias: bool
-  # teacher(key) -> what a run must remember of its task
-  teacher: Any
-  # sample(key, teacher, data, batch_size) -> inputs, targets
-  sample: Any
-  # test(teacher, data) -> inputs, targets
-  test: Any
-  data: Any = ()
-
-
 class State(NamedTuple):
   """Everything of one run that changes, and what it was drawn with."""
 
@@ -205,95 +188,45 @@ class State(NamedTuple):
   network: Any  # feedback weights and masks
   optimiser: Any
   hyper: Any
-  teacher: Any
+  instance: Any  # of the task
   key: Any
 
 
-def teacher_task(hidden: list[int]) -> Task:
-  """A random teacher network, linear when it has no hidden layer."""
-  sizes = [30, *hidden, 10]
+class Learner(NamedTuple):
+  """What is fixed in one variant: a rule, a network, a task."""
 
-  def teacher(key):
-    keys = jax.random.split(key, len(sizes) - 1)
-    return [
-      jax.random.uniform(key, (n, m), minval=-1.0, maxval=1.0)
-      for key, n, m in zip(keys, sizes[:-1], sizes[1:], strict=True)
-    ]
+  rule: str
+  task: Any
+  sizes: list[int]
+  # of the hidden units and of the output units
+  activation: Any
+  output: Any
+  with_bias: bool
+  batch_size: int
 
-  def target(weights, x):
-    for w in weights[:-1]:
-      x = jnp.tanh(x @ w)
-    return x @ weights[-1]
+  def network(self, hyper: Any, rule: str | None = None) -> Any:
+    """Builds the network; under all rules the parameters' names agree."""
+    rule = rule or self.rule
+    plain = {"fa_sparse": "fa", "node": "output_only"}.get(rule, rule)
 
-  def sample(key, weights, data, batch_size):
-    del data
-    x = jax.random.normal(key, (batch_size, 30))
-    return x, target(weights, x)
+    def uniform(bound):
+      return hk.initializers.RandomUniform(-bound, bound)
 
-  def test(weights, data):
-    return sample(jax.random.key(0), weights, data, 1000)
+    def forward(x, taps=None):
+      network = feedback.MLP(
+        self.sizes,
+        rule=plain,
+        activation=self.activation,
+        with_bias=self.with_bias,
+        w_init=uniform(hyper["omega"]),
+        b_init=jnp.zeros,
+        feedback_init=uniform(hyper["beta"]),
+        feedback_scale=hyper["beta"],
+        density=0.5 if self.rule == "fa_sparse" else None,
+      )
+      return network.pre_activations(x, taps)
 
-  activation = jnp.tanh if hidden else lambda x: x
-  return Task(
-    30, 10, activation, lambda x: x, bool(hidden), teacher, sample, test
-  )
-
-
-def image_task(name: str, data_dir: str | None, validation: bool) -> Task:
-  """Labelled images; one-hot targets, sigmoid units throughout."""
-  train = datasets.load(name, "train", data_dir)
-  test = datasets.load(name, "test", data_dir)
-  if validation:
-    cut = len(train.labels) * 5 // 6
-    test = type(train)(*(part[cut:] for part in train))
-    train = type(train)(*(part[:cut] for part in train))
-  data = {
-    split: (part.images.reshape(len(part.labels), -1), part.labels)
-    for split, part in (("train", train), ("test", test))
-  }
-
-  def prepare(images, labels):
-    return images.astype(jnp.float32) / 255, jax.nn.one_hot(labels, 10)
-
-  def sample(key, teacher, data, batch_size):
-    del teacher
-    images, labels = data["train"]
-    rows = jax.random.randint(key, (batch_size,), 0, len(labels))
-    return prepare(images[rows], labels[rows])
-
-  return Task(
-    num_inputs=data["train"][0].shape[1],
-    num_outputs=10,
-    activation=jax.nn.sigmoid,
-    output=jax.nn.sigmoid,
-    with_bias=True,
-    teacher=lambda key: (),
-    sample=sample,
-    test=lambda teacher, data: prepare(*data["test"]),
-    data=data,
-  )
-
-
-def make_network(task: Task, rule: str, hidden: list[int], hyper: Any) -> Any:
-  """Builds the network; all rules of it share the parameters' names."""
-  plain = {"fa_sparse": "fa", "node": "output_only"}.get(rule, rule)
-  uniform = lambda bound: hk.initializers.RandomUniform(-bound, bound)
-
-  def forward(x, taps=None):
-    network = feedback.MLP(
-      [*hidden, task.num_outputs],
-      rule=plain,
-      activation=task.activation,
-      with_bias=task.with_bias,
-      w_init=uniform(hyper["omega"]),
-      b_init=jnp.zeros,
-      feedback_init=uniform(hyper["beta"]),
-      feedback_scale=hyper["beta"],
-      density=0.5 if rule == "fa_sparse" else None,
-    )
-    return network.pre_activations(x, taps)
-
-  return hk.transform_with_state(forward)
+    return hk.transform_with_state(forward)
 
 
 def squared_error(target: Any, output: Any) -> Any:
@@ -325,12 +258,10 @@ def make_optimiser(hyper: Any, last_layer: str, masks: Any) -> Any:
   return training.skip_nonfinite(optax.chain(*steps))
 
 
-def make_experiment(
-  task: Task, rule: str, hidden: list[int], hyper: Any, batch_size: int
-) -> training.Experiment:
-  """One rule on one task, one run."""
-  sizes = [*hidden, task.num_outputs]
-  last_layer = f"mlp/linear_{len(hidden)}"
+def make_experiment(learner: Learner, hyper: Any) -> training.Experiment:
+  """One variant, as one run sees it."""
+  task, rule = learner.task, learner.rule
+  last_layer = f"mlp/linear_{len(learner.sizes) - 1}"
 
   def optimiser_of(state):
     masks = None
@@ -339,19 +270,18 @@ def make_experiment(
     return make_optimiser(state.hyper, last_layer, masks)
 
   def init(key, hyper, data):
-    key, key_teacher, key_network, key_data = jax.random.split(key, 4)
-    teacher = task.teacher(key_teacher)
-    x, _ = task.sample(key_data, teacher, data, batch_size)
-    network = make_network(task, rule, hidden, hyper)
-    params, network_state = network.init(key_network, x)
-    state = State(params, network_state, None, hyper, teacher, key)
+    key, key_task, key_network = jax.random.split(key, 3)
+    instance = task.init(key_task)
+    x = jnp.zeros((1, task.num_inputs))
+    params, network = learner.network(hyper).init(key_network, x)
+    state = State(params, network, None, hyper, instance, key)
     return state._replace(optimiser=optimiser_of(state).init(params))
 
   def update(state, data):
     key, key_data, key_rule = jax.random.split(state.key, 3)
-    x, target = task.sample(key_data, state.teacher, data, batch_size)
+    batch = task.sample(key_data, state.instance, data, learner.batch_size)
     gradient = node_gradient if rule == "node" else rule_gradient
-    loss, grads = gradient(key_rule, state, x, target)
+    loss, grads = gradient(learner, key_rule, state, *batch)
     updates, optimiser = optimiser_of(state).update(
       grads, state.optimiser, state.params
     )
@@ -359,91 +289,18 @@ def make_experiment(
     state = state._replace(params=params, optimiser=optimiser, key=key)
     return mirrored(state) if rule == "mirror" else state, {"loss": loss}
 
-  def rule_gradient(key, state, x, target):
-    network = make_network(task, rule, hidden, state.hyper)
-
-    def loss(params):
-      signals, _ = network.apply(params, state.network, key, x)
-      return jnp.mean(squared_error(target, task.output(signals[-1])))
-
-    return jax.value_and_grad(loss)(state.params)
-
-  def node_gradient(key, state, x, target):
-    network = make_network(task, rule, hidden, state.hyper)
-
-    def of_example(key, x, target):
-      def signals(params, taps):
-        return network.apply(params, state.network, None, x, taps)[0]
-
-      def loss(output):
-        return squared_error(target, task.output(output))
-
-      taps = feedback.taps(x, sizes)
-      estimate = node_perturbation.estimate(
-        key,
-        lambda taps: loss(signals(state.params, taps)[-1]),
-        taps,
-        noise_std=state.hyper["noise_std"],
-      )
-      values, pull = jax.vjp(lambda p: signals(p, taps), state.params)
-      value, delta = jax.value_and_grad(loss)(values[-1])
-      # Only the output layer sees its error; the others see the estimate.
-      return value, pull([*estimate, delta])[0]
-
-    keys = jax.random.split(key, batch_size)
-    values = jax.vmap(of_example)(keys, x, target)
-    return jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
-
-  def mirrored(state):
-    key, key_mirror = jax.random.split(state.key)
-    network_state = feedback.mirror(
-      key_mirror,
-      state.params,
-      state.network,
-      noise_std=1.0,
-      learning_rate=state.hyper["mirror_rate"],
-      decay=state.hyper["mirror_rate"],
-    )
-    return state._replace(network=network_state, key=key)
-
   def evaluate(state, data):
-    x, target = task.test(state.teacher, data)
-    network = make_network(task, rule, hidden, state.hyper)
-    signals, _ = network.apply(state.params, state.network, EVAL_KEY(), x)
-    output = task.output(signals[-1])
+    x, target = task.test(state.instance, data)
+    signals, _ = learner.network(state.hyper).apply(
+      state.params, state.network, jax.random.key(0), x
+    )
+    output = learner.output(signals[-1])
     metrics = {"nse": alignment.normalised_error(target, output)}
     if task.data:
       wrong = jnp.argmax(output, -1) != jnp.argmax(target, -1)
       metrics["error"] = 100 * jnp.mean(wrong)
     if rule != "node":  # its signal is noise around backpropagation's
-      metrics |= angles(state, x[:200], target[:200])
-    return metrics
-
-  def angles(state, x, target):
-    """Angles in degrees, mean over examples, layers counted from the input."""
-
-    def signals(rule):
-      network = make_network(task, rule, hidden, state.hyper)
-
-      def loss(taps):
-        values, _ = network.apply(
-          state.params, state.network, EVAL_KEY(), x, taps
-        )
-        return jnp.sum(squared_error(target, task.output(values[-1])))
-
-      return jax.grad(loss)(feedback.taps(x, sizes))
-
-    angle = lambda a, b: jnp.mean(jax.vmap(alignment.angle)(a, b))
-    own, bp, pbp = signals(rule), signals("bp"), signals("pbp")
-    metrics = {}
-    for l in range(len(hidden)):
-      metrics[f"angle_bp_{l + 1}"] = angle(own[l], bp[l])
-      metrics[f"angle_pbp_{l + 1}"] = angle(own[l], pbp[l])
-      stored = state.network.get(f"mlp/linear_{l + 1}", {}).get("feedback")
-      if stored is not None:
-        w = state.params[f"mlp/linear_{l + 1}"]["w"]
-        metrics[f"matrix_angle_{l + 1}"] = alignment.matrix_angle(w, stored)
-        metrics[f"norm_ratio_{l + 1}"] = alignment.norm_ratio(w, stored)
+      metrics |= angles(learner, state, x[:200], target[:200])
     return metrics
 
   return training.Experiment(
@@ -452,14 +309,90 @@ def make_experiment(
     evaluate=evaluate,
     data=task.data,
     hyper=hyper,
-    steps_per_update=batch_size,
+    steps_per_update=learner.batch_size,
     unit="examples",
   )
 
 
-def EVAL_KEY():
-  """The key of every evaluation, for rules that draw while they run."""
-  return jax.random.key(0)
+def rule_gradient(learner, key, state, x, target):
+  """The loss and its gradient as the rule gives it."""
+  network = learner.network(state.hyper)
+
+  def loss(params):
+    signals, _ = network.apply(params, state.network, key, x)
+    return jnp.mean(squared_error(target, learner.output(signals[-1])))
+
+  return jax.value_and_grad(loss)(state.params)
+
+
+def node_gradient(learner, key, state, x, target):
+  """Node perturbation: the output layer sees its error, the others noise."""
+  network = learner.network(state.hyper)
+
+  def of_example(key, x, target):
+    def signals(params, taps):
+      return network.apply(params, state.network, None, x, taps)[0]
+
+    def loss(output):
+      return squared_error(target, learner.output(output))
+
+    taps = feedback.taps(x, learner.sizes)
+    estimate = node_perturbation.estimate(
+      key,
+      lambda taps: loss(signals(state.params, taps)[-1]),
+      taps,
+      noise_std=state.hyper["noise_std"],
+    )
+    values, pull = jax.vjp(lambda p: signals(p, taps), state.params)
+    value, delta = jax.value_and_grad(loss)(values[-1])
+    return value, pull([*estimate, delta])[0]
+
+  keys = jax.random.split(key, len(x))
+  values = jax.vmap(of_example)(keys, x, target)
+  return jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
+
+
+def mirrored(state: State) -> State:
+  """A step of the weight mirror between two of learning."""
+  key, key_mirror = jax.random.split(state.key)
+  network = feedback.mirror(
+    key_mirror,
+    state.params,
+    state.network,
+    noise_std=1.0,
+    learning_rate=state.hyper["mirror_rate"],
+    decay=state.hyper["mirror_rate"],
+  )
+  return state._replace(network=network, key=key)
+
+
+def angles(learner, state, x, target):
+  """Degrees, mean over examples; layers are counted from the input."""
+
+  def signals(rule):
+    network = learner.network(state.hyper, rule)
+
+    def loss(taps):
+      key = jax.random.key(0)
+      values, _ = network.apply(state.params, state.network, key, x, taps)
+      return jnp.sum(squared_error(target, learner.output(values[-1])))
+
+    return jax.grad(loss)(feedback.taps(x, learner.sizes))
+
+  def angle(a, b):
+    return jnp.mean(jax.vmap(alignment.angle)(a, b))
+
+  own, bp, pbp = signals(learner.rule), signals("bp"), signals("pbp")
+  metrics = {}
+  for l in range(len(own)):
+    metrics[f"angle_bp_{l + 1}"] = angle(own[l], bp[l])
+    metrics[f"angle_pbp_{l + 1}"] = angle(own[l], pbp[l])
+    stored = state.network.get(f"mlp/linear_{l + 1}", {}).get("feedback")
+    if stored is not None:
+      w = state.params[f"mlp/linear_{l + 1}"]["w"]
+      metrics[f"matrix_angle_{l + 1}"] = alignment.matrix_angle(w, stored)
+      metrics[f"norm_ratio_{l + 1}"] = alignment.norm_ratio(w, stored)
+  return metrics
 
 
 def hyper_of(task: str, rule: str) -> dict[str, float]:
@@ -469,33 +402,52 @@ def hyper_of(task: str, rule: str) -> dict[str, float]:
   return tuned | given
 
 
+def make_learner(name: str, task: Any, rule: str, hidden: list[int]) -> Learner:
+  """The published units of each task."""
+  unit, output = jax.nn.sigmoid, jax.nn.sigmoid
+  if name not in IMAGES:
+    unit = jnp.tanh if name == "nonlinear" else _identity
+    output = _identity
+  sizes = [*hidden, task.num_outputs]
+  batch_size = _BATCH_SIZE.value
+  with_bias = name != "linear"
+  return Learner(rule, task, sizes, unit, output, with_bias, batch_size)
+
+
+def make_task(options: training.Options) -> Any:
+  if _TASK.value == "linear":
+    return supervised.teacher([30, 10])
+  if _TASK.value == "nonlinear":
+    return supervised.teacher([30, 20, 10, 10])
+  return supervised.images(
+    _TASK.value, options.data_dir, held_out=_VALIDATION.value
+  )
+
+
 def make_experiments(
   options: training.Options,
 ) -> dict[str, training.Experiment]:
   """One variant for each rule and network."""
-  name = _TASK.value
-  for rule in _RULES.value:
-    if rule not in RULES:
-      raise training.RunError(
-        f"--rules names {rule!r}; known rules are {', '.join(RULES)}."
-      )
-  if not _RULES.value:
+  unknown = [rule for rule in _RULES.value if rule not in RULES]
+  if unknown or not _RULES.value:
     raise training.RunError(
-      f"--rules is empty; choose from {', '.join(RULES)}."
+      f"--rules={','.join(_RULES.value)} does not name rules; known ones are "
+      f"{', '.join(RULES)}."
     )
   networks = {text: hidden_sizes(text) for text in _HIDDEN.value}
-  if name in ("linear", "nonlinear"):
-    task = teacher_task([] if name == "linear" else [20, 10])
-  else:
-    task = image_task(name, options.data_dir, _VALIDATION.value)
+  task = make_task(options)
   experiments = {}
   for text, hidden in networks.items():
     for rule in _RULES.value:
       variant = rule if len(networks) == 1 else f"{rule}-{text}"
-      experiments[variant] = make_experiment(
-        task, rule, hidden, hyper_of(name, rule), _BATCH_SIZE.value
-      )
+      learner = make_learner(_TASK.value, task, rule, hidden)
+      hyper = hyper_of(_TASK.value, rule)
+      experiments[variant] = make_experiment(learner, hyper)
   return experiments
+
+
+def _identity(x):
+  return x
 
 
 def hidden_sizes(text: str) -> list[int]:
@@ -550,9 +502,6 @@ def draw_omega(results: training.Results, path: Any) -> None:
     ax.set_ylabel("final angle (degrees)")
     ax.legend(frameon=False)
   pictures.save(sheet, path)
-
-
-IMAGES = ("digits", "mnist", "fashion_mnist")
 
 
 def main(options: training.Options) -> int:

@@ -1,0 +1,1 @@
+"""Tasks: experience as pure functions of a key."""
