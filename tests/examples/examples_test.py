@@ -1,0 +1,55 @@
+"""Tests of the examples: they run, are short, and show what they say."""
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from lilly import training
+
+FOLDER = pathlib.Path(__file__).parents[2] / "examples"
+
+
+def load(name):
+  spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.mark.parametrize(
+  "path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.stem
+)
+def test_is_at_most_40_lines(path):
+  assert len(path.read_text().splitlines()) <= 40
+
+
+def test_a_feedback_alignment_layer_learns_digits():
+  assert load("feedback_alignment_layer").main(num_updates=40) > 0.9
+
+
+def test_a_sweep_by_vmap_holds_each_run_alone():
+  import jax
+
+  sweep = load("sweep_by_vmap")
+  found = sweep.main(num_seeds=2, rates=(1e-3, 3e-3), num_updates=300)
+  assert list(found) == [1e-3, 3e-3]
+  key = jax.random.split(jax.random.key(0), 2)[1]
+  alone = jax.jit(sweep.train, static_argnums=2)(key, 3e-3, 300)
+  np.testing.assert_allclose(found[3e-3][1], alone, rtol=1e-4)
+  assert max(found[3e-3]) < 0.5 < min(found[1e-3]) < 1.0
+
+
+def test_an_own_experiment_learns_and_leaves_files(tmp_path, capsys):
+  own = load("own_experiment")
+  flags = [f"--out_dir={tmp_path}", "--sweep=rate=0.1,0", "--num_seeds=2"]
+  options = training.parse(own.FLAGS, ["own", *flags], "own_experiment")
+  assert own.main(options) == 0
+  assert "sgd rate=0.1" in capsys.readouterr().out
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  learns, stays = summary["variants"]["sgd"]["points"]
+  error = "eval/error"
+  assert learns["final"][error]["median"] < stays["final"][error]["median"]
+  assert summary["claims"][0]["verdict"] == "not applicable"
