@@ -306,15 +306,26 @@ def test_sparse_entries_stay_exactly_zero(rule):
   assert np.all(trained["mlp/linear_0"]["w"] != 0)
 
 
-def test_absent_weights_carry_nothing_whatever_is_stored():
-  params, state = _initial("fa", density=0.5)
-  filled = jax.tree.map(lambda w: np.where(w == 0, np.float32(9), w), params)
-  filled["mlp/linear_1"]["b"] = params["mlp/linear_1"]["b"]
-  filled["mlp/linear_0"] = params["mlp/linear_0"]
-  filled["mlp/linear_2"]["b"] = params["mlp/linear_2"]["b"]
-  ours = _gradients("fa", filled, state, density=0.5)
-  expected = _gradients("fa", params, state, density=0.5)
-  jax.tree.map(np.testing.assert_array_equal, ours, expected)
+@pytest.mark.parametrize("rule", ["fa", "kp"])
+def test_absent_weights_carry_nothing_whatever_is_stored(rule):
+  params, state = _initial(rule, density=0.5)
+  masks = feedback.masks(params, state)
+  filled = {
+    module: {
+      name: leaf if mask is None else np.where(mask, leaf, np.float32(9))
+      for (name, leaf), mask in zip(
+        leaves.items(), masks[module].values(), strict=True
+      )
+    }
+    for module, leaves in params.items()
+  }
+  assert np.any(filled["mlp/linear_1"]["w"] == 9)
+  ours = _gradients(rule, filled, state, density=0.5)
+  expected = _gradients(rule, params, state, density=0.5)
+  for actual, desired in zip(
+    jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_array_equal(actual, desired)
 
 
 def test_every_seed_has_a_feedback_of_its_own():
