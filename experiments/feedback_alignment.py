@@ -22,6 +22,7 @@ from absl import flags
 from etils import epy
 
 from lilly import training
+from lilly.training import claims
 
 with epy.lazy_imports():
   import haiku as hk
@@ -77,65 +78,65 @@ _SHARED = {
   "mirror_rate": 1e-2,
 }
 
+_TEACHER = {"num_updates": 400_000, "log_every": 4000, "eval_every": 8000}
 _LINEAR = {"num_updates": 2000, "log_every": 50, "eval_every": 50}
 _NONLINEAR = {"hidden": ["20x10", "20"], "rules": ["bp", "fa", "output_only"]}
-_IMAGES = {"rules": ["bp", "fa"], "hidden": ["1000"], "batch_size": 64}
+_DIGITS = {
+  "rules": ["bp", "fa", "fa_sparse", "output_only"],
+  "hidden": ["128"],
+  "batch_size": 20,
+  "num_updates": 8640,  # 120 epochs
+  "log_every": 72,
+  "eval_every": 360,
+}
+_MNIST = {
+  "rules": ["bp", "fa"],
+  "hidden": ["1000"],
+  "batch_size": 64,
+  "log_every": 469,  # half an epoch
+  "eval_every": 1876,
+}
+_MNIST_CPU = _MNIST | {"num_updates": 18_760, "seed_batching": "map"}
+_MNIST_GPU = _MNIST | {"num_updates": 37_520, "log_every": 938}
+_MNIST_PAPER = _MNIST | {
+  "batch_size": 1,
+  "weight_decay": 1e-6,
+  "num_updates": 1_500_000,
+  "log_every": 6000,
+  "eval_every": 60_000,
+}
+_TINY = {"hidden": ["16"], "batch_size": 20}
 PRESETS: dict[str, dict[str, Any]] = {
   "cpu": {
     "task=linear": _LINEAR,
-    "task=nonlinear": _NONLINEAR
-    | {"num_updates": 400_000, "log_every": 4000, "eval_every": 8000},
-    "task=digits": {
-      "rules": ["bp", "fa", "fa_sparse", "output_only"],
-      "hidden": ["128"],
-      "batch_size": 20,
-      "num_updates": 8640,
-      "log_every": 72,
-      "eval_every": 360,
-    },
-    "task=mnist": _IMAGES
-    | {"num_updates": 18_760, "log_every": 469, "eval_every": 1876},
-    "task=fashion_mnist": _IMAGES
-    | {"num_updates": 18_760, "log_every": 469, "eval_every": 1876},
+    "task=nonlinear": _NONLINEAR | _TEACHER,
+    "task=digits": _DIGITS,
+    "task=mnist": _MNIST_CPU,
+    "task=fashion_mnist": _MNIST_CPU,
   },
   "smoke": {
     "num_updates": 40,
     "log_every": 10,
     "eval_every": 20,
     "task=nonlinear": {"hidden": ["8"]},
-    "task=digits": {"hidden": ["16"], "batch_size": 20},
-    "task=mnist": {"hidden": ["16"], "batch_size": 20},
-    "task=fashion_mnist": {"hidden": ["16"], "batch_size": 20},
+    "task=digits": _TINY,
+    "task=mnist": _TINY,
+    "task=fashion_mnist": _TINY,
   },
   "gpu": {
     "task=linear": _LINEAR,
-    "task=nonlinear": _NONLINEAR
-    | {"num_updates": 400_000, "log_every": 4000, "eval_every": 8000},
-    "task=digits": {
-      "hidden": ["128"],
-      "batch_size": 20,
-      "num_updates": 8640,
-      "log_every": 72,
-      "eval_every": 360,
-    },
-    "task=mnist": _IMAGES
-    | {"num_updates": 37_520, "log_every": 938, "eval_every": 1876},
-    "task=fashion_mnist": _IMAGES
-    | {"num_updates": 37_520, "log_every": 938, "eval_every": 1876},
+    "task=nonlinear": _NONLINEAR | _TEACHER,
+    "task=digits": _DIGITS,
+    "task=mnist": _MNIST_GPU,
+    "task=fashion_mnist": _MNIST_GPU,
   },
   "paper": {
     "learning_rate": 1e-3,
     "task=linear": _LINEAR | {"num_seeds": 20},
     "task=nonlinear": _NONLINEAR
     | {"num_updates": 1_500_000, "log_every": 5000, "eval_every": 15_000},
-    "task=mnist": _IMAGES
-    | {
-      "batch_size": 1,
-      "weight_decay": 1e-6,
-      "num_updates": 1_500_000,
-      "log_every": 6000,
-      "eval_every": 60_000,
-    },
+    "task=mnist": _MNIST_PAPER,
+    "task=fashion_mnist": _MNIST_PAPER,
   },
 }
 
@@ -326,29 +327,22 @@ def rule_gradient(learner, key, state, x, target):
 
 
 def node_gradient(learner, key, state, x, target):
-  """Node perturbation: the output layer sees its error, the others noise."""
+  """The loss and its gradient by node perturbation, mean over the batch."""
   network = learner.network(state.hyper)
 
   def of_example(key, x, target):
-    def signals(params, taps):
-      return network.apply(params, state.network, None, x, taps)[0]
-
-    def loss(output):
-      return squared_error(target, learner.output(output))
-
-    taps = feedback.taps(x, learner.sizes)
-    estimate = node_perturbation.estimate(
+    return node_perturbation.gradient(
       key,
-      lambda taps: loss(signals(state.params, taps)[-1]),
-      taps,
+      lambda params, taps: network.apply(params, state.network, None, x, taps)[
+        0
+      ],
+      lambda output: squared_error(target, learner.output(output)),
+      state.params,
+      feedback.taps(x, learner.sizes),
       noise_std=state.hyper["noise_std"],
     )
-    values, pull = jax.vjp(lambda p: signals(p, taps), state.params)
-    value, delta = jax.value_and_grad(loss)(values[-1])
-    return value, pull([*estimate, delta])[0]
 
-  keys = jax.random.split(key, len(x))
-  values = jax.vmap(of_example)(keys, x, target)
+  values = jax.vmap(of_example)(jax.random.split(key, len(x)), x, target)
   return jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
 
 
@@ -379,19 +373,19 @@ def angles(learner, state, x, target):
 
     return jax.grad(loss)(feedback.taps(x, learner.sizes))
 
-  def angle(a, b):
-    return jnp.mean(jax.vmap(alignment.angle)(a, b))
-
-  own, bp, pbp = signals(learner.rule), signals("bp"), signals("pbp")
+  found = jax.vmap(alignment.compare)(
+    signals(learner.rule), signals("bp"), signals("pbp")
+  )
   metrics = {}
-  for l in range(len(own)):
-    metrics[f"angle_bp_{l + 1}"] = angle(own[l], bp[l])
-    metrics[f"angle_pbp_{l + 1}"] = angle(own[l], pbp[l])
-    stored = state.network.get(f"mlp/linear_{l + 1}", {}).get("feedback")
-    if stored is not None:
-      w = state.params[f"mlp/linear_{l + 1}"]["w"]
-      metrics[f"matrix_angle_{l + 1}"] = alignment.matrix_angle(w, stored)
-      metrics[f"norm_ratio_{l + 1}"] = alignment.norm_ratio(w, stored)
+  for l in range(len(learner.sizes) - 1):
+    metrics[f"angle_bp_{l + 1}"] = jnp.mean(found.bp[:, l])
+    metrics[f"angle_pbp_{l + 1}"] = jnp.mean(found.pbp[:, l])
+    layer = f"mlp/linear_{l + 1}"
+    stored = {**state.network.get(layer, {}), **state.params[layer]}
+    if "feedback" in stored and learner.rule != "frsf":  # has sizes, not signs
+      w, b = stored["w"], stored["feedback"]
+      metrics[f"matrix_angle_{l + 1}"] = alignment.matrix_angle(w, b)
+      metrics[f"norm_ratio_{l + 1}"] = alignment.norm_ratio(w, b)
   return metrics
 
 
@@ -469,7 +463,7 @@ def draw(results: training.Results, out_dir: Any) -> None:
   )
   layers = max(len(hidden_sizes(text)) for text in _HIDDEN.value)
   wanted = {
-    f"eval/angle_bp_{l + 1}": f"angle to backpropagation, layer {l + 1} (degrees)"
+    f"eval/angle_bp_{l + 1}": f"angle to BP, layer {l + 1} (degrees)"
     for l in range(layers)
   }
   pictures.curves(results, out_dir / "angles.png", wanted)
@@ -511,7 +505,183 @@ def main(options: training.Options) -> int:
   return training.finish(results, CLAIMS, draw)
 
 
-CLAIMS = ()
+def rank_correlation(results: training.Results) -> Any:
+  """Spearman's, of omega and the final angle, for each seed."""
+  omegas = sorted({run.get("omega", 0.0) for run in results.runs["fa"]})
+  if len(omegas) < 3:
+    raise claims.NotApplicable("omega was not swept")
+  final = [
+    claims.final(results, "fa", "eval/angle_bp_1", omega=omega)
+    for omega in omegas
+  ]
+  ranks = np.argsort(np.argsort(np.stack(final), axis=0), axis=0)
+  order = np.arange(len(omegas))
+  spread = np.sum((ranks - order[:, None]) ** 2, axis=0)
+  return 1 - 6 * spread / (len(omegas) * (len(omegas) ** 2 - 1))
+
+
+def _state(task, presets, *rows):
+  """Turns rows of name, sentence, measure, relation, threshold into claims."""
+  where = {"task": [task], "preset": presets}
+  return tuple(
+    claims.Claim(f"{task}/{name}", *row, where=where) for name, *row in rows
+  )
+
+
+def _error(variant, step=None, **point):
+  metric = "eval/nse"
+  if step is None:
+    return claims.last(variant, metric, **point)
+  return claims.at(step, variant, metric, **point)
+
+
+def _angle(reference, step=None, variant="fa", **point):
+  metric = f"eval/angle_{reference}_1"
+  if step is None:
+    return claims.last(variant, metric, **point)
+  return claims.at(step, variant, metric, **point)
+
+
+def _wrong(variant):
+  return claims.last(variant, "eval/error")
+
+
+_less = claims.difference
+_FULL = ["cpu", "gpu", "paper"]
+CLAIMS = (
+  *_state(
+    "linear",
+    _FULL,
+    ("fa-500", "FA: error at 500 examples", _error("fa", 500), "<=", 0.4),
+    ("fa-2000", "FA: error at 2,000", _error("fa", 2000), "<", 5e-3),
+    ("bp-2000", "BP, FA's rate: error at 2,000", _error("bp", 2000), ">", 0.05),
+    (
+      "shallow",
+      "the output layer alone: error at 2,000",
+      _error("output_only", 2000),
+      ">",
+      0.5,
+    ),
+    (
+      "node",
+      "node perturbation less FA: error at 2,000",
+      _less(_error("node", 2000), _error("fa", 2000)),
+      ">",
+      0.0,
+    ),
+    (
+      "angle-start",
+      "FA: angle to BP at the start",
+      _angle("bp", 0),
+      ">=",
+      75.0,
+    ),
+    ("angle-end", "FA: angle to BP at 2,000", _angle("bp", 2000), "<=", 38.0),
+    ("pbp", "FA: angle to pseudo-BP at 2,000", _angle("pbp", 2000), "<=", 22.0),
+    (
+      "pbp-nearer",
+      "FA: angle to pseudo-BP less that to BP",
+      _less(_angle("pbp", 2000), _angle("bp", 2000)),
+      "<",
+      0.0,
+    ),
+    (
+      "bp-tuned",
+      "BP at rate 5e-3 less FA at 1e-3: error at 500",
+      _less(
+        _error("bp", 500, learning_rate=5e-3),
+        _error("fa", 500, learning_rate=1e-3),
+      ),
+      "<",
+      0.0,
+    ),
+    (
+      "omega-order",
+      "FA: rank correlation of omega and final angle to BP",
+      rank_correlation,
+      ">=",
+      0.8,
+    ),
+    (
+      "omega-large",
+      "FA: final angle to BP at omega 0.25 less that at 0.01",
+      _less(_angle("bp", omega=0.25), _angle("bp", omega=0.01)),
+      ">=",
+      10.0,
+    ),
+  ),
+  *_state(
+    "nonlinear",
+    _FULL,
+    ("fa-4", "FA, 30-20-10-10: final error", _error("fa-20x10"), "<=", 0.2),
+    ("bp-4", "BP, 30-20-10-10: final error", _error("bp-20x10"), "<", 1e-2),
+    (
+      "depth",
+      "FA, 30-20-10-10, less BP, 30-20-10: final error",
+      _less(_error("fa-20x10"), _error("bp-20")),
+      "<",
+      0.0,
+    ),
+    (
+      "shallow",
+      "the output layer alone, 30-20-10: final error",
+      _error("output_only-20"),
+      ">",
+      0.7,
+    ),
+  ),
+  *_state(
+    "digits",
+    _FULL,
+    ("bp", "BP: test error (%)", _wrong("bp"), "<=", 3.0),
+    ("fa", "FA: test error (%)", _wrong("fa"), "<=", 4.0),
+    ("sparse", "sparse FA: test error (%)", _wrong("fa_sparse"), "<=", 4.5),
+    (
+      "shallow",
+      "the output layer alone: test error (%)",
+      _wrong("output_only"),
+      ">=",
+      9.0,
+    ),
+    ("angle", "FA: final angle to BP", _angle("bp"), "<=", 35.0),
+    (
+      "sparse-angle",
+      "sparse FA: final angle to BP",
+      _angle("bp", variant="fa_sparse"),
+      "<=",
+      60.0,
+    ),
+  ),
+  *_state(
+    "mnist",
+    ["gpu"],
+    ("fa", "FA: test error (%)", _wrong("fa"), "<=", 3.0),
+    (
+      "gap",
+      "FA less BP: test error (points)",
+      _less(_wrong("fa"), _wrong("bp")),
+      "<=",
+      1.0,
+    ),
+  ),
+)
+
+REPRODUCE = {
+  "linear": ["--num_seeds=20"],
+  "rates": [
+    "--num_seeds=20",
+    "--rules=bp,fa",
+    "--sweep=learning_rate=1e-3,5e-3",
+  ],
+  "omega": [
+    "--num_seeds=20",
+    "--rules=fa",
+    "--sweep=omega=1e-4,1e-3,0.01,0.05,0.1,0.125,0.15,0.2,0.25",
+  ],
+  "digits": ["--task=digits", "--num_seeds=8"],
+  "nonlinear": ["--task=nonlinear", "--num_seeds=8"],
+  "mnist": ["--task=mnist", "--num_seeds=3"],
+}
 
 if __name__ == "__main__":
   training.main(FLAGS, main)

@@ -1,13 +1,13 @@
 """Node perturbation: gradients from noise and a scalar, without a way back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["estimate"]
+__all__ = ["estimate", "gradient"]
 
 
 def estimate(
@@ -56,3 +56,48 @@ def estimate(
   slope = jnp.asarray((loss(shifted) - loss(taps)) / noise_std)
   chex.assert_rank(slope, 0)
   return jax.tree.map(lambda xi: slope.astype(xi.dtype) * xi, noise)
+
+
+def gradient(
+  key: jax.Array,
+  signals: Callable[[chex.ArrayTree, Sequence[jax.Array]], list[jax.Array]],
+  loss: Callable[[jax.Array], jax.Array],
+  params: chex.ArrayTree,
+  taps: Sequence[jax.Array],
+  *,
+  noise_std: jax.typing.ArrayLike = 1e-2,
+) -> tuple[jax.Array, chex.ArrayTree]:
+  """Computes the loss of one example and its gradient by node perturbation.
+
+  The output layer learns from its error, as under all rules here; hidden layer
+  l from the estimate of dL/da_l: ΔW_l = -η estimate_l h_{l-1}ᵀ.
+
+  Args:
+    key: random key, consumed.
+    signals: maps parameters and taps to the pre-activations of all layers, the
+      output layer last, with no gradient from a layer to the one below:
+      `lilly.nets.feedback.MLP.pre_activations` under the rule "output_only".
+    loss: maps the last pre-activation to a scalar.
+    params: parameters.
+    taps: zeros in the shapes of the hidden pre-activations.
+    noise_std: σ, as in `estimate`.
+
+  Returns:
+    The loss, and the gradient in the structure of `params`.
+
+  Raises:
+    ValueError: if noise_std is not positive.
+
+  Reference:
+    Lillicrap et al. (2014), arXiv:1411.0247, the reinforcement baseline of
+    figure 1.
+  """
+  estimates = estimate(
+    key,
+    lambda taps: loss(signals(params, taps)[-1]),
+    taps,
+    noise_std=noise_std,
+  )
+  values, pull = jax.vjp(lambda params: signals(params, taps), params)
+  value, delta = jax.value_and_grad(loss)(values[-1])
+  return value, pull([*estimates, delta])[0]

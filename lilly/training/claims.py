@@ -9,7 +9,20 @@ import numpy as np
 
 from lilly.training import experiment, statistics
 
-__all__ = ["Claim", "NotApplicable", "final", "judge", "trajectory"]
+__all__ = [
+  "Claim",
+  "Measure",
+  "NotApplicable",
+  "at",
+  "difference",
+  "final",
+  "judge",
+  "last",
+  "trajectory",
+]
+
+
+Measure = Callable[[experiment.Results], np.ndarray]
 
 
 class NotApplicable(Exception):
@@ -23,7 +36,7 @@ class Claim(NamedTuple):
   # what is claimed, for people; the threshold is in it
   sentence: str
   # measure(results) -> [num_seeds], one value for each seed
-  measure: Callable[[experiment.Results], np.ndarray]
+  measure: Measure
   # '<=', '>=', '<' or '>': how the statistic must stand to the threshold
   relation: str
   threshold: float
@@ -85,6 +98,33 @@ def final(
 ) -> np.ndarray:
   """Looks up a metric's last value, [num_seeds]; see `trajectory`."""
   return trajectory(results, variant, metric, **point)[1][:, -1]
+
+
+def last(variant: str, metric: str, **point: float) -> Measure:
+  """Makes the measure of a metric's last value; see `trajectory`."""
+  return lambda results: final(results, variant, metric, **point)
+
+
+def at(step: int, variant: str, metric: str, **point: float) -> Measure:
+  """Makes the measure of a metric's value at one step; see `trajectory`."""
+
+  def measure(results):
+    steps, values = trajectory(results, variant, metric, **point)
+    found = np.flatnonzero(steps == step)
+    if not found.size:
+      raise NotApplicable(f"{metric} was not measured at step {step}")
+    return values[:, found[0]]
+
+  return measure
+
+
+def difference(a: Measure, b: Measure) -> Measure:
+  """Makes the measure a - b, seed by seed.
+
+  A seed means the same task, data and starting weights in every variant, so
+  what the seeds have in common falls out.
+  """
+  return lambda results: a(results) - b(results)
 
 
 def judge(

@@ -304,22 +304,33 @@ def _tell(results, out):
             str(value["n"]),
           )
   console.print(finals)
-  rows = results.summary["claims"]
-  if rows:
-    table = rich.table.Table("claim", "value", "95 %", "threshold", "verdict")
-    for row in rows:
+  _tell_claims(results.summary["claims"], console)
+  if results.options.out_dir is not None:
+    print(f"Files: {results.options.out_dir}", file=out)
+
+
+def _tell_claims(rows, console):
+  import rich.table
+
+  judged = [row for row in rows if row["verdict"] != "not applicable"]
+  if judged:
+    table = rich.table.Table("claim", "median", "95 %", "threshold", "verdict")
+    for row in judged:
       table.add_row(
         row["sentence"],
         _show(row["value"]),
         _span(row["interval"]),
         f"{row['relation']} {row['threshold']:g}",
-        f"{row['verdict']}: {row['reason']}"
-        if row["reason"]
-        else row["verdict"],
+        row["verdict"],
       )
     console.print(table)
-  if results.options.out_dir is not None:
-    print(f"Files: {results.options.out_dir}", file=out)
+  reasons: dict[str, list[str]] = {}
+  for row in rows:
+    if row["verdict"] == "not applicable":
+      reasons.setdefault(row["reason"], []).append(row["name"])
+  for reason, names in reasons.items():
+    line = f"Not applicable ({reason}): {', '.join(names)}"
+    console.print(line, markup=False, highlight=False)
 
 
 def _show(value):
