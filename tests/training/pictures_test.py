@@ -1,0 +1,176 @@
+"""Tests of lilly.training.pictures."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lilly import training
+from lilly.training import pictures, statistics
+
+NAN = float("nan")
+
+
+def make_results(values, runs=None, metric="eval/error", steps=(0, 40, 80)):
+  """Results of variants: name -> [num_runs, 3]."""
+  metrics, described, runs_of = {}, {}, {}
+  for variant, rows in values.items():
+    rows = np.asarray(rows, float)
+    metrics[variant] = {metric: (np.array(steps), rows)}
+    runs_of[variant] = runs or tuple({"seed": i} for i in range(len(rows)))
+    described[variant] = {"unit": "examples"}
+  summary = {"variants": described}
+  return training.Results(summary, {}, metrics, runs_of, training.Options())
+
+
+def seeds(count, scale=1.0):
+  return scale * np.random.default_rng(0).uniform(1, 2, (count, 3))
+
+
+@pytest.fixture
+def sheets(monkeypatch):
+  """Collects the figures that are written."""
+  found = []
+  original = pictures.save
+
+  def save(sheet, path):
+    found.append(sheet)
+    original(sheet, path)
+
+  monkeypatch.setattr(pictures, "save", save)
+  return found
+
+
+@pytest.fixture
+def draw(tmp_path, sheets):
+  """Draws curves; returns the axes."""
+
+  def draw(results, metrics=None, **settings):
+    metrics = metrics or {"eval/error": "test error (%)"}
+    pictures.curves(results, tmp_path / "curves.png", metrics, **settings)
+    return sheets[-1].axes
+
+  return draw
+
+
+def legend(ax):
+  return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize(("panels", "width"), [(1, 552), (2, 1104)])
+def test_writes_a_png_of_the_expected_size(draw, tmp_path, panels, width):
+  metrics = {"eval/error": "error", "eval/other": "other"}
+  draw(make_results({"a": seeds(3)}), dict([*metrics.items()][:panels]))
+  with Image.open(tmp_path / "curves.png") as image:
+    image.load()
+    assert (image.format, image.size) == ("PNG", (width, 408))  # 4.6 x 3.4 in
+    assert "Software" not in image.info
+    assert len(image.convert("RGB").getcolors(1 << 20)) > 10  # not blank
+
+
+def test_equal_results_give_equal_bytes(draw, tmp_path):
+  draw(make_results({"a": seeds(3)}))
+  first = (tmp_path / "curves.png").read_bytes()
+  draw(make_results({"a": seeds(3)}))
+  assert (tmp_path / "curves.png").read_bytes() == first
+
+
+def test_draws_the_iqm_and_its_interval(draw):
+  values = seeds(8)
+  (ax,) = draw(make_results({"a": values}))
+  (line,) = ax.get_lines()
+  np.testing.assert_array_equal(line.get_xdata(), [0, 40, 80])
+  np.testing.assert_allclose(line.get_ydata(), statistics.iqm(values.T))
+  (band,) = ax.collections
+  low, high = statistics.bootstrap_interval(values[:, 1], resamples=500)
+  (path,) = band.get_paths()
+  at_40 = {y for x, y in path.vertices if x == 40}
+  np.testing.assert_allclose(sorted(at_40), [low, high])
+
+
+def test_the_legend_counts_seeds(draw):
+  values = seeds(4)
+  values[0] = NAN  # failed from the start
+  values[1, 2] = NAN  # failed at the end
+  (ax,) = draw(make_results({"a": values, "b": seeds(2)}))
+  assert legend(ax) == ["a (n=3)", "b (n=2)"]
+
+
+def test_seeds_with_a_nan_are_left_out_where_it_is(draw):
+  values = np.array([[1.0, 5.0, 1.0], [3.0, NAN, 3.0], [NAN, NAN, NAN]])
+  (ax,) = draw(make_results({"a": values}))
+  np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), [2.0, 5.0, 2.0])
+
+
+def test_a_point_without_any_value_is_a_gap(draw):
+  values = np.array([[1.0, NAN, 1.0], [3.0, NAN, 3.0]])
+  (ax,) = draw(make_results({"a": values, "dead": np.full((2, 3), NAN)}))
+  alive, dead = ax.get_lines()
+  np.testing.assert_array_equal(alive.get_ydata(), [2.0, NAN, 2.0])
+  assert np.isnan(dead.get_ydata()).all()
+  assert legend(ax) == ["a (n=2)", "dead (n=0)"]
+
+
+def test_one_seed_has_a_line_and_no_band(draw):
+  (ax,) = draw(make_results({"a": seeds(1)}))
+  assert len(ax.get_lines()) == 1 and len(ax.collections) == 0
+  assert legend(ax) == ["a (n=1)"]
+
+
+def test_each_grid_point_has_a_line(draw):
+  runs = tuple(
+    {"seed": seed, "rate": rate, "noise": 0.0}
+    for rate in (1e-4, 0.3)
+    for seed in (0, 1)
+  )
+  values = [[1.0] * 3, [3.0] * 3, [7.0] * 3, [9.0] * 3]
+  (ax,) = draw(make_results({"a": values}, runs))
+  names = ["a rate=0.0001, noise=0 (n=2)", "a rate=0.3, noise=0 (n=2)"]
+  assert legend(ax) == names
+  assert [line.get_ydata()[0] for line in ax.get_lines()] == [2.0, 8.0]
+  assert len({line.get_color() for line in ax.get_lines()}) == 2
+
+
+def test_a_line_has_one_colour_in_all_panels(draw):
+  results = make_results({"a": seeds(2), "b": seeds(2)})
+  results.metrics["b"]["eval/angle"] = results.metrics["b"]["eval/error"]
+  left, right = draw(results, {"eval/error": "error", "eval/angle": "angle"})
+  assert len(left.get_lines()) == 2 and len(right.get_lines()) == 1
+  assert right.get_lines()[0].get_color() == left.get_lines()[1].get_color()
+  assert left.get_lines()[0].get_color() != left.get_lines()[1].get_color()
+
+
+def test_a_metric_that_nobody_has_is_an_empty_panel(draw):
+  (ax,) = draw(make_results({"a": seeds(2)}), {"eval/none": "nothing"})
+  assert ax.get_lines()[:] == [] and ax.get_legend() is None
+
+
+def test_axes_are_labelled(draw):
+  long = "angle between the signal and the gradient, layer 1 (degrees)"
+  metrics = {"eval/error": "test error (%)", "eval/none": long}
+  left, right = draw(
+    make_results({"a": seeds(2)}), metrics, log_scale=["eval/error"]
+  )
+  assert left.get_xlabel() == "examples"
+  assert left.get_ylabel() == "test error (%)"
+  assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
+  assert right.get_ylabel().replace("\n", " ") == long
+
+
+def test_long_labels_stay_inside_the_picture(draw, sheets):
+  label = "angle to backpropagation, layer 1 (degrees)"
+  (ax,) = draw(make_results({"a": seeds(2)}), {"eval/error": label})
+  box = ax.yaxis.label.get_window_extent()
+  assert box.y0 >= 0 and box.y1 <= sheets[-1].bbox.height
+
+
+def test_more_lines_than_colours(draw):
+  many = {f"v{i}": seeds(1) for i in range(len(pictures.COLOURS) + 1)}
+  (ax,) = draw(make_results(many))
+  assert len(ax.get_lines()) == len(many)
+
+
+def test_no_state_of_pyplot_is_used(draw):
+  draw(make_results({"a": seeds(2)}))
+  from matplotlib import pyplot
+
+  assert pyplot.get_fignums() == []
