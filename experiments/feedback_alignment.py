@@ -25,32 +25,15 @@ from lilly import training
 from lilly.training import claims
 
 with epy.lazy_imports():
-  import haiku as hk
   import jax
   import jax.numpy as jnp
   import numpy as np
   import optax
 
   from lilly.analysis import alignment
-  from lilly.nets import feedback
-  from lilly.rules import node_perturbation, sparse_connectivity
+  from lilly.nets import feedback, feedback_learner
   from lilly.tasks import supervised
   from lilly.training import pictures
-
-RULES = {
-  "bp": "backpropagation",
-  "fa": "feedback alignment",
-  "fa_sparse": "feedback alignment, half of W and of B removed",
-  "dfa": "direct feedback alignment",
-  "usf": "uniform sign symmetry",
-  "brsf": "sign symmetry, sizes redrawn every batch",
-  "frsf": "sign symmetry, sizes fixed",
-  "kp": "Kolen-Pollack",
-  "mirror": "weight mirror",
-  "pbp": "pseudo-backpropagation",
-  "node": "node perturbation",
-  "output_only": "the output layer alone learns",
-}
 
 # Hyper-parameters of each task: the published ones for linear, where "*" stands
 # for all rules; for images chosen on held-out training data for each rule.
@@ -149,7 +132,8 @@ _TASK = flags.DEFINE_enum("task", "linear", [*TUNED], "What is learnt.", **_OWN)
 _RULES = flags.DEFINE_list(
   "rules",
   ["bp", "fa", "node", "output_only"],
-  "Learning rules to compare: " + ", ".join(RULES) + ".",
+  "Learning rules to compare: bp, fa, fa_sparse, dfa, usf, brsf, frsf, kp, "
+  "mirror, pbp, node, output_only.",
   **_OWN,
 )
 _HIDDEN = flags.DEFINE_list(
@@ -193,106 +177,48 @@ class State(NamedTuple):
   key: Any
 
 
-class Learner(NamedTuple):
-  """What is fixed in one variant: a rule, a network, a task."""
-
-  rule: str
-  task: Any
-  sizes: list[int]
-  # of the hidden units and of the output units
-  activation: Any
-  output: Any
-  with_bias: bool
-  batch_size: int
-
-  def network(self, hyper: Any, rule: str | None = None) -> Any:
-    """Builds the network; under all rules the parameters' names agree."""
-    rule = rule or self.rule
-    plain = {"fa_sparse": "fa", "node": "output_only"}.get(rule, rule)
-
-    def uniform(bound):
-      return hk.initializers.RandomUniform(-bound, bound)
-
-    def forward(x, taps=None):
-      network = feedback.MLP(
-        self.sizes,
-        rule=plain,
-        activation=self.activation,
-        with_bias=self.with_bias,
-        w_init=uniform(hyper["omega"]),
-        b_init=jnp.zeros,
-        feedback_init=uniform(hyper["beta"]),
-        feedback_scale=hyper["beta"],
-        density=0.5 if self.rule == "fa_sparse" else None,
-      )
-      return network.pre_activations(x, taps)
-
-    return hk.transform_with_state(forward)
-
-
-def squared_error(target: Any, output: Any) -> Any:
-  return 0.5 * jnp.sum((target - output) ** 2, axis=-1)
-
-
-def make_optimiser(hyper: Any, last_layer: str, masks: Any) -> Any:
-  """W <- (1 - decay) W - rate gradient; biases do not decay, B is not there."""
-
-  def labels(params):
-    return {
-      layer: "output" if layer == last_layer else "hidden" for layer in params
-    }
-
-  def decays(params):
-    return {layer: {n: n != "b" for n in params[layer]} for layer in params}
-
-  rate = hyper["learning_rate"]
-  rates = {
-    "hidden": optax.sgd(rate * hyper["hidden_rate"]),
-    "output": optax.sgd(rate),
-  }
-  steps = [
-    optax.partition(rates, labels),
-    optax.add_decayed_weights(-hyper["weight_decay"], decays),
-  ]
-  if masks is not None:
-    steps.append(sparse_connectivity.apply_masks(masks))
-  return training.skip_nonfinite(optax.chain(*steps))
-
-
-def make_experiment(learner: Learner, hyper: Any) -> training.Experiment:
-  """One variant, as one run sees it."""
-  task, rule = learner.task, learner.rule
-  last_layer = f"mlp/linear_{len(learner.sizes) - 1}"
+def make_experiment(
+  learner: Any, task: Any, hyper: dict[str, float], batch_size: int
+) -> training.Experiment:
+  """One rule on one task, as one run sees it."""
 
   def optimiser_of(state):
-    masks = None
-    if rule == "fa_sparse":
-      masks = feedback.masks(state.params, state.network)
-    return make_optimiser(state.hyper, last_layer, masks)
+    return training.skip_nonfinite(
+      feedback_learner.optimiser(
+        learner, state.params, state.network, state.hyper
+      )
+    )
 
   def init(key, hyper, data):
     key, key_task, key_network = jax.random.split(key, 3)
     instance = task.init(key_task)
-    x = jnp.zeros((1, task.num_inputs))
-    params, network = learner.network(hyper).init(key_network, x)
-    state = State(params, network, None, hyper, instance, key)
+    network = feedback_learner.network(learner, hyper)
+    params, network_state = network.init(
+      key_network, jnp.zeros((1, task.num_inputs))
+    )
+    state = State(params, network_state, None, hyper, instance, key)
     return state._replace(optimiser=optimiser_of(state).init(params))
 
   def update(state, data):
     key, key_data, key_rule = jax.random.split(state.key, 3)
-    batch = task.sample(key_data, state.instance, data, learner.batch_size)
-    gradient = node_gradient if rule == "node" else rule_gradient
-    loss, grads = gradient(learner, key_rule, state, *batch)
+    x, target = task.sample(key_data, state.instance, data, batch_size)
+    loss, grads = feedback_learner.gradient(
+      key_rule, learner, state.params, state.network, state.hyper, x, target
+    )
     updates, optimiser = optimiser_of(state).update(
       grads, state.optimiser, state.params
     )
     params = optax.apply_updates(state.params, updates)
     state = state._replace(params=params, optimiser=optimiser, key=key)
-    return mirrored(state) if rule == "mirror" else state, {"loss": loss}
+    return mirrored(state) if learner.rule == "mirror" else state, {
+      "loss": loss
+    }
 
   def evaluate(state, data):
     x, target = task.test(state.instance, data)
-    signals, _ = learner.network(state.hyper).apply(
+    run = (learner, state.params, state.network, state.hyper)
+    network = feedback_learner.network(learner, state.hyper)
+    signals, _ = network.apply(
       state.params, state.network, jax.random.key(0), x
     )
     output = learner.output(signals[-1])
@@ -300,8 +226,8 @@ def make_experiment(learner: Learner, hyper: Any) -> training.Experiment:
     if task.data:
       wrong = jnp.argmax(output, -1) != jnp.argmax(target, -1)
       metrics["error"] = 100 * jnp.mean(wrong)
-    if rule != "node":  # its signal is noise around backpropagation's
-      metrics |= angles(learner, state, x[:200], target[:200])
+    if learner.rule != "node":
+      metrics |= feedback_learner.angles(*run, x[:200], target[:200])
     return metrics
 
   return training.Experiment(
@@ -310,83 +236,24 @@ def make_experiment(learner: Learner, hyper: Any) -> training.Experiment:
     evaluate=evaluate,
     data=task.data,
     hyper=hyper,
-    steps_per_update=learner.batch_size,
+    steps_per_update=batch_size,
     unit="examples",
   )
 
 
-def rule_gradient(learner, key, state, x, target):
-  """The loss and its gradient as the rule gives it."""
-  network = learner.network(state.hyper)
-
-  def loss(params):
-    signals, _ = network.apply(params, state.network, key, x)
-    return jnp.mean(squared_error(target, learner.output(signals[-1])))
-
-  return jax.value_and_grad(loss)(state.params)
-
-
-def node_gradient(learner, key, state, x, target):
-  """The loss and its gradient by node perturbation, mean over the batch."""
-  network = learner.network(state.hyper)
-
-  def of_example(key, x, target):
-    return node_perturbation.gradient(
-      key,
-      lambda params, taps: network.apply(params, state.network, None, x, taps)[
-        0
-      ],
-      lambda output: squared_error(target, learner.output(output)),
-      state.params,
-      feedback.taps(x, learner.sizes),
-      noise_std=state.hyper["noise_std"],
-    )
-
-  values = jax.vmap(of_example)(jax.random.split(key, len(x)), x, target)
-  return jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
-
-
 def mirrored(state: State) -> State:
-  """A step of the weight mirror between two of learning."""
+  """Takes a step of the weight mirror between two of learning."""
   key, key_mirror = jax.random.split(state.key)
+  rate = state.hyper["mirror_rate"]
   network = feedback.mirror(
     key_mirror,
     state.params,
     state.network,
     noise_std=1.0,
-    learning_rate=state.hyper["mirror_rate"],
-    decay=state.hyper["mirror_rate"],
+    learning_rate=rate,
+    decay=rate,
   )
   return state._replace(network=network, key=key)
-
-
-def angles(learner, state, x, target):
-  """Degrees, mean over examples; layers are counted from the input."""
-
-  def signals(rule):
-    network = learner.network(state.hyper, rule)
-
-    def loss(taps):
-      key = jax.random.key(0)
-      values, _ = network.apply(state.params, state.network, key, x, taps)
-      return jnp.sum(squared_error(target, learner.output(values[-1])))
-
-    return jax.grad(loss)(feedback.taps(x, learner.sizes))
-
-  found = jax.vmap(alignment.compare)(
-    signals(learner.rule), signals("bp"), signals("pbp")
-  )
-  metrics = {}
-  for l in range(len(learner.sizes) - 1):
-    metrics[f"angle_bp_{l + 1}"] = jnp.mean(found.bp[:, l])
-    metrics[f"angle_pbp_{l + 1}"] = jnp.mean(found.pbp[:, l])
-    layer = f"mlp/linear_{l + 1}"
-    stored = {**state.network.get(layer, {}), **state.params[layer]}
-    if "feedback" in stored and learner.rule != "frsf":  # has sizes, not signs
-      w, b = stored["w"], stored["feedback"]
-      metrics[f"matrix_angle_{l + 1}"] = alignment.matrix_angle(w, b)
-      metrics[f"norm_ratio_{l + 1}"] = alignment.norm_ratio(w, b)
-  return metrics
 
 
 def hyper_of(task: str, rule: str) -> dict[str, float]:
@@ -396,16 +263,15 @@ def hyper_of(task: str, rule: str) -> dict[str, float]:
   return tuned | given
 
 
-def make_learner(name: str, task: Any, rule: str, hidden: list[int]) -> Learner:
+def make_learner(name: str, rule: str, sizes: list[int]) -> Any:
   """The published units of each task."""
-  unit, output = jax.nn.sigmoid, jax.nn.sigmoid
-  if name not in IMAGES:
-    unit = jnp.tanh if name == "nonlinear" else _identity
-    output = _identity
-  sizes = [*hidden, task.num_outputs]
-  batch_size = _BATCH_SIZE.value
-  with_bias = name != "linear"
-  return Learner(rule, task, sizes, unit, output, with_bias, batch_size)
+  if name in IMAGES:
+    return feedback_learner.Learner(rule, sizes)
+  linear = feedback_learner.identity
+  hidden = jnp.tanh if name == "nonlinear" else linear
+  return feedback_learner.Learner(
+    rule, sizes, hidden, output=linear, with_bias=name == "nonlinear"
+  )
 
 
 def make_task(options: training.Options) -> Any:
@@ -422,11 +288,11 @@ def make_experiments(
   options: training.Options,
 ) -> dict[str, training.Experiment]:
   """One variant for each rule and network."""
-  unknown = [rule for rule in _RULES.value if rule not in RULES]
-  if unknown or not _RULES.value:
+  known = feedback_learner.RULES
+  if not _RULES.value or not set(_RULES.value) <= set(known):
     raise training.RunError(
-      f"--rules={','.join(_RULES.value)} does not name rules; known ones are "
-      f"{', '.join(RULES)}."
+      f"--rules={','.join(_RULES.value)} does not name rules; these are known: "
+      f"{', '.join(known)}."
     )
   networks = {text: hidden_sizes(text) for text in _HIDDEN.value}
   task = make_task(options)
@@ -434,14 +300,11 @@ def make_experiments(
   for text, hidden in networks.items():
     for rule in _RULES.value:
       variant = rule if len(networks) == 1 else f"{rule}-{text}"
-      learner = make_learner(_TASK.value, task, rule, hidden)
-      hyper = hyper_of(_TASK.value, rule)
-      experiments[variant] = make_experiment(learner, hyper)
+      learner = make_learner(_TASK.value, rule, [*hidden, task.num_outputs])
+      experiments[variant] = make_experiment(
+        learner, task, hyper_of(_TASK.value, rule), _BATCH_SIZE.value
+      )
   return experiments
-
-
-def _identity(x):
-  return x
 
 
 def hidden_sizes(text: str) -> list[int]:
@@ -467,35 +330,13 @@ def draw(results: training.Results, out_dir: Any) -> None:
     for l in range(layers)
   }
   pictures.curves(results, out_dir / "angles.png", wanted)
-  if any(name == "omega" for name, _ in results.options.sweep):
-    draw_omega(results, out_dir / "omega.png")
-
-
-def draw_omega(results: training.Results, path: Any) -> None:
-  """Final angles against the size of the starting weights (figure 4)."""
-  sheet, grid = pictures.axes(1, len(results.metrics))
-  for ax, variant in zip(grid[0], results.metrics, strict=True):
-    omegas = sorted({run["omega"] for run in results.runs[variant]})
-    for colour, reference in zip(pictures.COLOURS, ("bp", "pbp"), strict=False):
-      name = f"eval/angle_{reference}_1"
-      if name in results.metrics[variant]:
-        values = [
-          training.final(results, variant, name, omega=omega)
-          for omega in omegas
-        ]
-        pictures.band(
-          ax,
-          np.array(omegas),
-          np.stack(values, axis=1),
-          colour=colour,
-          label={"bp": "backprop", "pbp": "pseudo-backprop"}[reference],
-        )
-    ax.set_xscale("log")
-    ax.set_title(variant)
-    ax.set_xlabel("omega")
-    ax.set_ylabel("final angle (degrees)")
-    ax.legend(frameon=False)
-  pictures.save(sheet, path)
+  if [name for name, _ in results.options.sweep] == ["omega"]:
+    lines = {
+      "eval/angle_bp_1": "to backpropagation",
+      "eval/angle_pbp_1": "to pseudo-backpropagation",
+    }
+    label = "final angle of layer 1 (degrees)"
+    pictures.sweep(results, out_dir / "omega.png", "omega", lines, label)
 
 
 def main(options: training.Options) -> int:
@@ -528,143 +369,74 @@ def _state(task, presets, *rows):
   )
 
 
-def _error(variant, step=None, **point):
-  metric = "eval/nse"
-  if step is None:
-    return claims.last(variant, metric, **point)
-  return claims.at(step, variant, metric, **point)
-
-
-def _angle(reference, step=None, variant="fa", **point):
-  metric = f"eval/angle_{reference}_1"
-  if step is None:
-    return claims.last(variant, metric, **point)
-  return claims.at(step, variant, metric, **point)
+def _at(step, variant="fa", metric="nse", **point):
+  if step == "end":
+    return claims.last(variant, f"eval/{metric}", **point)
+  return claims.at(step, variant, f"eval/{metric}", **point)
 
 
 def _wrong(variant):
-  return claims.last(variant, "eval/error")
+  return _at("end", variant, "error")
 
 
 _less = claims.difference
+_BP, _PBP = {"metric": "angle_bp_1"}, {"metric": "angle_pbp_1"}
 _FULL = ["cpu", "gpu", "paper"]
+# fmt: off
 CLAIMS = (
   *_state(
-    "linear",
-    _FULL,
-    ("fa-500", "FA: error at 500 examples", _error("fa", 500), "<=", 0.4),
-    ("fa-2000", "FA: error at 2,000", _error("fa", 2000), "<", 5e-3),
-    ("bp-2000", "BP, FA's rate: error at 2,000", _error("bp", 2000), ">", 0.05),
-    (
-      "shallow",
-      "the output layer alone: error at 2,000",
-      _error("output_only", 2000),
-      ">",
-      0.5,
-    ),
-    (
-      "node",
-      "node perturbation less FA: error at 2,000",
-      _less(_error("node", 2000), _error("fa", 2000)),
-      ">",
-      0.0,
-    ),
-    (
-      "angle-start",
-      "FA: angle to BP at the start",
-      _angle("bp", 0),
-      ">=",
-      75.0,
-    ),
-    ("angle-end", "FA: angle to BP at 2,000", _angle("bp", 2000), "<=", 38.0),
-    ("pbp", "FA: angle to pseudo-BP at 2,000", _angle("pbp", 2000), "<=", 22.0),
-    (
-      "pbp-nearer",
-      "FA: angle to pseudo-BP less that to BP",
-      _less(_angle("pbp", 2000), _angle("bp", 2000)),
-      "<",
-      0.0,
-    ),
-    (
-      "bp-tuned",
-      "BP at rate 5e-3 less FA at 1e-3: error at 500",
-      _less(
-        _error("bp", 500, learning_rate=5e-3),
-        _error("fa", 500, learning_rate=1e-3),
-      ),
-      "<",
-      0.0,
-    ),
-    (
-      "omega-order",
-      "FA: rank correlation of omega and final angle to BP",
-      rank_correlation,
-      ">=",
-      0.8,
-    ),
-    (
-      "omega-large",
-      "FA: final angle to BP at omega 0.25 less that at 0.01",
-      _less(_angle("bp", omega=0.25), _angle("bp", omega=0.01)),
-      ">=",
-      10.0,
-    ),
+    "linear", _FULL,
+    ("fa-500", "FA: error at 500 examples", _at(500), "<=", 0.4),
+    ("fa-2000", "FA: error at 2,000", _at(2000), "<", 5e-3),
+    ("bp-2000", "BP at FA's rate: error at 2,000", _at(2000, "bp"), ">", 0.05),
+    ("shallow", "the output layer alone: error at 2,000",
+     _at(2000, "output_only"), ">", 0.5),
+    ("node", "node perturbation less FA: error at 2,000",
+     _less(_at(2000, "node"), _at(2000)), ">", 0.0),
+    ("angle-start", "FA: angle to BP at the start", _at(0, **_BP), ">=", 75.0),
+    ("angle-end", "FA: angle to BP at 2,000", _at(2000, **_BP), "<=", 38.0),
+    ("pbp", "FA: angle to pseudo-BP at 2,000", _at(2000, **_PBP), "<=", 22.0),
+    ("pbp-nearer", "FA: angle to pseudo-BP less that to BP",
+     _less(_at(2000, **_PBP), _at(2000, **_BP)), "<", 0.0),
+    ("bp-tuned", "BP at rate 5e-3 less FA at 1e-3: error at 500",
+     _less(_at(500, "bp", learning_rate=5e-3), _at(500, learning_rate=1e-3)),
+     "<", 0.0),
+    ("omega-order", "FA: rank correlation of omega and final angle to BP",
+     rank_correlation, ">=", 0.8),
+    ("omega-large", "FA: final angle to BP at omega 0.25 less that at 0.01",
+     _less(_at("end", omega=0.25, **_BP), _at("end", omega=0.01, **_BP)),
+     ">=", 10.0),
   ),
   *_state(
-    "nonlinear",
-    _FULL,
-    ("fa-4", "FA, 30-20-10-10: final error", _error("fa-20x10"), "<=", 0.2),
-    ("bp-4", "BP, 30-20-10-10: final error", _error("bp-20x10"), "<", 1e-2),
-    (
-      "depth",
-      "FA, 30-20-10-10, less BP, 30-20-10: final error",
-      _less(_error("fa-20x10"), _error("bp-20")),
-      "<",
-      0.0,
-    ),
-    (
-      "shallow",
-      "the output layer alone, 30-20-10: final error",
-      _error("output_only-20"),
-      ">",
-      0.7,
-    ),
+    "nonlinear", _FULL,
+    ("fa-4", "FA, 30-20-10-10: final error", _at("end", "fa-20x10"),
+     "<=", 0.2),
+    ("bp-4", "BP, 30-20-10-10: final error", _at("end", "bp-20x10"),
+     "<", 1e-2),
+    ("depth", "FA, 30-20-10-10, less BP, 30-20-10: final error",
+     _less(_at("end", "fa-20x10"), _at("end", "bp-20")), "<", 0.0),
+    ("shallow", "the output layer alone, 30-20-10: final error",
+     _at("end", "output_only-20"), ">", 0.7),
   ),
   *_state(
-    "digits",
-    _FULL,
+    "digits", _FULL,
     ("bp", "BP: test error (%)", _wrong("bp"), "<=", 3.0),
     ("fa", "FA: test error (%)", _wrong("fa"), "<=", 4.0),
     ("sparse", "sparse FA: test error (%)", _wrong("fa_sparse"), "<=", 4.5),
-    (
-      "shallow",
-      "the output layer alone: test error (%)",
-      _wrong("output_only"),
-      ">=",
-      9.0,
-    ),
-    ("angle", "FA: final angle to BP", _angle("bp"), "<=", 35.0),
-    (
-      "sparse-angle",
-      "sparse FA: final angle to BP",
-      _angle("bp", variant="fa_sparse"),
-      "<=",
-      60.0,
-    ),
+    ("shallow", "the output layer alone: test error (%)",
+     _wrong("output_only"), ">=", 9.0),
+    ("angle", "FA: final angle to BP", _at("end", **_BP), "<=", 35.0),
+    ("sparse-angle", "sparse FA: final angle to BP",
+     _at("end", "fa_sparse", **_BP), "<=", 60.0),
   ),
   *_state(
-    "mnist",
-    ["gpu"],
+    "mnist", ["gpu"],
     ("fa", "FA: test error (%)", _wrong("fa"), "<=", 3.0),
-    (
-      "gap",
-      "FA less BP: test error (points)",
-      _less(_wrong("fa"), _wrong("bp")),
-      "<=",
-      1.0,
-    ),
+    ("gap", "FA less BP: test error (points)",
+     _less(_wrong("fa"), _wrong("bp")), "<=", 1.0),
   ),
 )
+# fmt: on
 
 REPRODUCE = {
   "linear": ["--num_seeds=20"],

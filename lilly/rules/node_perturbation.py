@@ -1,6 +1,7 @@
 """Node perturbation: gradients from noise and a scalar, without a way back."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -60,13 +61,13 @@ def estimate(
 
 def gradient(
   key: jax.Array,
-  signals: Callable[[chex.ArrayTree, Sequence[jax.Array]], list[jax.Array]],
+  signals: Callable[[Any, Sequence[jax.Array]], Sequence[jax.Array]],
   loss: Callable[[jax.Array], jax.Array],
-  params: chex.ArrayTree,
+  params: Any,
   taps: Sequence[jax.Array],
   *,
   noise_std: jax.typing.ArrayLike = 1e-2,
-) -> tuple[jax.Array, chex.ArrayTree]:
+) -> tuple[jax.Array, Any]:
   """Computes the loss of one example and its gradient by node perturbation.
 
   The output layer learns from its error, as under all rules here; hidden layer
@@ -92,9 +93,9 @@ def gradient(
     Lillicrap et al. (2014), arXiv:1411.0247, the reinforcement baseline of
     figure 1.
   """
-  estimates = estimate(
+  estimates: Any = estimate(
     key,
-    lambda taps: loss(signals(params, taps)[-1]),
+    lambda taps: loss(signals(params, taps)[-1]),  # pyright: ignore
     taps,
     noise_std=noise_std,
   )

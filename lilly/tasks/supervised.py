@@ -1,8 +1,8 @@
 """Supervised tasks: streams of inputs and targets drawn by key.
 
-A task is a record of functions and sizes, so that a learner written for one runs
-on all: teacher networks, whose examples are generated, and labelled images,
-whose data set stays on the device as bytes.
+A task is a record of functions and sizes, so that a learner written for one
+runs on all: teacher networks, whose examples are generated, and labelled
+images, whose data set stays on the device as bytes.
 """
 
 from collections.abc import Callable, Sequence

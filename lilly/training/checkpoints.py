@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lilly.training import experiment
@@ -192,7 +193,7 @@ def host_copy(state: Any) -> dict[str, np.ndarray]:
 
 
 def _is_key(leaf):
-  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _key_data(leaf):

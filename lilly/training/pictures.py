@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lilly.training import experiment, statistics
+from lilly.training import claims, experiment, statistics
 
-__all__ = ["axes", "band", "curves", "save"]
+__all__ = ["COLOURS", "axes", "band", "curves", "save", "sweep"]
 
 # Okabe and Ito's colours, told apart by colour-blind readers, yellow left out.
 COLOURS = (
@@ -104,6 +104,42 @@ def curves(
       ax.set_yscale("log")
     if lines:
       ax.legend(frameon=False, fontsize=8)
+  save(sheet, path)
+
+
+def sweep(
+  results: experiment.Results,
+  path: pathlib.Path,
+  hyper: str,
+  metrics: Mapping[str, str],
+  label: str,
+) -> None:
+  """Draws final metrics against a swept hyper-parameter, for each variant.
+
+  Args:
+    results: of `run`, with only this hyper-parameter swept.
+    path: of the PNG.
+    hyper: the swept hyper-parameter.
+    metrics: which ones, and the name of each one's line.
+    label: of the vertical axis.
+  """
+  sheet, grid = axes(1, len(results.metrics))
+  for ax, variant in zip(grid[0], results.metrics, strict=True):
+    values = sorted({run[hyper] for run in results.runs[variant]})
+    lines = [m for m in metrics if m in results.metrics[variant]]
+    for metric, colour in zip(lines, COLOURS, strict=False):
+      final = [
+        claims.final(results, variant, metric, **{hyper: value})
+        for value in values
+      ]
+      points, name = np.stack(final, axis=1), metrics[metric]
+      band(ax, np.array(values), points, colour=colour, label=name)
+    ax.set_xscale("log" if min(values) > 0 else "linear")
+    ax.set_title(variant)
+    ax.set_xlabel(hyper)
+    ax.set_ylabel(label)
+    if lines:
+      ax.legend(frameon=False)
   save(sheet, path)
 
 
