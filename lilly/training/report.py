@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
   """How a run ended, or that it has not begun."""
 
   # 'finished', 'runs failed', 'a claim failed': these have a summary;
-  # 'waiting', 'not run', 'stopped', 'interrupted': these have none
+  # 'waiting', 'not run', 'interrupted': these have none; 'stopped': may have
   state: str
   # what the run said about it
   reason: str = ""
@@ -276,17 +276,20 @@ def _outcome(status, messages, summary):
   """Interprets an exit status; see `command_line.main`."""
   told = [m.removeprefix("error: ") for m in messages if m.startswith("error:")]
   reason = " ".join(told or [m for m in messages if m][-1:])
-  named = {0: FINISHED, 3: "runs failed", 4: "a claim failed"}
-  if status in named and summary is not None:
+  content = None
+  if summary is not None:
     content = json.loads(summary.read_text(encoding="utf-8"))
+  named = {0: FINISHED, 3: "runs failed", 4: "a claim failed"}
+  if status in named and content is not None:
     return Outcome(named[status], reason if status else "", content)
   if status in (0, 130):  # a signal: it has saved and goes on when called again
     return Outcome("interrupted", reason)
-  if status == 1:
+  if status == 1 and content is None:
     return Outcome("not run", reason)
   if status < 0:
-    return Outcome("stopped", f"killed by {signal.Signals(-status).name}")
-  return Outcome("stopped", f"exit status {status}: {reason}")
+    reason = f"killed by {signal.Signals(-status).name}"
+  # After its verdicts, while it drew pictures, or before.
+  return Outcome("stopped", reason or f"exit status {status}", content)
 
 
 def _write(each, out_dir):

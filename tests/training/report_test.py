@@ -75,8 +75,8 @@ if __name__ == "__main__":
 
 TROUBLE = """
 CLAIMS = (claim("c"),)
-REPRODUCE = {n: ["--case=" + n] for n in
-             ("fine", "no_data", "diverged", "checked", "killed", "bug")}
+REPRODUCE = {n: ["--case=" + n] for n in (
+  "fine", "no_data", "diverged", "checked", "killed", "bug", "drew")}
 if __name__ == "__main__":
   if case == "no_data":
     die("progress\\nerror: --data_dir lacks <mnist>.", 1)
@@ -86,7 +86,10 @@ if __name__ == "__main__":
     raise ZeroDivisionError("nobody's sentence")
   if case == "diverged":
     print("error: adam, run 3 failed.", file=sys.stderr)
-  finish({"c": ("holds", None)}, {"diverged": 3, "checked": 4}.get(case, 0))
+  if case == "drew":  # a picture could not be drawn, after the verdicts
+    print("OSError: no font", file=sys.stderr)
+  status = {"diverged": 3, "checked": 4, "drew": 1}.get(case, 0)
+  finish({"c": ("holds", None)}, status)
 """
 
 SLOW = """
@@ -274,6 +277,7 @@ def test_facts_stand_at_the_head(merged):
     ("checked", "a claim failed"),
     ("killed", "stopped killed by SIGKILL"),
     ("bug", "not run ZeroDivisionError: nobody's sentence"),
+    ("drew", "stopped OSError: no font"),
   ],
 )
 def test_a_run_that_did_not_end_well_has_a_row(troubled, run, expected):
@@ -286,13 +290,14 @@ def test_trouble_in_one_run_does_not_touch_the_others(troubled):
   page = stubs.page()
   assert "No module named 'no_such_module'" in page.row("not run", "broken")
   assert "Run 'fine'" not in page.text
-  assert "holds: 3" in page.text  # fine, diverged and checked have judged it
+  assert "holds: 4" in page.text  # fine, diverged, checked and drew judged it
   assert "not run: 3, runs failed: 1, a claim failed: 1" in page.text
+  assert "stopped: 2" in page.text
 
 
 def test_failed_runs_alone_exit_3_and_failed_claims_0(tmp_path):
   body = TROUBLE.replace('"fine", "no_data", ', "")
-  stubs = Stubs(tmp_path, trouble=body.replace(', "killed", "bug"', ""))
+  stubs = Stubs(tmp_path, trouble=body.replace(', "killed", "bug", "drew"', ""))
   assert stubs.run()[0] == 3
 
 
