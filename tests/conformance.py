@@ -81,6 +81,17 @@ def _estimate(key, taps):
   return node_perturbation.estimate(key, loss, taps, noise_std=0.5)
 
 
+def _perturbed_gradient(key, params, taps):
+  def signals(params, taps):
+    hidden = params + taps[0]
+    return [hidden, 2 * jax.lax.stop_gradient(hidden)]
+
+  def loss(output):
+    return jnp.sum(jnp.square(output))
+
+  return node_perturbation.gradient(key, signals, loss, params, [taps])
+
+
 def _broadcast(output, first, second, feedback, other):
   return direct_feedback_alignment.broadcast_error(
     output, [first, second], [feedback, other]
@@ -105,10 +116,10 @@ ROWS = (
     _arrays(2, 4, 3, (2, 4), (2, 3)),
     call=_broadcast,
   ),
-  Row(sign_symmetry.usf, "feedback", _arrays((3, 2))),
-  Row(sign_symmetry.brsf, "feedback", _keyed((3, 2))),
-  Row(sign_symmetry.frsf, "feedback", _arrays((3, 2), (2, 3))),
-  Row(pseudo_backprop.feedback, "feedback", _arrays((3, 2))),
+  Row(sign_symmetry.usf, "function", _arrays((3, 2))),
+  Row(sign_symmetry.brsf, "function", _keyed((3, 2))),
+  Row(sign_symmetry.frsf, "function", _arrays((3, 2), (2, 3))),
+  Row(pseudo_backprop.feedback, "function", _arrays((3, 2))),
   Row(
     weight_mirror.update,
     "assignment",
@@ -116,10 +127,16 @@ ROWS = (
     call=lambda *inputs: weight_mirror.update(*inputs, batch_size=4),
     state=2,
   ),
-  Row(node_perturbation.estimate, "estimate", _keyed(3), call=_estimate),
+  Row(node_perturbation.estimate, "random", _keyed(3), call=_estimate),
+  Row(
+    node_perturbation.gradient,
+    "random",
+    _keyed(3, 3),
+    call=_perturbed_gradient,
+  ),
   Row(
     sparse_connectivity.mask,
-    "draw",
+    "random",
     _keyed(),
     call=lambda key: sparse_connectivity.mask(key, (3, 2)),
     dtypes=(jnp.float32,),
@@ -130,14 +147,12 @@ ROWS = (
     _masks_and_updates,
     call=_masked_update,
   ),
-  Row(alignment.angle, "measurement", _arrays(3, 3)),
-  Row(alignment.matrix_angle, "measurement", _arrays((3, 2), (2, 3))),
-  Row(alignment.norm_ratio, "measurement", _arrays((3, 2), (2, 3))),
-  Row(alignment.descent, "measurement", _arrays(2, (3, 2), (2, 3))),
-  Row(alignment.normalised_error, "measurement", _arrays(3, 3)),
-  Row(
-    alignment.compare, "measurement", _arrays(3, 2, 3, 2, 3, 2), call=_layers
-  ),
+  Row(alignment.angle, "function", _arrays(3, 3)),
+  Row(alignment.matrix_angle, "function", _arrays((3, 2), (2, 3))),
+  Row(alignment.norm_ratio, "function", _arrays((3, 2), (2, 3))),
+  Row(alignment.descent, "function", _arrays(2, (3, 2), (2, 3))),
+  Row(alignment.normalised_error, "function", _arrays(3, 3)),
+  Row(alignment.compare, "function", _arrays(3, 2, 3, 2, 3, 2), call=_layers),
 )
 
 # Function, "module.name" -> why none of the checks fits it.

@@ -1,7 +1,7 @@
 """Node perturbation: gradients from noise and a scalar, without a way back."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import chex
 import jax
@@ -92,10 +92,15 @@ def gradient(
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247, the reinforcement baseline of
     figure 1.
+
+  >>> signals = lambda w, taps: [w + taps[0], jax.lax.stop_gradient(w) + taps[0]]
+  >>> taps = [jnp.zeros(2)]
+  >>> gradient(jax.random.key(0), signals, jnp.sum, jnp.ones(2), taps)[0].item()
+  2.0
   """
   estimates: Any = estimate(
     key,
-    lambda taps: loss(signals(params, taps)[-1]),  # pyright: ignore
+    lambda taps: loss(signals(params, cast(Any, taps))[-1]),
     taps,
     noise_std=noise_std,
   )

@@ -49,9 +49,8 @@ def update(
 
   Reference:
     Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019), arXiv:1904.05391,
-    "weight mirror". Deviations: f(0) is subtracted, which lowers the variance
-    and changes no mean; decay and max_norm control the norm, which nothing does
-    in the authors' code.
+    "weight mirror". Deviations: f(0) is subtracted, for less variance and the
+    same mean; decay and max_norm control the norm, as in the paper's text only.
 
   >>> w, feedback = jnp.ones((3, 2)), jnp.zeros((2, 3))
   >>> update(jax.random.key(0), w, feedback, batch_size=4).shape

@@ -81,6 +81,37 @@ def test_taps_may_be_a_tree():
   np.testing.assert_allclose(weights @ noise, np.sqrt(squared), rtol=1e-4)
 
 
+def test_gradient_is_exact_above_and_unbiased_below():
+  (x, u, w, target), _ = _problem(4)
+
+  def signals(params, taps):
+    hidden = x @ params["u"] + taps[0]
+    return [hidden, jax.lax.stop_gradient(hidden) @ params["w"]]
+
+  def loss(output):
+    return jnp.sum(jnp.square(target - output)) / 2
+
+  def gradient(key):
+    return node_perturbation.gradient(
+      key, signals, loss, {"u": u, "w": w}, [jnp.zeros(4)], noise_std=0.3
+    )
+
+  keys = jax.random.split(jax.random.key(2), 50_000)
+  values, grads = jax.tree.map(np.asarray, jax.jit(jax.vmap(gradient))(keys))
+  e = target - x @ u @ w
+  np.testing.assert_allclose(values, e @ e / 2, rtol=1e-4)
+  np.testing.assert_allclose(
+    grads["w"][:5].mean(0), -np.outer(x @ u, e), rtol=1e-4
+  )
+  # One estimate for each unit: its error is shared by the unit's weights.
+  below = grads["u"][:, 0] / x[0]
+  error = below.std(0) / np.sqrt(len(below))
+  assert np.all(np.abs(below.mean(0) + w @ e) < 3 * error)
+  np.testing.assert_allclose(
+    grads["u"][0], np.outer(x, below[0]), rtol=1e-3, atol=1e-4
+  )
+
+
 def test_loss_must_be_scalar():
   with pytest.raises(AssertionError):
     node_perturbation.estimate(jax.random.key(0), jnp.square, jnp.zeros(2))
