@@ -93,7 +93,8 @@ def gradient(
     Lillicrap et al. (2014), arXiv:1411.0247, the reinforcement baseline of
     figure 1.
 
-  >>> signals = lambda w, taps: [w + taps[0], jax.lax.stop_gradient(w) + taps[0]]
+  >>> below = jax.lax.stop_gradient
+  >>> signals = lambda w, taps: [w + taps[0], below(w + taps[0])]
   >>> taps = [jnp.zeros(2)]
   >>> gradient(jax.random.key(0), signals, jnp.sum, jnp.ones(2), taps)[0].item()
   2.0
