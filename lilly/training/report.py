@@ -103,7 +103,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _define_flags():
   own = flags.FlagValues()
-  own.set_gnu_getopt(True)  # flags may follow the names
   flags.DEFINE_bool("help", False, "Show this text.", flag_values=own)
   flags.DEFINE_enum(
     "preset",

@@ -336,7 +336,9 @@ def test_an_interrupt_reaches_the_run_once_and_leaves_a_page(
 
 
 def test_all_runs_may_be_named_in_any_order_with_flags_after(tmp_path):
-  stubs = Stubs(tmp_path, one=SIMPLE, two=SIMPLE)
+  is_there = 'assert pathlib.Path("out/index.html").exists()'  # from the start
+  early = SIMPLE.replace("  finish", f"  {is_there}\n  finish")
+  stubs = Stubs(tmp_path, one=SIMPLE, two=early)
   (tmp_path / "data").mkdir()
   status, _, err = stubs.run("two", "--data_dir=data", "--out_dir=out")
   assert status == 0, err
