@@ -183,51 +183,42 @@ def make_experiment(
   """One rule on one task, as one run sees it."""
 
   def optimiser_of(state):
-    return training.skip_nonfinite(
-      feedback_learner.optimiser(
-        learner, state.params, state.network, state.hyper
-      )
-    )
+    run = (state.params, state.network, state.hyper)
+    return training.skip_nonfinite(feedback_learner.optimiser(learner, *run))
 
   def init(key, hyper, data):
     key, key_task, key_network = jax.random.split(key, 3)
-    instance = task.init(key_task)
-    network = feedback_learner.network(learner, hyper)
-    params, network_state = network.init(
-      key_network, jnp.zeros((1, task.num_inputs))
-    )
-    state = State(params, network_state, None, hyper, instance, key)
-    return state._replace(optimiser=optimiser_of(state).init(params))
+    x = jnp.zeros((1, task.num_inputs))
+    run = feedback_learner.network(learner, hyper).init(key_network, x)
+    state = State(*run, None, hyper, task.init(key_task), key)
+    return state._replace(optimiser=optimiser_of(state).init(state.params))
 
   def update(state, data):
     key, key_data, key_rule = jax.random.split(state.key, 3)
     x, target = task.sample(key_data, state.instance, data, batch_size)
-    loss, grads = feedback_learner.gradient(
-      key_rule, learner, state.params, state.network, state.hyper, x, target
-    )
+    run = (state.params, state.network, state.hyper)
+    loss, grads = feedback_learner.gradient(key_rule, learner, *run, x, target)
     updates, optimiser = optimiser_of(state).update(
       grads, state.optimiser, state.params
     )
     params = optax.apply_updates(state.params, updates)
     state = state._replace(params=params, optimiser=optimiser, key=key)
-    return mirrored(state) if learner.rule == "mirror" else state, {
-      "loss": loss
-    }
+    if learner.rule == "mirror":
+      state = mirrored(state)
+    return state, {"loss": loss}
 
   def evaluate(state, data):
     x, target = task.test(state.instance, data)
-    run = (learner, state.params, state.network, state.hyper)
+    run = (state.params, state.network, state.hyper)
     network = feedback_learner.network(learner, state.hyper)
-    signals, _ = network.apply(
-      state.params, state.network, jax.random.key(0), x
-    )
+    signals, _ = network.apply(*run[:2], jax.random.key(0), x)
     output = learner.output(signals[-1])
     metrics = {"nse": alignment.normalised_error(target, output)}
     if task.data:
       wrong = jnp.argmax(output, -1) != jnp.argmax(target, -1)
       metrics["error"] = 100 * jnp.mean(wrong)
     if learner.rule != "node":
-      metrics |= feedback_learner.angles(*run, x[:200], target[:200])
+      metrics |= feedback_learner.angles(learner, *run, x[:200], target[:200])
     return metrics
 
   return training.Experiment(

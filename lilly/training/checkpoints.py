@@ -170,7 +170,8 @@ class Store:
 
 def nbytes(state: Any) -> int:
   """Returns the size of a state as a checkpoint holds it, in bytes."""
-  return sum(_key_data(leaf).nbytes for leaf in jax.tree.leaves(state))
+  leaves = map(_key_data, jax.tree.leaves(state))
+  return sum(getattr(leaf, "nbytes", 8) for leaf in leaves)
 
 
 def host_copy(state: Any) -> dict[str, np.ndarray]:
@@ -193,7 +194,8 @@ def host_copy(state: Any) -> dict[str, np.ndarray]:
 
 
 def _is_key(leaf):
-  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  dtype = getattr(leaf, "dtype", None)
+  return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _key_data(leaf):
@@ -201,8 +203,11 @@ def _key_data(leaf):
 
 
 def _describe(leaf):
-  data = jax.eval_shape(_key_data, leaf)
-  return f"{data.dtype}{list(data.shape)}"
+  if _is_key(leaf):
+    leaf = jax.eval_shape(jax.random.key_data, leaf)
+  elif not hasattr(leaf, "dtype"):
+    leaf = np.asarray(leaf)
+  return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _names(state):
@@ -211,7 +216,9 @@ def _names(state):
 
 
 def _place(array, leaf):
-  """Gives a host array the template leaf's placement and key type."""
+  """Gives a host array the template leaf's kind and placement."""
+  if not isinstance(leaf, jax.Array):  # a host simulator's
+    return array if isinstance(leaf, np.ndarray) else array[()].item()
   if _is_key(leaf):
     data = jax.random.key_data(leaf)
     placed = jax.make_array_from_callback(

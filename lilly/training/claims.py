@@ -70,7 +70,8 @@ def trajectory(
     Steps [T] and values [num_seeds, T]; NaN for failed runs.
 
   Raises:
-    NotApplicable: the variant or grid point was not run.
+    NotApplicable: the variant or grid point was not run, or the metric not
+      measured.
   """
   if variant not in results.metrics:
     raise NotApplicable(f"{variant} was not run")
@@ -79,13 +80,18 @@ def trajectory(
   chosen = [
     i
     for i, run in enumerate(runs)
-    if all(np.isclose(run.get(k, np.nan), v) for k, v in point.items())
+    if all(
+      np.isclose(run.get(k, np.nan), v, rtol=1e-6, atol=0.0)
+      for k, v in point.items()
+    )
   ]
   free = {tuple(runs[i][k] for k in swept) for i in chosen}
   if len(free) != 1:
     raise NotApplicable(
       f"{len(free)} grid points of {variant} match {point or 'no choice'}"
     )
+  if metric not in results.metrics[variant]:
+    raise NotApplicable(f"{metric} was not measured for {variant}")
   steps, values = results.metrics[variant][metric]
   failed = [f["run"] for f in results.summary["variants"][variant]["failed"]]
   values = values.copy()
@@ -138,8 +144,8 @@ def judge(
 
   Returns:
     For each claim a row: name, sentence, value, interval (95 %, bootstrap over
-    seeds), relation, threshold, seeds, verdict (holds, fails, not applicable)
-    and, for the last, the reason.
+    seeds), relation, threshold, seeds it was judged on, failed seeds, verdict
+    (holds, fails, not applicable) and, for the last, the reason.
   """
   return [_judge(claim, results) for claim in claims]
 
@@ -153,11 +159,12 @@ def _judge(claim, results):
     "relation": claim.relation,
     "threshold": claim.threshold,
     "seeds": 0,
+    "failed": 0,
     "verdict": "not applicable",
     "reason": None,
   }
   try:
-    values = _measured(claim, results)
+    values, failed = _measured(claim, results)
   except NotApplicable as reason:
     return row | {"reason": str(reason)}
   statistic = statistics.STATISTICS[claim.statistic]
@@ -167,6 +174,7 @@ def _judge(claim, results):
     "value": value,
     "interval": list(statistics.bootstrap_interval(values, statistic)),
     "seeds": len(values),
+    "failed": failed,
     "verdict": "holds" if holds else "fails",
   }
 
@@ -183,4 +191,4 @@ def _measured(claim, results):
     raise NotApplicable(
       f"needs {claim.min_seeds} seeds, {finished.size} finished"
     )
-  return finished
+  return finished, values.size - finished.size

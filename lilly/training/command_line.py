@@ -12,6 +12,7 @@ import pathlib
 import shlex
 import signal
 import sys
+import textwrap
 import time
 import traceback
 import weakref
@@ -22,7 +23,7 @@ from absl import flags
 
 from lilly.training import experiment
 
-__all__ = ["define_flags", "main", "parse"]
+__all__ = ["define_flags", "fail", "main", "parse"]
 
 # A resumed run may differ from the recorded one in these flags only.
 _MAY_CHANGE = frozenset(
@@ -43,6 +44,10 @@ _PRESETS: weakref.WeakKeyDictionary[
 ] = weakref.WeakKeyDictionary()
 
 
+def _define_enum(name, default, text, *, enum_values, **own):
+  flags.DEFINE_enum(name, default, enum_values, text, **own)
+
+
 def define_flags(
   flag_values: flags.FlagValues, presets: Mapping[str, Mapping[str, Any]]
 ) -> None:
@@ -55,83 +60,113 @@ def define_flags(
       over the plain keys. A flag given by the user beats a preset. The first
       preset is the default.
   """
-  names = tuple(presets)
-  own: dict[str, Any] = {"flag_values": flag_values}
-  flags.DEFINE_bool("help", False, "Show this text.", **own)
-  flags.DEFINE_enum("preset", names[0], names, "Which scale to run at.", **own)
   _PRESETS[flag_values] = presets
-  flags.DEFINE_integer("seed", 0, "First seed.", lower_bound=0, **own)
-  flags.DEFINE_integer(
-    "num_seeds", 1, "Seeds, trained together.", lower_bound=1, **own
-  )
-  flags.DEFINE_multi_string(
+  own: dict[str, Any] = {"flag_values": flag_values}
+  names = list(presets)
+  flags.DEFINE_enum("preset", names[0], names, "Which scale to run at.", **own)
+  for define, name, default, text, *checks in _COMMON:
+    define(name, default, text, **own, **dict(checks))
+
+
+_COMMON: tuple[tuple[Any, ...], ...] = (
+  (flags.DEFINE_bool, "help", False, "Show this text."),
+  (flags.DEFINE_integer, "seed", 0, "First seed.", ("lower_bound", 0)),
+  (
+    flags.DEFINE_integer,
+    "num_seeds",
+    1,
+    "Seeds, trained together.",
+    ("lower_bound", 1),
+  ),
+  (
+    flags.DEFINE_multi_string,
     "sweep",
     [],
     "Hyper-parameter and values, learning_rate=1e-4,3e-4; repeat for a grid.",
-    **own,
-  )
-  flags.DEFINE_enum(
+  ),
+  (
+    _define_enum,
     "seed_batching",
     "vmap",
-    ["vmap", "map"],
     "vmap: all runs at once; map: one after another, each with exactly the "
-    "bits it has alone.",
-    **own,
-  )
-  flags.DEFINE_integer(
-    "num_updates", 1, "Updates in all.", lower_bound=1, **own
-  )
-  flags.DEFINE_integer(
-    "log_every", 1, "Updates in a row of metrics.", lower_bound=1, **own
-  )
-  flags.DEFINE_integer(
+    "bits it has alone, in 1.5 times the memory.",
+    ("enum_values", ["vmap", "map"]),
+  ),
+  (
+    flags.DEFINE_integer,
+    "num_updates",
+    1,
+    "Updates in all; may grow when a run is resumed.",
+    ("lower_bound", 1),
+  ),
+  (
+    flags.DEFINE_integer,
+    "log_every",
+    1,
+    "Updates in a row of metrics.",
+    ("lower_bound", 1),
+  ),
+  (
+    flags.DEFINE_integer,
     "eval_every",
     0,
     "Updates between evaluations; 0: at the start and the end only.",
-    lower_bound=0,
-    **own,
-  )
-  flags.DEFINE_string(
-    "out_dir", None, "Where files go [runs/<experiment>/<time>].", **own
-  )
-  flags.DEFINE_enum(
+    ("lower_bound", 0),
+  ),
+  (
+    flags.DEFINE_string,
+    "out_dir",
+    None,
+    "Where files go [runs/<experiment>/<time>].",
+  ),
+  (
+    _define_enum,
     "resume",
     "auto",
-    ["auto", "never", "must"],
     "auto: go on with the run in --out_dir if there is one; never: refuse if "
     "there is one; must: refuse if there is none.",
-    **own,
-  )
-  flags.DEFINE_bool(
-    "eval_only", False, "Only evaluate the run in --out_dir.", **own
-  )
-  flags.DEFINE_float(
+    ("enum_values", ["auto", "never", "must"]),
+  ),
+  (
+    flags.DEFINE_bool,
+    "eval_only",
+    False,
+    "Only evaluate the run in --out_dir.",
+  ),
+  (
+    flags.DEFINE_float,
     "checkpoint_every_s",
     600.0,
     "Seconds between checkpoints; 0: none at all, no resuming.",
-    lower_bound=0.0,
-    **own,
-  )
-  flags.DEFINE_float(
+    ("lower_bound", 0.0),
+  ),
+  (
+    flags.DEFINE_float,
     "max_checkpoint_gb",
     8.0,
     "Largest state, in GB, that is checkpointed.",
-    lower_bound=0.0,
-    **own,
-  )
-  flags.DEFINE_integer(
+    ("lower_bound", 0.0),
+  ),
+  (
+    flags.DEFINE_integer,
     "max_bad_updates",
     10,
     "Non-finite updates in a row that are skipped before a run has failed.",
-    lower_bound=0,
-    **own,
-  )
-  flags.DEFINE_string(
-    "data_dir", None, "Folder with the data sets' original files.", **own
-  )
-  flags.DEFINE_bool(
-    "check_claims", False, "Exit with status 4 if a claim fails.", **own
-  )
+    ("lower_bound", 0),
+  ),
+  (
+    flags.DEFINE_string,
+    "data_dir",
+    None,
+    "Folder with the data sets' original files.",
+  ),
+  (
+    flags.DEFINE_bool,
+    "check_claims",
+    False,
+    "Exit with status 4 if a claim fails.",
+  ),
+)
 
 
 def main(
@@ -155,7 +190,7 @@ def main(
   try:
     options = parse(flag_values, argv, source.stem)
   except (flags.Error, experiment.RunError) as error:
-    _die(error)
+    fail(error)
   if flag_values["help"].value:
     print(_help(flag_values, inspect.getmodule(run), source.stem))
     sys.exit(0)
@@ -168,7 +203,7 @@ def main(
   except Exception as error:
     if not _is_deliberate(error, source):
       raise
-    _die(error)
+    fail(error)
   sys.exit(status)
 
 
@@ -250,6 +285,11 @@ def _sweep(text):
     numbers = tuple(float(value) for value in values.split(","))
   except ValueError:
     numbers = ()
+  if len(set(numbers)) < len(numbers):
+    raise experiment.RunError(
+      f"--sweep={text} repeats a value; give each once, and --num_seeds for "
+      "more runs of it."
+    )
   if not name.strip() or not numbers or not all(map(math.isfinite, numbers)):
     raise experiment.RunError(
       f"--sweep={text} is not a name and numbers; write it as "
@@ -355,21 +395,30 @@ def _apply_preset(flag_values, given):
 
 
 def _help(flag_values, module, name):
-  lines = [inspect.getdoc(module) or name, "", "Flags:"]
   probe = flags.FlagValues()
   define_flags(probe, {"cpu": {}})
   common = set(probe)
   own = sorted(f for f in flag_values if f not in common)
-  for title, names in (("", own), ("Every experiment has:", sorted(common))):
-    if title:
-      lines += ["", title]
-    for flag in names:
-      item = flag_values[flag]
-      choices = getattr(item.parser, "enum_values", None)
-      kind = "|".join(choices) if choices else item.flag_type()
-      default = "" if item.default is None else f" [{item.default}]"
-      lines.append(f"  --{flag}  ({kind}){default}\n      {item.help}")
+  lines = [inspect.getdoc(module) or name, "", "Flags:"]
+  lines += [line for f in own for line in _flag_help(flag_values[f])]
+  lines += ["", "Every experiment has:"]
+  lines += [line for f in sorted(common) for line in _flag_help(flag_values[f])]
   return "\n".join(lines)
+
+
+def _flag_help(flag):
+  choices = getattr(flag.parser, "enum_values", None)
+  kind = "|".join(choices) if choices else flag.flag_type()
+  default = flag.default
+  default = ",".join(default) if isinstance(default, list) else default
+  default = "" if default in (None, "") else f" [{default}]"
+  # absl adds the choices in front and a hint on repetition behind.
+  text = flag.help.removeprefix(f"<{kind}>: ").partition(";\n")[0]
+  indent = " " * 6
+  return [
+    f"  --{flag.name}  ({kind}){default}",
+    *textwrap.wrap(text, 78, initial_indent=indent, subsequent_indent=indent),
+  ]
 
 
 def _is_deliberate(error, source):
@@ -384,7 +433,8 @@ def _is_deliberate(error, source):
   return package in last.parents or last == source
 
 
-def _die(error) -> Any:
+def fail(error: BaseException) -> Any:
+  """Prints an error as one sentence and exits with status 1."""
   text = " ".join(str(error).split())
   if isinstance(error, OSError) and error.strerror:
     text = f"{error.strerror}: {error.filename}" if error.filename else text

@@ -60,8 +60,10 @@ def run(
     else compilation.compiled(item, options)
     for variant, item in experiments.items()
   }
-  results = experiment.Results(_summary(options), {}, {}, {}, options)
   with _claimed(options):
+    config = _configure(options, experiments)
+    summary = config | {"variants": {}, "claims": []}
+    results = experiment.Results(summary, {}, {}, {}, options)
     for variant, program in programs.items():
       _run_variant(variant, program, experiments[variant], key_metric, results)
   return results
@@ -119,10 +121,12 @@ def finish(
   summary = results.summary
   if jax.process_index() != 0:
     return 0
+  name = "evaluation.json" if options.eval_only else "summary.json"
+  if options.out_dir is not None:  # before anything a script's code can break
+    _write_json(options.out_dir / name, summary)
   if not options.eval_only:
     summary["claims"] = claims_lib.judge(claims, results)
   if options.out_dir is not None:
-    name = "evaluation.json" if options.eval_only else "summary.json"
     _write_json(options.out_dir / name, summary)
     if pictures is not None and not options.eval_only:
       pictures(results, options.out_dir)
@@ -177,7 +181,7 @@ def load(
 
 @contextlib.contextmanager
 def _claimed(options):
-  """Makes out_dir, keeps other processes out of it, writes config.json down."""
+  """Makes out_dir and keeps other processes out of it."""
   if options.out_dir is None or jax.process_index() != 0:
     yield
     return
@@ -191,22 +195,43 @@ def _claimed(options):
         f"another process is running in --out_dir={options.out_dir}; wait for "
         "it or give another one."
       ) from error
-    if not options.eval_only:
-      config = {"experiment": options.experiment, "command": options.command}
-      config |= {"flags": dict(options.flags)} | surroundings.describe()
-      _write_json(options.out_dir / "config.json", config)
     yield
 
 
-def _summary(options):
-  return {
+def _configure(options, variants):
+  """Writes config.json: what is asked for, and what it was started on.
+
+  A finished run that is only judged again keeps the commit that trained it;
+  other surroundings in which training went on are listed under resumed_on.
+  """
+  here = surroundings.describe()
+  config = {
     "experiment": options.experiment,
     "command": options.command,
     "flags": dict(options.flags),
-    **surroundings.describe(),
-    "variants": {},
-    "claims": [],
+    **here,
+    "resumed_on": [],
   }
+  if options.out_dir is None:
+    return config
+  path = options.out_dir / "config.json"
+  if path.exists():
+    old = json.loads(path.read_text(encoding="utf-8"))
+    started_on = {name: old.get(name) for name in here}
+    resumed_on = old.get("resumed_on", [])
+    stores = [
+      checkpoints.Store(options.out_dir / variant / "checkpoints")
+      for variant in variants
+    ]
+    finished = all(s.newest() == options.num_updates for s in stores)
+    if not finished and here not in [started_on, *resumed_on]:
+      resumed_on = [*resumed_on, here]
+    config |= {**started_on, "resumed_on": resumed_on}
+    if finished:
+      config["command"] = old.get("command", options.command)
+  if jax.process_index() == 0 and not options.eval_only:
+    _write_json(path, config)
+  return config
 
 
 def _describe(program, result, hyper):
@@ -233,7 +258,7 @@ def _describe(program, result, hyper):
     "updates": result.update,
     "unit": program.unit,
     "seconds": result.seconds,
-    "updates_per_second": result.update / max(result.seconds, 1e-9),
+    "updates_per_second": result.updates_per_second,
     "reproducible": program.reproducible,
     "failed": failed,
     "points": rows,
@@ -253,7 +278,8 @@ def _evaluate_only(program, options, directory):
     f"eval/{name}": (step, np.array(value)[:, None])
     for name, value in program.evaluate(state).items()
   }
-  return host_loop.LoopResult(state, metrics, newest, record["seconds"], {})
+  seconds = record["clock"][0]
+  return host_loop.LoopResult(state, metrics, newest, seconds, None, {})
 
 
 def _write_params(path, state):
@@ -321,7 +347,8 @@ def _tell_claims(rows, console):
         _show(row["value"]),
         _span(row["interval"]),
         f"{row['relation']} {row['threshold']:g}",
-        row["verdict"],
+        row["verdict"]
+        + (f", {row['failed']} seeds failed" if row["failed"] else ""),
       )
     console.print(table)
   reasons: dict[str, list[str]] = {}

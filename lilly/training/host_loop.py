@@ -35,6 +35,8 @@ class LoopResult(NamedTuple):
   update: int
   # seconds of training, earlier sittings included
   seconds: float
+  # without the compilation; None if there was one chunk only
+  updates_per_second: float | None
   # run -> the first bad update, its leaf, and the counts
   failed: dict[int, dict[str, Any]]
 
@@ -56,7 +58,8 @@ def loop(
 
   Nothing that is computed or logged depends on the clock, so a loop that was
   killed and resumed ends with the same bits as one that was not, if step_chunk
-  is deterministic.
+  is deterministic. A run whose num_updates grew keeps the evaluation at its old
+  end.
 
   Args:
     step_chunk: maps a state to the state `log_every` updates later and [R]
@@ -83,55 +86,120 @@ def loop(
   _check_cadence(options)
   log = metrics_lib.MetricsFile(directory and directory / "metrics.jsonl")
   store = _store(directory, options, state)
-  state, update, seconds = _resume(store, log, state, options)
+  resumed = _resume(store, log, state, options)
+  shape = (num_runs, steps_per_update)
+  sitting = _Sitting(step_chunk, evaluate, *resumed, log, store, options, shape)
   show = progress.Progress(name, key_metric, options.num_updates, unit)
+  with contextlib.closing(log), show, _signals() as caught:
+    sitting.run(show, caught)
+  if caught:
+    _stop(caught[0], sitting.update, options, directory)
+  history = metrics_lib.read(log.rows, num_runs)
+  return sitting.result(history)
 
-  def evaluate_and_log(state, metrics):
-    if evaluate is not None and _evaluation_due(update, options):
-      metrics |= _on_host(evaluate(state), "eval/", num_runs)
-    log.write(update * steps_per_update, metrics)
-    return metrics
 
-  def save():
-    if store is not None and store.newest() != update:
-      record = {
-        "seconds": seconds,
-        "metrics": log.mark(),
-        "flags": dict(options.flags),
-        "versions": surroundings.versions(),
-      }
-      store.save(update, state, record)
+class _Sitting:
+  """What changes while a loop runs in one process."""
 
-  failed = nonfinite.failures(state, options.max_bad_updates)
-  with contextlib.ExitStack() as stack:
-    stack.callback(log.close)
-    stack.enter_context(show)
-    caught = stack.enter_context(_signals())
-    if update == 0:
-      evaluate_and_log(state, {})
+  def __init__(
+    self, step_chunk, evaluate, state, update, clock, log, store, options, shape
+  ):
+    self.state, self.update, self.clock = state, update, clock
+    self._step_chunk, self._evaluate = step_chunk, evaluate
+    self._log, self._store, self._options = log, store, options
+    self._num_runs, self._steps_per_update = shape
+    self.failed = nonfinite.failures(state, options.max_bad_updates)
+
+  def run(self, show, caught):
+    """Advances chunk by chunk, to the end or until a signal is caught."""
+    options = self._options
+    if self.update == 0:
+      self._log_row({})
     saved_at = time.monotonic()
-    while update < options.num_updates and len(failed) < num_runs:
-      began = time.monotonic()
-      state, metrics = step_chunk(state)
-      metrics = _on_host(metrics, "train/", num_runs)
-      update += options.log_every
-      metrics = evaluate_and_log(state, metrics)
-      failed = nonfinite.failures(state, options.max_bad_updates)
-      seconds += time.monotonic() - began
-      show.update(update, metrics, failed)
-      due = time.monotonic() - saved_at >= options.checkpoint_every_s
-      if caught or (due and options.checkpoint_every_s):
-        save()
+    while (
+      self.update < options.num_updates and len(self.failed) < self._num_runs
+    ):
+      metrics = self._advance()
+      show.update(self.update, metrics, self.failed)
+      if time.monotonic() - saved_at >= options.checkpoint_every_s:
+        self._save()
         saved_at = time.monotonic()
       if caught:
         break
-    save()
-    if store is not None:
-      store.wait()
-  if caught:
-    _stop(caught[0], update, options, directory)
-  history = metrics_lib.read(log.rows, num_runs)
-  return LoopResult(state, history, update, seconds, failed)
+    self._save()
+    if self._store is not None:
+      self._store.wait()
+
+  def result(self, history):
+    return LoopResult(
+      state=self.state,
+      metrics=history,
+      update=self.update,
+      seconds=self.clock.seconds,
+      updates_per_second=self.clock.rate(),
+      failed=self.failed,
+    )
+
+  def _advance(self):
+    options = self._options
+    with self.clock.chunk(options.log_every):
+      self.state, metrics = self._step_chunk(self.state)
+      metrics = _on_host(metrics, "train/", self._num_runs)
+      self.update += options.log_every
+      self._log_row(metrics)
+      self.failed = nonfinite.failures(self.state, options.max_bad_updates)
+    return metrics
+
+  def _log_row(self, metrics):
+    due = _evaluation_due(self.update, self._options)
+    if due and self._evaluate is not None:
+      found = self._evaluate(self.state)
+      metrics |= _on_host(found, "eval/", self._num_runs)
+    self._log.write(self.update * self._steps_per_update, metrics)
+
+  def _save(self):
+    if self._store is None or self._store.newest() == self.update:
+      return
+    record = {
+      "clock": self.clock.record(),
+      "metrics": self._log.mark(),
+      "flags": dict(self._options.flags),
+      "versions": surroundings.versions(),
+    }
+    self._store.save(self.update, self.state, record)
+
+
+class _Clock:
+  """Seconds of training over all sittings, and the rate once compiled."""
+
+  def __init__(self, record=None):
+    self.seconds, self._steady_seconds, self._steady_updates = record or (
+      0.0,
+      0.0,
+      0,
+    )
+    self._compiled = False
+
+  @contextlib.contextmanager
+  def chunk(self, updates):
+    """Times a chunk; a sitting's first one holds the compilation."""
+    start = time.monotonic()
+    yield
+    spent = time.monotonic() - start
+    self.seconds += spent
+    if self._compiled:
+      self._steady_seconds += spent
+      self._steady_updates += updates
+    self._compiled = True
+
+  def rate(self):
+    """Updates per second, None if there was no second chunk."""
+    if not self._steady_seconds:
+      return None
+    return self._steady_updates / self._steady_seconds
+
+  def record(self):
+    return [self.seconds, self._steady_seconds, self._steady_updates]
 
 
 def _check_cadence(options):
@@ -174,7 +242,7 @@ def _resume(store, log, state, options):
   newest = None if store is None else store.newest()
   if store is None or newest is None:
     log.open()
-    return state, 0, 0.0
+    return state, 0, _Clock()
   if newest > options.num_updates:
     raise experiment.RunError(
       f"the run is at update {newest} already, past --num_updates="
@@ -182,7 +250,7 @@ def _resume(store, log, state, options):
     )
   state, record = store.restore(newest, state)
   log.open(record["metrics"])
-  return state, newest, record["seconds"]
+  return state, newest, _Clock(record["clock"])
 
 
 def _on_host(metrics, prefix, num_runs):
@@ -215,7 +283,7 @@ def _signals():
 
   try:
     for number in (signal.SIGTERM, signal.SIGINT):
-      previous[number] = signal.signal(number, note)
+      previous[number] = signal.signal(number, note) or signal.SIG_DFL
   except ValueError:  # not in the main thread: the owner handles signals
     previous.clear()
   try:

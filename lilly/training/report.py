@@ -357,6 +357,7 @@ def _claim_row(one, run, row):
     interval=row["interval"],
     threshold=_threshold(row["relation"], row["threshold"]),
     seeds=row["seeds"],
+    failed=row.get("failed", 0),
     command=summary["command"],
     minutes=_minutes(summary),
   )

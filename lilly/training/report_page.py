@@ -35,6 +35,8 @@ class Row(NamedTuple):
   # relation and number
   threshold: str = ""
   seeds: int | None = None
+  # seeds that diverged, on which it was not judged
+  failed: int = 0
   command: str = ""
   minutes: float | None = None
 
@@ -96,6 +98,12 @@ def _joined(texts: Iterable[str]) -> str:
   return "; ".join(dict.fromkeys(texts)) or "no run has finished yet"
 
 
+def _seeds(row):
+  if row.seeds is None:
+    return "–"
+  return f"{row.seeds} ({row.failed} failed)" if row.failed else str(row.seeds)
+
+
 def _cells(row):
   """Returns the numbers of a row as text: heading -> cell."""
   number = lambda value: "–" if value is None else f"{value:.4g}"
@@ -106,7 +114,7 @@ def _cells(row):
     "Value": number(row.value),
     "95 % interval": interval,
     "Threshold": row.threshold or "–",
-    "Seeds": "–" if row.seeds is None else str(row.seeds),
+    "Seeds": _seeds(row),
     "Minutes": "–" if row.minutes is None else f"{row.minutes:.1f}",
   }
 

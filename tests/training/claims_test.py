@@ -118,6 +118,36 @@ def test_a_variant_that_was_not_run_is_not_applicable():
     training.trajectory(results, "b", "eval/error")
 
 
+def test_a_metric_that_was_not_measured_is_not_applicable():
+  results = make_results({"a": [0.0]})
+  with pytest.raises(claims.NotApplicable, match="was not measured for a"):
+    training.final(results, "a", "eval/angle")
+
+
+def test_grid_points_near_zero_are_told_apart():
+  runs = ({"seed": 0, "decay": 0.0}, {"seed": 0, "decay": 1e-9})
+  results = make_results({"a": [1.0, 2.0]}, runs=runs)
+  assert training.final(results, "a", "eval/error", decay=0.0) == [1.0]
+  assert training.final(results, "a", "eval/error", decay=1e-9) == [2.0]
+
+
+def test_measures_by_step_and_difference():
+  results = make_results({"a": [1.0, 2.0], "b": [4.0, 4.0]})
+  less = claims.difference(
+    claims.last("b", "eval/error"), claims.last("a", "eval/error")
+  )
+  assert less(results).tolist() == [3.0, 2.0]
+  assert claims.at(0, "a", "eval/error")(results).tolist() == [100.0, 100.0]
+  with pytest.raises(claims.NotApplicable, match="at step 7"):
+    claims.at(7, "a", "eval/error")(results)
+
+
+def test_failed_seeds_are_counted():
+  results = make_results({"a": [0.5, 0.5, 0.5]}, failed=[1])
+  row = verdict(make_claim(min_seeds=2), results)
+  assert (row["seeds"], row["failed"], row["verdict"]) == (2, 1, "holds")
+
+
 def test_one_claim_that_does_not_apply_leaves_the_others():
   results = make_results({"a": [0.0]})
   absent = make_claim(lambda r: training.final(r, "b", "eval/error"))

@@ -102,6 +102,7 @@ BAD = [
   (["--sweep==0.1"], "--sweep"),
   (["--sweep=momentum=0.1"], "learning_rate, noise"),
   (["--sweep=noise=1", "--sweep=noise=2"], "noise twice"),
+  (["--sweep=noise=0.1,0.1"], "repeats a value"),
   (["--learning_rate=-0.1"], "learning_rate"),
   (["--learning_rate=fast"], "learning_rate"),
   (["--task=tiny"], "task"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lilly import training
-from lilly.training import checkpoints
+from lilly.training import checkpoints, surroundings
 from tests.training import toy
 
 
@@ -166,6 +166,21 @@ def test_num_updates_may_grow(run_toy):
   assert status == 0 and bits(directory) == bits(whole[1])
   config = json.loads((directory / "config.json").read_text())
   assert config["flags"]["num_updates"] == 48
+
+
+def test_a_finished_run_keeps_what_trained_it(run_toy, monkeypatch):
+  _, directory, _ = run_toy("--num_updates=8")
+  first = json.loads((directory / "config.json").read_text())
+  here = surroundings.describe() | {"commit": "another"}
+  monkeypatch.setattr(surroundings, "describe", lambda: here)
+  run_toy()
+  again = json.loads((directory / "config.json").read_text())
+  assert again["commit"] == first["commit"] and again["resumed_on"] == []
+  assert summary_of(directory)["commit"] == first["commit"]
+  run_toy("--num_updates=16")
+  grown = json.loads((directory / "config.json").read_text())
+  assert grown["commit"] == first["commit"]
+  assert grown["resumed_on"] == [here]
 
 
 def test_eval_only_evaluates_the_newest_state(run_toy):

@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -120,8 +121,9 @@ def test_a_state_above_the_cap_is_refused_before_the_first_step(tmp_path):
 
 
 def test_the_cap_does_not_matter_where_nothing_is_saved(tmp_path):
-  loop(max_checkpoint_gb=0.0)
-  loop(tmp_path, max_checkpoint_gb=0.0, checkpoint_every_s=0.0)
+  assert loop(max_checkpoint_gb=0.0).update == 16
+  unsaved = loop(tmp_path, max_checkpoint_gb=0.0, checkpoint_every_s=0.0)
+  assert unsaved.update == 16
 
 
 def test_no_checkpoints_on_demand(tmp_path):
@@ -146,16 +148,27 @@ def test_in_memory_nothing_is_written(tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_resumes_where_it_was(tmp_path):
-  import jax
+def on_device(state):
+  return jax.tree.map(jax.numpy.asarray, state)
 
-  device = lambda state: jax.tree.map(jax.numpy.asarray, state)
+
+def on_host(state):
+  """A simulator's: numpy arrays, and a Python number."""
+  return state | {"episodes": 3}
+
+
+@pytest.mark.parametrize("device", [on_device, on_host])
+def test_resumes_where_it_was(tmp_path, device):
   loop(tmp_path / "a", state=device(start()), num_updates=8, eval_every=4)
   calls = []
 
   def counted(state):
     calls.append(state["w"].tolist())
-    return step_chunk(state)
+    return step(state)
+
+  def step(state):
+    new, metrics = step_chunk(state)
+    return state | new, metrics
 
   result = loop(tmp_path / "a", counted, device(start()), eval_every=4)
   assert calls == [[8.0, 8.0], [12.0, 12.0]]

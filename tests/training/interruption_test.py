@@ -1,6 +1,7 @@
 """Kills, signals and resumption, each in processes of their own."""
 
 import json
+import os
 import random
 import resource
 import signal
@@ -122,7 +123,9 @@ def test_a_full_disk_is_one_sentence(start_toy):
   def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-  process, directory = start_toy("--task=big", preexec_fn=limit)
+  # The cache of compiled programs, a thing of these tests, is not limited.
+  env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+  process, directory = start_toy("--task=big", preexec_fn=limit, env=env)
   status, _, err = finish(process)
   assert status == 1, err
   assert "could not write a checkpoint" in err and "Traceback" not in err
