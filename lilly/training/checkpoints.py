@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lilly.training import experiment
+from lilly.training import experiment, placement
 
 __all__ = ["Store", "host_copy", "nbytes"]
 
@@ -185,11 +185,7 @@ def host_copy(state: Any) -> dict[str, np.ndarray]:
     keep it from being donated.
   """
   leaves = [_key_data(leaf) for leaf in jax.tree.leaves(state)]
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    leaves = multihost_utils.process_allgather(leaves, tiled=True)
-  copies = [np.array(leaf) for leaf in leaves]
+  copies = [np.array(leaf) for leaf in placement.fetch(leaves)]
   return dict(zip(_names(state), copies, strict=True))
 
 

@@ -88,7 +88,7 @@ def _run_variant(variant, program, item, key_metric, results):
       name=variant,
       key_metric=key_metric,
     )
-    if directory is not None and jax.process_index() == 0:
+    if directory is not None:
       _write_params(directory / "params.npz", loop_result.state)
   results.states[variant] = loop_result.state
   results.metrics[variant] = loop_result.metrics
@@ -289,6 +289,8 @@ def _write_params(path, state):
     params = state.get("params", state)
   arrays = io.BytesIO()
   leaves: dict[str, Any] = checkpoints.host_copy(params)
+  if jax.process_index() != 0:
+    return
   np.savez(arrays, **leaves)
   _write_bytes(path, arrays.getvalue())
 

@@ -17,6 +17,7 @@ from lilly.training import (
   checkpoints,
   experiment,
   nonfinite,
+  placement,
   progress,
   surroundings,
 )
@@ -84,7 +85,7 @@ def loop(
     SystemExit: SIGTERM (0) or SIGINT (130), after a checkpoint.
   """
   _check_cadence(options)
-  log = metrics_lib.MetricsFile(directory and directory / "metrics.jsonl")
+  log = metrics_lib.MetricsFile(_own(directory, "metrics.jsonl"))
   store = _store(directory, options, state)
   resumed = _resume(store, log, state, options)
   shape = (num_runs, steps_per_update)
@@ -108,6 +109,8 @@ class _Sitting:
     self._step_chunk, self._evaluate = step_chunk, evaluate
     self._log, self._store, self._options = log, store, options
     self._num_runs, self._steps_per_update = shape
+    # What is resumed is saved already; at update 0 there is nothing to save.
+    self._saved = update
     self.failed = nonfinite.failures(state, options.max_bad_updates)
 
   def run(self, show, caught):
@@ -115,17 +118,19 @@ class _Sitting:
     options = self._options
     if self.update == 0:
       self._log_row({})
-    saved_at = time.monotonic()
-    while (
-      self.update < options.num_updates and len(self.failed) < self._num_runs
+    saved_at, stop = time.monotonic(), False
+    while not (
+      stop
+      or self.update >= options.num_updates
+      or len(self.failed) == self._num_runs
     ):
       metrics = self._advance()
       show.update(self.update, metrics, self.failed)
-      if time.monotonic() - saved_at >= options.checkpoint_every_s:
+      due = time.monotonic() - saved_at >= options.checkpoint_every_s
+      due, stop = placement.agreed(due, bool(caught))
+      if due:
         self._save()
         saved_at = time.monotonic()
-      if caught:
-        break
     self._save()
     if self._store is not None:
       self._store.wait()
@@ -158,8 +163,9 @@ class _Sitting:
     self._log.write(self.update * self._steps_per_update, metrics)
 
   def _save(self):
-    if self._store is None or self._store.newest() == self.update:
+    if self._store is None or self._saved == self.update:
       return
+    self._saved = self.update
     record = {
       "clock": self.clock.record(),
       "metrics": self._log.mark(),
@@ -202,6 +208,13 @@ class _Clock:
     return [self.seconds, self._steady_seconds, self._steady_updates]
 
 
+def _own(directory, name):
+  """The file's path in the one process that writes, None in the others."""
+  if directory is None or jax.process_index() != 0:
+    return None
+  return directory / name
+
+
 def _check_cadence(options):
   """Refuses cadences that do not fit each other, naming values that do."""
   for flag, value in (
@@ -233,7 +246,8 @@ def _store(directory, options, state):
       " to run without checkpoints."
     )
   store = checkpoints.Store(directory / "checkpoints")
-  store.clean()
+  if jax.process_index() == 0:
+    store.clean()
   return store
 
 
@@ -256,7 +270,7 @@ def _resume(store, log, state, options):
 def _on_host(metrics, prefix, num_runs):
   """Fetches [R] metrics and checks their shape."""
   fetched = {}
-  for name, value in jax.device_get(dict(metrics)).items():
+  for name, value in placement.fetch(dict(metrics)).items():
     value = np.asarray(value)
     if value.shape != (num_runs,):
       raise ValueError(

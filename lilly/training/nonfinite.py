@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lilly.training import placement
+
 __all__ = ["NonfiniteState", "failures", "skip_nonfinite"]
 
 
@@ -91,7 +93,11 @@ def failures(state: Any, max_bad_updates: int) -> dict[int, dict[str, Any]]:
   """
   found = {}
   for guard in _guards(state):
-    worst = np.array(guard.worst_in_a_row)
+    # A copy: a view would keep the state's buffer from being donated.
+    worst = np.array(placement.fetch(guard.worst_in_a_row))
+    if not np.any(worst > max_bad_updates):
+      continue
+    guard = placement.fetch(guard._replace(inner=()))
     for run in np.flatnonzero(worst > max_bad_updates):
       leaves = jax.tree_util.tree_leaves_with_path(guard.first_bad_leaves)
       bad = [path for path, leaf in leaves if np.array(leaf)[run]]

@@ -133,11 +133,14 @@ def test_every_damaged_file_is_refused(saved, tmp_path, damage):
   store.restore(7, make_state())
 
 
-def test_a_flip_of_any_byte_is_refused(saved):
+@pytest.mark.parametrize(
+  "count", [100, pytest.param(1000, marks=pytest.mark.slow)]
+)
+def test_a_flip_of_any_bit_is_refused(saved, count):
   store, directory = saved
   rng = np.random.default_rng(0)
   files = [p for p in sorted(directory.rglob("*")) if p.is_file()]
-  for _ in range(100):
+  for _ in range(count):
     path = files[rng.integers(len(files))]
     content = path.read_bytes()
     if not content:

@@ -1,0 +1,83 @@
+"""Several processes as one program, and every experiment twice."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.training.conftest import TOY
+from tests.training.driver_test import bits
+
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
+
+# What a user with two machines writes before the script's main.
+START = """
+import runpy, sys
+import jax
+port, index, *argv = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(index))
+sys.argv = ["toy", *argv]
+runpy.run_path(%r, run_name="__main__")
+"""
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    return str(probe.getsockname()[1])
+
+
+def run_two(*flags):
+  port = free_port()
+  command = [sys.executable, "-c", START % str(TOY), port]
+  processes = [
+    subprocess.Popen(
+      [*command, index, *flags],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for index in ("0", "1")
+  ]
+  try:
+    told = [process.communicate(timeout=300)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [process.returncode for process in processes] == [0, 0], told
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_program(tmp_path):
+  """They save, resume, and end as one process does."""
+  two, one = tmp_path / "two", tmp_path / "one"
+  flags = ("--num_seeds=4", "--checkpoint_every_s=0.001")
+  run_two(f"--out_dir={two}", "--num_updates=16", "--eval_every=16", *flags)
+  run_two(f"--out_dir={two}", "--num_updates=48")
+  command = [sys.executable, str(TOY), f"--out_dir={one}", *flags]
+  command += ["--num_updates=48", "--eval_every=16"]
+  subprocess.run(command, check=True, capture_output=True)
+  assert bits(two) == bits(one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name", [path.stem for path in sorted(EXPERIMENTS.glob("[a-z]*.py"))]
+)
+def test_every_experiment_twice_gives_the_same_bytes(tmp_path, name):
+  for directory in ("first", "second"):
+    command = [sys.executable, "-m", f"experiments.{name}", "--preset=smoke"]
+    subprocess.run(
+      [*command, f"--out_dir={tmp_path / directory}", "--num_seeds=2"],
+      check=True,
+      capture_output=True,
+      cwd=EXPERIMENTS.parent,
+    )
+  files = sorted((tmp_path / "first").glob("*/metrics.jsonl"))
+  assert files
+  for file in files:
+    variant = file.parent.name
+    first = bits(tmp_path / "first", variant)
+    assert first == bits(tmp_path / "second", variant), variant
