@@ -43,7 +43,7 @@ TUNED: dict[str, dict[str, dict[str, float]]] = {
     "node": {"learning_rate": 2e-3},
   },
   "nonlinear": {
-    "*": {"learning_rate": 1e-3, "omega": 0.1, "beta": 1.0},
+    "*": {"learning_rate": 1e-3, "omega": 0.01, "beta": 1.0},
   },
   "digits": {
     "*": {"learning_rate": 0.5, "omega": 0.1, "beta": 0.5},
@@ -79,7 +79,7 @@ _MNIST = {
   "log_every": 469,  # half an epoch
   "eval_every": 1876,
 }
-_MNIST_CPU = _MNIST | {"num_updates": 18_760, "seed_batching": "map"}
+_MNIST_CPU = _MNIST | {"num_updates": 11_256, "seed_batching": "map"}
 _MNIST_GPU = _MNIST | {"num_updates": 37_520, "log_every": 938}
 _MNIST_PAPER = _MNIST | {
   "batch_size": 1,

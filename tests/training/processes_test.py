@@ -1,6 +1,5 @@
-"""Several processes as one program, and every experiment twice."""
+"""Several processes as one program."""
 
-import pathlib
 import socket
 import subprocess
 import sys
@@ -9,8 +8,6 @@ import pytest
 
 from tests.training.conftest import TOY
 from tests.training.driver_test import bits
-
-EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
 # What a user with two machines writes before the script's main.
 START = """
@@ -60,24 +57,3 @@ def test_two_processes_are_one_program(tmp_path):
   command += ["--num_updates=48", "--eval_every=16"]
   subprocess.run(command, check=True, capture_output=True)
   assert bits(two) == bits(one)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "name", [path.stem for path in sorted(EXPERIMENTS.glob("[a-z]*.py"))]
-)
-def test_every_experiment_twice_gives_the_same_bytes(tmp_path, name):
-  for directory in ("first", "second"):
-    command = [sys.executable, "-m", f"experiments.{name}", "--preset=smoke"]
-    subprocess.run(
-      [*command, f"--out_dir={tmp_path / directory}", "--num_seeds=2"],
-      check=True,
-      capture_output=True,
-      cwd=EXPERIMENTS.parent,
-    )
-  files = sorted((tmp_path / "first").glob("*/metrics.jsonl"))
-  assert files
-  for file in files:
-    variant = file.parent.name
-    first = bits(tmp_path / "first", variant)
-    assert first == bits(tmp_path / "second", variant), variant
