@@ -146,7 +146,7 @@ def test_data_are_an_argument_and_not_a_constant():
   state, _ = program.step_chunk(program.init())
   program.evaluate(state)
   for name, data in seen:
-    assert isinstance(data, jax.core.Tracer), name
+    assert "Tracer" in type(data).__name__, name
   step_runs, data = jitted(program)
   text = step_runs.lower(state, data).as_text()
   (signature,) = re.findall(r"func.func public @main\((.*)", text)
