@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ def axes(
 
 def band(
   ax: Any, x: np.ndarray, values: np.ndarray, *, colour: str, label: str
-) -> None:
+) -> list[tuple[float, ...]]:
   """Draws the IQM over seeds and its 95 % bootstrap interval.
 
   Args:
@@ -61,18 +62,23 @@ def band(
     values: [N, T]; seeds with a NaN at a point are left out there.
     colour: of line and band.
     label: in the legend, followed by the number of seeds.
+
+  Returns:
+    What was drawn: for each x, x itself, the IQM, both ends, and the number of
+    seeds.
   """
-  middle, low, high = [], [], []
-  for column in values.T:
+  rows = []
+  for at, column in zip(x, values.T, strict=True):
     finite = column[np.isfinite(column)]
-    middle.append(statistics.iqm(finite) if finite.size else np.nan)
+    middle = statistics.iqm(finite) if finite.size else np.nan
     ends = statistics.bootstrap_interval(finite, resamples=500)
-    low.append(ends[0])
-    high.append(ends[1])
+    rows.append((at, middle, *ends, finite.size))
+  _, middle, low, high, _ = np.array(rows).reshape(-1, 5).T
   seeds = int(np.isfinite(values).any(axis=1).sum())
   ax.plot(x, middle, color=colour, label=f"{label} (n={seeds})", linewidth=1.6)
   if seeds > 1:
     ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+  return rows
 
 
 def curves(
@@ -86,18 +92,20 @@ def curves(
 
   Args:
     results: of `run`.
-    path: of the PNG.
+    path: of the PNG; the numbers go beside it, as CSV.
     metrics: which ones, and the label of each one's axis.
     log_scale: metrics whose axis is logarithmic.
   """
   sheet, grid = axes(1, len(metrics))
   colour_of: dict[str, str] = {}  # one line, one colour, in every panel
+  table = []
   for ax, (metric, label) in zip(grid[0], metrics.items(), strict=True):
     lines = list(_lines(results, metric))
     for name, steps, values in lines:
       colour = COLOURS[len(colour_of) % len(COLOURS)]
       colour = colour_of.setdefault(name, colour)
-      band(ax, steps, values, colour=colour, label=name)
+      rows = band(ax, steps, values, colour=colour, label=name)
+      table += [(name, metric, *row) for row in rows]
     ax.set_xlabel(_unit(results))
     ax.set_ylabel(textwrap.fill(label, 32))
     if metric in log_scale:
@@ -105,6 +113,7 @@ def curves(
     if lines:
       ax.legend(frameon=False, fontsize=8)
   save(sheet, path)
+  _save_table(path.with_suffix(".csv"), "step", table)
 
 
 def sweep(
@@ -118,12 +127,13 @@ def sweep(
 
   Args:
     results: of `run`, with only this hyper-parameter swept.
-    path: of the PNG.
+    path: of the PNG; the numbers go beside it, as CSV.
     hyper: the swept hyper-parameter.
     metrics: which ones, and the name of each one's line.
     label: of the vertical axis.
   """
   sheet, grid = axes(1, len(results.metrics))
+  table = []
   for ax, variant in zip(grid[0], results.metrics, strict=True):
     values = sorted({run[hyper] for run in results.runs[variant]})
     lines = [m for m in metrics if m in results.metrics[variant]]
@@ -133,7 +143,8 @@ def sweep(
         for value in values
       ]
       points, name = np.stack(final, axis=1), metrics[metric]
-      band(ax, np.array(values), points, colour=colour, label=name)
+      rows = band(ax, np.array(values), points, colour=colour, label=name)
+      table += [(variant, metric, *row) for row in rows]
     ax.set_xscale("log" if min(values) > 0 else "linear")
     ax.set_title(variant)
     ax.set_xlabel(hyper)
@@ -141,11 +152,20 @@ def sweep(
     if lines:
       ax.legend(frameon=False)
   save(sheet, path)
+  _save_table(path.with_suffix(".csv"), hyper, table)
 
 
 def save(sheet: Any, path: pathlib.Path) -> None:
   """Writes a figure as PNG, without a date inside."""
   sheet.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _save_table(path, x, rows):
+  with open(path, "w", newline="", encoding="utf-8") as file:
+    writer = csv.writer(file)
+    writer.writerow(["line", "metric", x, "iqm", "low", "high", "seeds"])
+    for line, metric, *numbers, seeds in rows:
+      writer.writerow([line, metric, *(f"{n:.6g}" for n in numbers), seeds])
 
 
 def _lines(results, metric):

@@ -1,5 +1,7 @@
 """Tests of lilly.training.pictures."""
 
+import csv
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -174,3 +176,37 @@ def test_no_state_of_pyplot_is_used(draw):
   from matplotlib import pyplot
 
   assert pyplot.get_fignums() == []
+
+
+def test_the_numbers_lie_beside_the_picture(draw, tmp_path):
+  values = seeds(8)
+  draw(make_results({"a": values, "b": values[:1]}))
+  with open(tmp_path / "curves.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["line"] for row in rows] == ["a"] * 3 + ["b"] * 3
+  assert [row["step"] for row in rows[:3]] == ["0", "40", "80"]
+  last = rows[2]
+  assert float(last["iqm"]) == pytest.approx(
+    statistics.iqm(values[:, 2]), rel=1e-5
+  )
+  assert float(last["low"]) < float(last["iqm"]) < float(last["high"])
+  assert last["seeds"] == "8" and rows[3]["seeds"] == "1"
+
+
+def test_a_sweep_draws_finals_against_the_hyper_parameter(sheets, tmp_path):
+  runs = tuple(
+    {"seed": seed, "omega": omega} for omega in (0.3, 0.1) for seed in (0, 1)
+  )
+  values = [[9.0, 9.0, last] for last in (3.0, 5.0, 1.0, 2.0)]
+  results = make_results({"a": values}, runs=runs)
+  for row in results.summary["variants"].values():
+    row["failed"] = []
+  path = tmp_path / "omega.png"
+  lines = {"eval/error": "the error", "eval/absent": "nothing"}
+  pictures.sweep(results, path, "omega", lines, "final error")
+  (ax,) = sheets[-1].axes
+  (line,) = ax.get_lines()
+  np.testing.assert_allclose(line.get_xdata(), [0.1, 0.3])
+  np.testing.assert_allclose(line.get_ydata(), [1.5, 4.0])
+  assert legend(ax) == ["the error (n=2)"] and ax.get_xscale() == "log"
+  assert path.with_suffix(".csv").read_text().count("\n") == 3
