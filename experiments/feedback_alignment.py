@@ -49,7 +49,19 @@ TUNED: dict[str, dict[str, dict[str, float]]] = {
     "*": {"learning_rate": 0.5, "omega": 0.1, "beta": 0.5},
   },
   "mnist": {
-    "*": {"learning_rate": 0.3, "omega": 0.05, "beta": 0.5},
+    "*": {
+      "learning_rate": 0.2,
+      "hidden_rate": 150.0,
+      "omega": 0.1,
+      "beta": 0.5,
+      "weight_decay": 1e-6,
+    },
+    "bp": {
+      "learning_rate": 0.1,
+      "hidden_rate": 600.0,
+      "omega": 0.05,
+      "weight_decay": 0.0,
+    },
   },
 }
 TUNED["fashion_mnist"] = TUNED["mnist"]
