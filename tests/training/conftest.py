@@ -52,9 +52,12 @@ def start_toy(tmp_path):
   """Starts the toy in a process of its own."""
   started = []
 
-  def start(*flags, out_dir="run", **popen):
+  def start(*flags, out_dir="run", limit_kb=None, **popen):
     directory = tmp_path / out_dir
     command = [sys.executable, str(TOY), f"--out_dir={directory}", *flags]
+    if limit_kb is not None:  # on the size of a file
+      shell = f'ulimit -f {limit_kb} && exec "$@"'
+      command = ["bash", "-c", shell, "bash", *command]
     process = subprocess.Popen(
       command,
       stdout=subprocess.PIPE,

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import time
@@ -120,12 +119,9 @@ def test_a_signal_saves_and_exits(start_toy, uninterrupted, number, expected):
 def test_a_full_disk_is_one_sentence(start_toy):
   """A limit on the size of files stands in for a disk that is full."""
 
-  def limit():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
   # The cache of compiled programs, a thing of these tests, is not limited.
   env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-  process, directory = start_toy("--task=big", preexec_fn=limit, env=env)
+  process, directory = start_toy("--task=big", env=env, limit_kb=100)
   status, _, err = finish(process)
   assert status == 1, err
   assert "could not write a checkpoint" in err and "Traceback" not in err
