@@ -96,6 +96,8 @@ def curves(
     metrics: which ones, and the label of each one's axis.
     log_scale: metrics whose axis is logarithmic.
   """
+  from matplotlib import ticker
+
   sheet, grid = axes(1, len(metrics))
   colour_of: dict[str, str] = {}  # one line, one colour, in every panel
   table = []
@@ -106,6 +108,7 @@ def curves(
       colour = colour_of.setdefault(name, colour)
       rows = band(ax, steps, values, colour=colour, label=name)
       table += [(name, metric, *row) for row in rows]
+    ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))  # 150k
     ax.set_xlabel(_unit(results))
     ax.set_ylabel(textwrap.fill(label, 32))
     if metric in log_scale:
