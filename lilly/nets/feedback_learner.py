@@ -29,21 +29,9 @@ __all__ = [
   "optimiser",
 ]
 
-# Rule -> what people call it.
-RULES = {
-  "bp": "backpropagation",
-  "fa": "feedback alignment",
-  "fa_sparse": "feedback alignment, half of W and of B removed",
-  "dfa": "direct feedback alignment",
-  "usf": "uniform sign symmetry",
-  "brsf": "sign symmetry, sizes redrawn every batch",
-  "frsf": "sign symmetry, sizes fixed",
-  "kp": "Kolen-Pollack",
-  "mirror": "weight mirror",
-  "pbp": "pseudo-backpropagation",
-  "node": "node perturbation",
-  "output_only": "the output layer alone learns",
-}
+# `feedback.RULES`, and sparse feedback alignment (half of W and of B removed)
+# and node perturbation.
+RULES = (*feedback.RULES, "fa_sparse", "node")
 
 
 def identity(x: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ __all__ = [
   "final",
   "judge",
   "last",
+  "rank_correlation",
   "trajectory",
 ]
 
@@ -133,6 +134,32 @@ def difference(a: Measure, b: Measure) -> Measure:
   return lambda results: a(results) - b(results)
 
 
+def rank_correlation(variant: str, metric: str, hyper: str) -> Measure:
+  """Makes the measure of Spearman's correlation of a swept number and a metric.
+
+  Args:
+    variant: which one.
+    metric: its last value is ranked, in each seed.
+    hyper: the swept hyper-parameter, at least three values.
+  """
+
+  def measure(results):
+    runs = results.runs.get(variant, ())
+    points = sorted({run[hyper] for run in runs if hyper in run})
+    if len(points) < 3:
+      raise NotApplicable(f"{hyper} was not swept for {variant}")
+    values = np.stack(
+      [final(results, variant, metric, **{hyper: x}) for x in points]
+    )
+    ranks = np.argsort(np.argsort(values, axis=0), axis=0)
+    order = np.arange(len(points))[:, None]
+    spread = np.sum((ranks - order) ** 2, axis=0)
+    rho = 1 - 6 * spread / (len(points) * (len(points) ** 2 - 1))
+    return np.where(np.isfinite(values).all(axis=0), rho, np.nan)
+
+  return measure
+
+
 def judge(
   claims: Sequence[Claim], results: experiment.Results
 ) -> list[dict[str, Any]]:
@@ -183,7 +210,9 @@ def _measured(claim, results):
   for flag, allowed in claim.where.items():
     value = results.options.flags.get(flag)
     if value not in allowed:
-      wanted = " or ".join(str(v) for v in allowed)
+      wanted = " or ".join(
+        "its default" if v is None else str(v) for v in allowed
+      )
       raise NotApplicable(f"stated for --{flag}={wanted}")
   values = np.asarray(claim.measure(results), np.float64)
   finished = values[np.isfinite(values)]

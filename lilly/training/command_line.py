@@ -25,19 +25,6 @@ from lilly.training import experiment
 
 __all__ = ["define_flags", "fail", "main", "parse"]
 
-# A resumed run may differ from the recorded one in these flags only.
-_MAY_CHANGE = frozenset(
-  {
-    "check_claims",
-    "checkpoint_every_s",
-    "eval_only",
-    "max_checkpoint_gb",
-    "num_updates",
-    "out_dir",
-    "resume",
-  }
-)
-
 # What define_flags was told, for parse.
 _PRESETS: weakref.WeakKeyDictionary[
   flags.FlagValues, Mapping[str, Mapping[str, Any]]
@@ -68,105 +55,46 @@ def define_flags(
     define(name, default, text, **own, **dict(checks))
 
 
+# fmt: off
 _COMMON: tuple[tuple[Any, ...], ...] = (
   (flags.DEFINE_bool, "help", False, "Show this text."),
   (flags.DEFINE_integer, "seed", 0, "First seed.", ("lower_bound", 0)),
-  (
-    flags.DEFINE_integer,
-    "num_seeds",
-    1,
-    "Seeds, trained together.",
-    ("lower_bound", 1),
-  ),
-  (
-    flags.DEFINE_multi_string,
-    "sweep",
-    [],
-    "Hyper-parameter and values, learning_rate=1e-4,3e-4; repeat for a grid.",
-  ),
-  (
-    _define_enum,
-    "seed_batching",
-    "vmap",
-    "vmap: all runs at once; map: one after another, each with exactly the "
-    "bits it has alone, in 1.5 times the memory.",
-    ("enum_values", ["vmap", "map"]),
-  ),
-  (
-    flags.DEFINE_integer,
-    "num_updates",
-    1,
-    "Updates in all; may grow when a run is resumed.",
-    ("lower_bound", 1),
-  ),
-  (
-    flags.DEFINE_integer,
-    "log_every",
-    1,
-    "Updates in a row of metrics.",
-    ("lower_bound", 1),
-  ),
-  (
-    flags.DEFINE_integer,
-    "eval_every",
-    0,
-    "Updates between evaluations; 0: at the start and the end only.",
-    ("lower_bound", 0),
-  ),
-  (
-    flags.DEFINE_string,
-    "out_dir",
-    None,
-    "Where files go [runs/<experiment>/<time>].",
-  ),
-  (
-    _define_enum,
-    "resume",
-    "auto",
-    "auto: go on with the run in --out_dir if there is one; never: refuse if "
-    "there is one; must: refuse if there is none.",
-    ("enum_values", ["auto", "never", "must"]),
-  ),
-  (
-    flags.DEFINE_bool,
-    "eval_only",
-    False,
-    "Only evaluate the run in --out_dir.",
-  ),
-  (
-    flags.DEFINE_float,
-    "checkpoint_every_s",
-    600.0,
-    "Seconds between checkpoints; 0: none at all, no resuming.",
-    ("lower_bound", 0.0),
-  ),
-  (
-    flags.DEFINE_float,
-    "max_checkpoint_gb",
-    8.0,
-    "Largest state, in GB, that is checkpointed.",
-    ("lower_bound", 0.0),
-  ),
-  (
-    flags.DEFINE_integer,
-    "max_bad_updates",
-    10,
-    "Non-finite updates in a row that are skipped before a run has failed.",
-    ("lower_bound", 0),
-  ),
-  (
-    flags.DEFINE_string,
-    "data_dir",
-    None,
-    "Folder with the data sets' original files.",
-  ),
-  (
-    flags.DEFINE_bool,
-    "check_claims",
-    False,
-    "Exit with status 4 if a claim fails.",
-  ),
+  (flags.DEFINE_integer, "num_seeds", 1, "Seeds, trained together.",
+   ("lower_bound", 1)),
+  (flags.DEFINE_multi_string, "sweep", [],
+   "Hyper-parameter and values, learning_rate=1e-4,3e-4; repeat for a grid."),
+  (_define_enum, "seed_batching", "vmap",
+   "vmap: all runs at once; map: one after another, each with exactly the "
+   "bits it has alone, in 1.5 times the memory.",
+   ("enum_values", ["vmap", "map"])),
+  (flags.DEFINE_integer, "num_updates", 1,
+   "Updates in all; may grow when a run is resumed.", ("lower_bound", 1)),
+  (flags.DEFINE_integer, "log_every", 1, "Updates in a row of metrics.",
+   ("lower_bound", 1)),
+  (flags.DEFINE_integer, "eval_every", 0,
+   "Updates between evaluations; 0: at the start and the end only.",
+   ("lower_bound", 0)),
+  (flags.DEFINE_string, "out_dir", None,
+   "Where files go [runs/<experiment>/<time>]."),
+  (_define_enum, "resume", "auto",
+   "auto: go on with the run in --out_dir if there is one; never: refuse if "
+   "there is one; must: refuse if there is none.",
+   ("enum_values", ["auto", "never", "must"])),
+  (flags.DEFINE_bool, "eval_only", False,
+   "Only evaluate the run in --out_dir."),
+  (flags.DEFINE_float, "checkpoint_every_s", 600.0,
+   "Seconds between checkpoints; 0: write none.", ("lower_bound", 0.0)),
+  (flags.DEFINE_float, "max_checkpoint_gb", 8.0,
+   "Largest state, in GB, that is checkpointed.", ("lower_bound", 0.0)),
+  (flags.DEFINE_integer, "max_bad_updates", 10,
+   "Non-finite updates in a row that are skipped before a run has failed.",
+   ("lower_bound", 0)),
+  (flags.DEFINE_string, "data_dir", None,
+   "Folder with the data sets' original files."),
+  (flags.DEFINE_bool, "check_claims", False,
+   "Exit with status 4 if a claim fails."),
 )
+# fmt: on
 
 
 def main(
@@ -196,7 +124,7 @@ def main(
     sys.exit(0)
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
   try:
-    status = run(options)
+    status = run(_reserved(options))
   except KeyboardInterrupt:
     print("Interrupted.", file=sys.stderr)
     sys.exit(130)
@@ -205,6 +133,20 @@ def main(
       raise
     fail(error)
   sys.exit(status)
+
+
+def _reserved(options):
+  """Makes the default directory: two runs may start in the same second."""
+  if options.flags["out_dir"] is not None:
+    return options
+  first = options.out_dir
+  for i in range(2, 1000):
+    try:
+      options.out_dir.mkdir(parents=True)
+      return options
+    except FileExistsError:
+      options = options._replace(out_dir=first.with_name(f"{first.name}-{i}"))
+  raise experiment.RunError(f"{first} is taken; give an --out_dir.")
 
 
 def parse(
@@ -258,14 +200,30 @@ def _options(flag_values, argv, name, out_dir):
       f"--seed={value['seed']} is too large: seeds are below 2**32."
     )
   fields = set(experiment.Options._fields) & set(value)
+  sweep = tuple(_sweep(text) for text in _unique(value["sweep"]))
+  _check_swept(flag_values, sweep)
   resolved = {f: v for f, v in value.items() if f != "help"}
-  return experiment.Options(**{f: value[f] for f in fields})._replace(
+  options = experiment.Options(**{f: value[f] for f in fields})._replace(
     experiment=name,
     out_dir=out_dir,
-    sweep=tuple(_sweep(text) for text in _unique(value["sweep"])),
+    sweep=sweep,
     flags=resolved,
     command=shlex.join(["scripts/run", name, *argv[1:]]),
   )
+  experiment.check_cadence(options)
+  return options
+
+
+def _check_swept(flag_values, sweep):
+  """Holds swept values to the range of the flag of the same name."""
+  for name, numbers in sweep:
+    for number in numbers if name in flag_values else ():
+      try:
+        flag_values[name].parser.parse(number)
+      except ValueError as error:
+        raise experiment.RunError(
+          f"--sweep gives {name}={number:g}: {error}."
+        ) from error
 
 
 def _unique(sweeps):
@@ -311,9 +269,7 @@ def _out_dir(flag_values, name):
         f"{flag} needs --out_dir, the directory of the run."
       )
   base = pathlib.Path("runs") / name
-  stamp = time.strftime("%Y%m%d-%H%M%S")
-  tries = [stamp, *(f"{stamp}-{i}" for i in range(2, 100))]
-  return next(base / t for t in tries if not (base / t).exists())
+  return base / time.strftime("%Y%m%d-%H%M%S")
 
 
 def _recorded(flag_values, out_dir, name):
@@ -358,7 +314,7 @@ def _recorded(flag_values, out_dir, name):
 
 def _apply_recorded(flag_values, given, recorded, out_dir):
   changed = []
-  for name in (set(recorded) & set(flag_values)) - _MAY_CHANGE:
+  for name in (set(recorded) & set(flag_values)) - experiment.MAY_CHANGE:
     value = recorded[name]
     if name not in given:
       setattr(flag_values, name, value)

@@ -21,6 +21,7 @@ from lilly.training import (
   compilation,
   experiment,
   host_loop,
+  nonfinite,
   statistics,
   surroundings,
 )
@@ -74,7 +75,8 @@ def _run_variant(variant, program, item, key_metric, results):
   options = results.options
   directory = options.out_dir and options.out_dir / variant
   if options.eval_only:
-    loop_result = _evaluate_only(program, options, directory)
+    identity = _identity(program, item, options)
+    loop_result = _evaluate_only(program, options, directory, identity)
   else:
     loop_result = host_loop.loop(
       program.step_chunk,
@@ -87,6 +89,7 @@ def _run_variant(variant, program, item, key_metric, results):
       unit=program.unit,
       name=variant,
       key_metric=key_metric,
+      identity=_identity(program, item, options),
     )
     if directory is not None:
       _write_params(directory / "params.npz", loop_result.state)
@@ -209,6 +212,10 @@ def _configure(options, variants):
     "experiment": options.experiment,
     "command": options.command,
     "flags": dict(options.flags),
+    "hyper": {
+      variant: {k: float(v) for k, v in getattr(item, "hyper", {}).items()}
+      for variant, item in variants.items()
+    },
     **here,
     "resumed_on": [],
   }
@@ -227,8 +234,11 @@ def _configure(options, variants):
     if not finished and here not in [started_on, *resumed_on]:
       resumed_on = [*resumed_on, here]
     config |= {**started_on, "resumed_on": resumed_on}
-    if finished:
-      config["command"] = old.get("command", options.command)
+    # The first command says preset and rules; a later one may leave them out.
+    command = old.get("command", options.command)
+    if options.num_updates != old.get("flags", {}).get("num_updates"):
+      command += f" --num_updates={options.num_updates}"
+    config["command"] = command
   if jax.process_index() == 0 and not options.eval_only:
     _write_json(path, config)
   return config
@@ -265,7 +275,19 @@ def _describe(program, result, hyper):
   }
 
 
-def _evaluate_only(program, options, directory):
+def _identity(program, item, options):
+  """What a run must still be when it is resumed."""
+  hyper = getattr(item, "hyper", {})
+  return {
+    "hyper": {name: float(value) for name, value in hyper.items()},
+    "runs": [dict(run) for run in program.runs],
+    **{
+      k: v for k, v in options.flags.items() if k not in experiment.MAY_CHANGE
+    },
+  }
+
+
+def _evaluate_only(program, options, directory, identity):
   store = checkpoints.Store(directory / "checkpoints")
   newest = store.newest()
   if newest is None:
@@ -273,13 +295,15 @@ def _evaluate_only(program, options, directory):
       f"{directory} holds no checkpoint to evaluate; run without --eval_only."
     )
   state, record = store.restore(newest, program.init())
+  host_loop.check_identity(record, identity)
   step = np.array([newest * program.steps_per_update])
   metrics = {
     f"eval/{name}": (step, np.array(value)[:, None])
     for name, value in program.evaluate(state).items()
   }
   seconds = record["clock"][0]
-  return host_loop.LoopResult(state, metrics, newest, seconds, None, {})
+  failed = nonfinite.failures(state, options.max_bad_updates)
+  return host_loop.LoopResult(state, metrics, newest, seconds, None, failed)
 
 
 def _write_params(path, state):

@@ -6,9 +6,30 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Experiment", "Options", "Program", "Results", "RunError"]
+__all__ = [
+  "MAY_CHANGE",
+  "Experiment",
+  "Options",
+  "Program",
+  "Results",
+  "RunError",
+  "check_cadence",
+]
 
 PyTree = Any
+
+# A resumed run may differ from the recorded one in these flags only.
+MAY_CHANGE = frozenset(
+  {
+    "check_claims",
+    "checkpoint_every_s",
+    "eval_only",
+    "max_checkpoint_gb",
+    "num_updates",
+    "out_dir",
+    "resume",
+  }
+)
 
 
 class RunError(Exception):
@@ -101,3 +122,17 @@ class Results(NamedTuple):
   # runs[variant]: seed and grid point of each run
   runs: dict[str, tuple[Mapping[str, float], ...]]
   options: Options
+
+
+def check_cadence(options: Options) -> None:
+  """Refuses cadences that do not fit each other, naming values that do."""
+  for flag, value in (
+    ("num_updates", options.num_updates),
+    ("eval_every", options.eval_every),
+  ):
+    if value % options.log_every:
+      up = -(-value // options.log_every) * options.log_every
+      raise RunError(
+        f"--{flag}={value} is not a multiple of --log_every="
+        f"{options.log_every}; use --{flag}={up} or another --log_every."
+      )

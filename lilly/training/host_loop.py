@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
 import signal
 import sys
@@ -54,6 +55,7 @@ def loop(
   unit: str = "updates",
   name: str = "",
   key_metric: str | None = None,
+  identity: Mapping[str, Any] | None = None,
 ) -> LoopResult:
   """Advances a state to `num_updates`, from its newest checkpoint if any.
 
@@ -76,6 +78,7 @@ def loop(
     unit: the unit of a step, shown to people.
     name: what is shown at the head of a progress line.
     key_metric: the metric shown in a progress line.
+    identity: what the run is, JSON-able: resuming with another is refused.
 
   Returns:
     The final state, all metrics, time and failed runs.
@@ -84,11 +87,11 @@ def loop(
     RunError: a checkpoint is refused or cannot be written.
     SystemExit: SIGTERM (0) or SIGINT (130), after a checkpoint.
   """
-  _check_cadence(options)
+  experiment.check_cadence(options)
   log = metrics_lib.MetricsFile(_own(directory, "metrics.jsonl"))
   store = _store(directory, options, state)
-  resumed = _resume(store, log, state, options)
-  shape = (num_runs, steps_per_update)
+  resumed = _resume(store, log, state, options, identity)
+  shape = (num_runs, steps_per_update, identity)
   sitting = _Sitting(step_chunk, evaluate, *resumed, log, store, options, shape)
   show = progress.Progress(name, key_metric, options.num_updates, unit)
   with contextlib.closing(log), show, _signals() as caught:
@@ -108,7 +111,7 @@ class _Sitting:
     self.state, self.update, self.clock = state, update, clock
     self._step_chunk, self._evaluate = step_chunk, evaluate
     self._log, self._store, self._options = log, store, options
-    self._num_runs, self._steps_per_update = shape
+    self._num_runs, self._steps_per_update, self._identity = shape
     # What is resumed is saved already; at update 0 there is nothing to save.
     self._saved = update
     self.failed = nonfinite.failures(state, options.max_bad_updates)
@@ -163,13 +166,14 @@ class _Sitting:
     self._log.write(self.update * self._steps_per_update, metrics)
 
   def _save(self):
-    if self._store is None or self._saved == self.update:
+    writes = self._options.checkpoint_every_s > 0
+    if self._store is None or not writes or self._saved == self.update:
       return
     self._saved = self.update
     record = {
       "clock": self.clock.record(),
       "metrics": self._log.mark(),
-      "flags": dict(self._options.flags),
+      "identity": self._identity,
       "versions": surroundings.versions(),
     }
     self._store.save(self.update, self.state, record)
@@ -215,20 +219,6 @@ def _own(directory, name):
   return directory / name
 
 
-def _check_cadence(options):
-  """Refuses cadences that do not fit each other, naming values that do."""
-  for flag, value in (
-    ("num_updates", options.num_updates),
-    ("eval_every", options.eval_every),
-  ):
-    if value % options.log_every:
-      up = -(-value // options.log_every) * options.log_every
-      raise experiment.RunError(
-        f"--{flag}={value} is not a multiple of --log_every="
-        f"{options.log_every}; use --{flag}={up} or another --log_every."
-      )
-
-
 def _evaluation_due(update, options):
   if update in (0, options.num_updates):
     return True
@@ -236,10 +226,10 @@ def _evaluation_due(update, options):
 
 
 def _store(directory, options, state):
-  if directory is None or not options.checkpoint_every_s:
+  if directory is None:
     return None
   size = checkpoints.nbytes(state) / 1e9
-  if size > options.max_checkpoint_gb:
+  if options.checkpoint_every_s and size > options.max_checkpoint_gb:
     raise experiment.RunError(
       f"the state is {size:.1f} GB, above --max_checkpoint_gb="
       f"{options.max_checkpoint_gb:g}; raise it, or give --checkpoint_every_s=0"
@@ -251,7 +241,7 @@ def _store(directory, options, state):
   return store
 
 
-def _resume(store, log, state, options):
+def _resume(store, log, state, options, identity):
   """Restores the newest checkpoint and cuts the metrics back to it."""
   newest = None if store is None else store.newest()
   if store is None or newest is None:
@@ -263,8 +253,34 @@ def _resume(store, log, state, options):
       f"{options.num_updates}; give at least {newest}."
     )
   state, record = store.restore(newest, state)
+  check_identity(record, identity)
   log.open(record["metrics"])
   return state, newest, _Clock(record["clock"])
+
+
+def check_identity(record: Mapping[str, Any], now: Any) -> None:
+  """Refuses a checkpoint of a run that was something else.
+
+  Args:
+    record: of the checkpoint.
+    now: the identity given to `loop`.
+
+  Raises:
+    RunError: they differ; names where.
+  """
+  was, now = record["identity"], json.loads(json.dumps(now))
+  if was == now:
+    return
+  names = sorted(set(was or {}) | set(now or {}))
+  changed = [
+    f"{name} was {(was or {}).get(name)}, is {(now or {}).get(name)}"
+    for name in names
+    if (was or {}).get(name) != (now or {}).get(name)
+  ]
+  raise experiment.RunError(
+    f"the run to resume is another one ({'; '.join(changed)}); give another "
+    "--out_dir."
+  )
 
 
 def _on_host(metrics, prefix, num_runs):
@@ -308,10 +324,13 @@ def _signals():
 
 
 def _stop(signum, update, options, directory):
-  where = f" --out_dir={options.out_dir}" if directory is not None else ""
+  told = "nothing was saved."
+  if directory is not None and options.checkpoint_every_s:
+    told = (
+      f"the same command with --out_dir={options.out_dir} goes on from there."
+    )
   print(
-    f"Stopped at update {update} of {options.num_updates}; the same command "
-    f"with{where} goes on from there.",
+    f"Stopped at update {update} of {options.num_updates}; {told}",
     file=sys.stderr,
   )
   raise SystemExit(130 if signum == signal.SIGINT else 0)

@@ -163,12 +163,15 @@ def angles(learner, params, state, x, target):
 
 
 @pytest.mark.parametrize(
-  ("rule", "expected"), [("bp", 0.0), ("output_only", 90.0)]
+  ("rule", "reference", "expected"),
+  [("bp", "bp", 0.0), ("output_only", "bp", 90.0), ("pbp", "pbp", 0.0)],
 )
-def test_angles_of_the_reference_rules(rule, expected):
+def test_angles_of_the_reference_rules(rule, reference, expected):
   found = angles(*make(rule))
   for l in (1, 2):
-    np.testing.assert_allclose(found[f"angle_bp_{l}"], expected, atol=1e-2)
+    angle = found[f"angle_{reference}_{l}"]
+    np.testing.assert_allclose(angle, expected, atol=1e-2)
+  assert abs(found["angle_bp_1"] - found["angle_pbp_1"]) > 1 or rule[0] == "o"
 
 
 def test_feedback_that_is_the_transpose_has_no_angle():

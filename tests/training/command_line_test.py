@@ -180,6 +180,24 @@ def test_defects_keep_their_traceback():
     training.main(toy.FLAGS, refuse, ["toy"])
 
 
+def test_runs_of_the_same_second_have_their_own_directories(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr("time.strftime", lambda _: "now")
+  found = []
+  for _ in range(2):
+    with pytest.raises(SystemExit):
+      training.main(toy.FLAGS, lambda options: found.append(options), ["toy"])
+  assert [options.out_dir.name for options in found] == ["now", "now-2"]
+
+
+def test_a_refused_cadence_leaves_nothing_behind(run_toy):
+  _, directory, _ = run_toy("--num_updates=45")
+  assert not directory.exists()
+  assert run_toy("--num_updates=45", "--log_every=5", "--eval_every=5")[0] == 0
+
+
 def test_interrupts_outside_the_loop_exit_130(capsys):
   def main(options):
     raise KeyboardInterrupt

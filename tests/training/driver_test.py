@@ -194,6 +194,46 @@ def test_eval_only_evaluates_the_newest_state(run_toy):
   assert found["values"] == final["values"]
 
 
+def test_eval_only_tells_of_a_run_that_failed(run_toy):
+  run_toy("--poison=0")
+  assert run_toy("--eval_only")[0] == 3
+
+
+def test_another_experiment_is_not_resumed_silently(tmp_path):
+  """As after an edit of a default, which no flag shows."""
+  toy.FLAGS(["toy"])
+  options = training.Options(num_updates=4, log_every=2, out_dir=tmp_path)
+  one = toy.make_experiment(options)
+  training.run({"a": one}, options)
+  other = one._replace(hyper={**one.hyper, "noise": 0.5})
+  with pytest.raises(training.RunError, match="hyper was"):
+    training.run({"a": other}, options)
+  with pytest.raises(training.RunError, match="runs was"):
+    training.run({"a": one}, options._replace(seed=1))
+  with pytest.raises(training.RunError, match="hyper was"):
+    training.run({"a": other}, options._replace(eval_only=True))
+
+
+def test_writing_no_checkpoints_does_not_lose_the_ones_there_are(run_toy):
+  run_toy("--num_updates=16", "--eval_every=16")
+  status, directory, _ = run_toy("--num_updates=32", "--checkpoint_every_s=0")
+  assert status == 0
+  assert [p.name for p in (directory / "adam/checkpoints").iterdir()] == ["16"]
+  status, _, _ = run_toy("--num_updates=48", "--checkpoint_every_s=600")
+  whole = run_toy("--num_updates=48", "--eval_every=16", out_dir="whole")
+  assert status == 0 and bits(directory) == bits(whole[1])
+
+
+def test_the_recorded_command_gives_the_run_again(run_toy):
+  _, directory, _ = run_toy("--preset=smoke", "--noise=0.2")
+  run_toy("--num_updates=16")
+  config = json.loads((directory / "config.json").read_text())
+  command = config["command"].split()[2:]
+  options = training.parse(toy.FLAGS, ["toy", *command], "toy")
+  assert "--preset=smoke" in command and options.num_updates == 16
+  assert config["hyper"]["adam"]["noise"] == 0.2
+
+
 def test_metrics_that_were_changed_are_refused(run_toy):
   _, directory, _ = run_toy()
   path = directory / "adam" / "metrics.jsonl"
