@@ -221,7 +221,7 @@ def make_experiment(
     if task.data:
       wrong = jnp.argmax(output, -1) != jnp.argmax(target, -1)
       metrics["error"] = 100 * jnp.mean(wrong)
-    if learner.rule != "node":
+    if learner.rule not in ("node", "output_only"):  # noise, and nothing
       metrics |= feedback_learner.angles(learner, *run, x[:200], target[:200])
     return metrics
 
@@ -419,7 +419,7 @@ CLAIMS = (
      _at("end", "fa_sparse", **_BP), "<=", 60.0),
   ),
   *_state(
-    "mnist", ["gpu"],
+    "mnist", _FULL,
     ("fa", "FA: test error (%)", _wrong("fa"), "<=", 3.0),
     ("gap", "FA less BP: test error (points)",
      _less(_wrong("fa"), _wrong("bp")), "<=", 1.0),

@@ -268,7 +268,7 @@ def check_identity(record: Mapping[str, Any], now: Any) -> None:
   Raises:
     RunError: they differ; names where.
   """
-  was, now = record["identity"], json.loads(json.dumps(now))
+  was, now = record.get("identity"), json.loads(json.dumps(now))
   if was == now:
     return
   names = sorted(set(was or {}) | set(now or {}))
