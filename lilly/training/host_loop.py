@@ -119,6 +119,8 @@ class _Sitting:
   def run(self, show, caught):
     """Advances chunk by chunk, to the end or until a signal is caught."""
     options = self._options
+    if self.update < options.num_updates:
+      show.start()
     if self.update == 0:
       self._log_row({})
     saved_at, stop = time.monotonic(), False

@@ -42,6 +42,10 @@ class Progress:
     if self._live is not None:
       self._live.__exit__(*error)
 
+  def start(self) -> None:
+    """Says that the first chunk is being compiled: it takes seconds."""
+    self._show(f"{self._name:12s} compiling", time.monotonic(), last=True)
+
   def update(self, update, metrics, failed) -> None:
     """Shows where the loop stands after a chunk."""
     now = time.monotonic()
