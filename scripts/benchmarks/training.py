@@ -44,6 +44,7 @@ def _overhead():
     num_inputs=784, data=[(images, labels), (images[:100], labels[:100])]
   )
   learner = feedback_learner.Learner("fa", [1000, 10])
+  training.parse(feedback_alignment.FLAGS, ["bench"], "bench")
   hyper = feedback_alignment.hyper_of("mnist", "fa")
   experiment = feedback_alignment.make_experiment(learner, task, hyper, 64)
   options = training.Options(
