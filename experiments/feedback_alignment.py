@@ -168,6 +168,9 @@ _HYPER = {
     "mirror_rate": "Rate of the weight mirror.",
   }.items()
 }
+flags.register_validator(
+  "noise_std", lambda v: v != 0, "--noise_std must be positive", FLAGS
+)
 
 
 class State(NamedTuple):

@@ -120,7 +120,7 @@ class _Sitting:
     """Advances chunk by chunk, to the end or until a signal is caught."""
     options = self._options
     if self.update < options.num_updates:
-      show.start()
+      show.start((self._identity or {}).get("hyper", {}))
     if self.update == 0:
       self._log_row({})
     saved_at, stop = time.monotonic(), False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -42,9 +43,11 @@ class Progress:
     if self._live is not None:
       self._live.__exit__(*error)
 
-  def start(self) -> None:
-    """Says that the first chunk is being compiled: it takes seconds."""
-    self._show(f"{self._name:12s} compiling", time.monotonic(), last=True)
+  def start(self, hyper: Mapping[str, float]) -> None:
+    """Tells the hyper-parameters while the first chunk is being compiled."""
+    told = ", ".join(f"{name} {value:g}" for name, value in hyper.items())
+    line = f"{self._name:12s} compiling; {told}".rstrip("; ")
+    self._show(line, time.monotonic(), last=True)
 
   def update(self, update, metrics, failed) -> None:
     """Shows where the loop stands after a chunk."""

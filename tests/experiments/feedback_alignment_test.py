@@ -85,6 +85,7 @@ def test_mnist_runs(tmp_path):
     (["--hidden=-4"], "--hidden=-4"),
     (["--batch_size=0"], "batch_size"),
     (["--omega=-1"], "omega"),
+    (["--noise_std=0"], "noise_std"),
     (["--sweep=width=3"], "learning_rate"),
     (["--task=mnist", "--data_dir=tests"], "tests"),
   ],
