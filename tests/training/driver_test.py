@@ -24,6 +24,11 @@ def bits(directory, variant="adam"):
   return [(directory / variant / name).read_bytes() for name in files]
 
 
+def params_of(directory, variant="adam"):
+  with np.load(directory / variant / "params.npz") as members:
+    return {name: members[name] for name in members}
+
+
 def summary_of(directory):
   return json.loads((directory / "summary.json").read_text())
 
@@ -49,7 +54,7 @@ def test_leaves_the_files_it_promises(run_toy):
     final = row["points"][0]["final"]["eval/error"]
     low, high = final["interval"]
     assert low <= final["iqm"] <= high and final["n"] == 2
-    params = np.load(directory / variant / "params.npz")
+    params = params_of(directory, variant)
     assert params["['w']"].shape == (2, 2)
   assert summary["claims"][0]["verdict"] == "holds"
   rows = rows_of(directory)
@@ -61,7 +66,7 @@ def test_load_reads_a_run_back(run_toy):
   _, directory, _ = run_toy("--num_seeds=2")
   flags, states = training.load(directory)
   assert flags["num_seeds"] == 2
-  params = np.load(directory / "adam" / "params.npz")
+  params = params_of(directory)
   assert np.array_equal(states["adam"][".params['w']"], params["['w']"])
   with pytest.raises(training.RunError, match="holds no readable run"):
     training.load(directory / "adam")
@@ -125,7 +130,7 @@ def test_a_run_that_diverges_fails_and_its_siblings_do_not_notice(run_toy):
   assert (failed["run"], failed["update"], failed["bad_total"]) == (3, 10, 30)
   assert row["points"][0]["final"]["eval/error"]["n"] == 7
   # Nothing of the poison reached the parameters: they stopped at update 10.
-  params = np.load(directory / "adam" / "params.npz")
+  params = params_of(directory)
   assert all(np.isfinite(params[name]).all() for name in params)
 
 
