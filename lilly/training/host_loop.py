@@ -91,8 +91,8 @@ def loop(
   log = metrics_lib.MetricsFile(_own(directory, "metrics.jsonl"))
   store = _store(directory, options, state)
   resumed = _resume(store, log, state, options, identity)
-  shape = (num_runs, steps_per_update, identity)
-  sitting = _Sitting(step_chunk, evaluate, *resumed, log, store, options, shape)
+  sitting = _Sitting(step_chunk, evaluate, log, store, options)
+  sitting.begin(*resumed, num_runs, steps_per_update, identity)
   show = progress.Progress(name, key_metric, options.num_updates, unit)
   with contextlib.closing(log), show, _signals() as caught:
     sitting.run(show, caught)
@@ -105,16 +105,17 @@ def loop(
 class _Sitting:
   """What changes while a loop runs in one process."""
 
-  def __init__(
-    self, step_chunk, evaluate, state, update, clock, log, store, options, shape
-  ):
-    self.state, self.update, self.clock = state, update, clock
+  def __init__(self, step_chunk, evaluate, log, store, options):
     self._step_chunk, self._evaluate = step_chunk, evaluate
     self._log, self._store, self._options = log, store, options
-    self._num_runs, self._steps_per_update, self._identity = shape
+
+  def begin(self, state, update, clock, num_runs, steps_per_update, identity):
+    self.state, self.update, self.clock = state, update, clock
+    self._num_runs, self._steps_per_update = num_runs, steps_per_update
+    self._identity = identity
     # What is resumed is saved already; at update 0 there is nothing to save.
     self._saved = update
-    self.failed = nonfinite.failures(state, options.max_bad_updates)
+    self.failed = nonfinite.failures(state, self._options.max_bad_updates)
 
   def run(self, show, caught):
     """Advances chunk by chunk, to the end or until a signal is caught."""
