@@ -1,0 +1,1 @@
+"""Memories: what is written and read, as pure functions of a state."""

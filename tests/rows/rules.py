@@ -1,0 +1,114 @@
+"""Conformance rows of learning rules and of their analysis."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lilly.analysis import alignment
+from lilly.rules import (
+  direct_feedback_alignment,
+  feedback_alignment,
+  kolen_pollack,
+  node_perturbation,
+  pseudo_backprop,
+  sign_symmetry,
+  sparse_connectivity,
+  weight_mirror,
+)
+from tests.rows.row import Row, arrays, keyed
+
+__all__ = ["ROWS"]
+
+
+def _masks_and_updates(seed, dtype):
+  updates, params = arrays((3, 2), (3, 2))(seed, dtype)
+  mask = jnp.asarray(np.random.default_rng(seed).integers(0, 2, (3, 2)), dtype)
+  return mask, updates, params
+
+
+def _masked_update(mask, updates, params):
+  transformation = sparse_connectivity.apply_masks(mask)
+  return transformation.update(updates, optax.EmptyState(), params)[0]
+
+
+def _estimate(key, taps):
+  def loss(taps):
+    return jnp.sum(jnp.square(taps))
+
+  return node_perturbation.estimate(key, loss, taps, noise_std=0.5)
+
+
+def _perturbed_gradient(key, params, taps):
+  def signals(params, taps):
+    hidden = params + taps[0]
+    return [hidden, 2 * jax.lax.stop_gradient(hidden)]
+
+  def loss(output):
+    return jnp.sum(jnp.square(output))
+
+  return node_perturbation.gradient(key, signals, loss, params, [taps])
+
+
+def _broadcast(output, first, second, feedback, other):
+  return direct_feedback_alignment.broadcast_error(
+    output, [first, second], [feedback, other]
+  )
+
+
+def _layers(*signals):
+  return alignment.compare(signals[:2], signals[2:4], signals[4:])
+
+
+_DENSE = arrays((4, 3), (3, 2), (2, 3))
+_CONV = arrays((5, 4, 2), (3, 3, 2, 2), (3, 3, 2, 2))
+
+ROWS = (
+  Row(feedback_alignment.linear, "primitive", _DENSE),
+  Row(feedback_alignment.conv, "primitive", _CONV),
+  Row(kolen_pollack.linear, "primitive", _DENSE),
+  Row(kolen_pollack.conv, "primitive", _CONV),
+  Row(
+    direct_feedback_alignment.broadcast_error,
+    "primitive",
+    arrays(2, 4, 3, (2, 4), (2, 3)),
+    call=_broadcast,
+  ),
+  Row(sign_symmetry.usf, "function", arrays((3, 2))),
+  Row(sign_symmetry.brsf, "function", keyed((3, 2))),
+  Row(sign_symmetry.frsf, "function", arrays((3, 2), (2, 3))),
+  Row(pseudo_backprop.feedback, "function", arrays((3, 2))),
+  Row(
+    weight_mirror.update,
+    "assignment",
+    keyed((3, 2), (2, 3)),
+    call=lambda *inputs: weight_mirror.update(*inputs, batch_size=4),
+    state=2,
+  ),
+  Row(node_perturbation.estimate, "random", keyed(3), call=_estimate),
+  Row(
+    node_perturbation.gradient,
+    "random",
+    keyed(3, 3),
+    call=_perturbed_gradient,
+  ),
+  Row(
+    sparse_connectivity.mask,
+    "random",
+    keyed(),
+    call=lambda key: sparse_connectivity.mask(key, (3, 2)),
+    dtypes=(jnp.float32,),
+  ),
+  Row(
+    sparse_connectivity.apply_masks,
+    "transformation",
+    _masks_and_updates,
+    call=_masked_update,
+  ),
+  Row(alignment.angle, "function", arrays(3, 3)),
+  Row(alignment.matrix_angle, "function", arrays((3, 2), (2, 3))),
+  Row(alignment.norm_ratio, "function", arrays((3, 2), (2, 3))),
+  Row(alignment.descent, "function", arrays(2, (3, 2), (2, 3))),
+  Row(alignment.normalised_error, "function", arrays(3, 3)),
+  Row(alignment.compare, "function", arrays(3, 2, 3, 2, 3, 2), call=_layers),
+)
