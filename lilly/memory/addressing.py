@@ -1,0 +1,238 @@
+"""Addressing: where a head reads and writes, as weights over words.
+
+By content: a softmax over similarities to a query. By location: the previous
+weights, moved and sharpened. One head at a time: `vmap` gives several. Sums run
+in float32 at least; results keep the type of what came in. A query that is not
+finite gives NaN weights.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+__all__ = [
+  "Similarity",
+  "content_weights",
+  "cosine_similarity",
+  "euclidean_similarity",
+  "interpolate",
+  "sharpen",
+  "shift",
+]
+
+# (query [W], words [N, W]) -> similarities [N]
+Similarity = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def cosine_similarity(
+  query: jax.Array, words: jax.Array, *, epsilon: float = 1e-6
+) -> jax.Array:
+  """Measures the cosine between a query and each word.
+
+  d(q, m) = q · m / (|q| |m|),  |x| = sqrt(Σ x² + epsilon).
+
+  Args:
+    query: q, [W].
+    words: rows m, [N, W].
+    epsilon: added inside the roots; a zero query or word has cosine 0 and a
+      finite gradient.
+
+  Returns:
+    Cosines, [N], between -1 and 1.
+
+  Raises:
+    ValueError: if epsilon is not positive.
+
+  Reference:
+    Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 6. epsilon is
+    not in the paper.
+
+  >>> words = jnp.array([[3.0, 4.0], [-4.0, 3.0]])
+  >>> print(cosine_similarity(jnp.array([3.0, 4.0]), words).round(3))
+  [1. 0.]
+  """
+  (q, m), dtype = _checked(query, words, epsilon)
+  products = jnp.matmul(m, q, precision=jax.lax.Precision.HIGHEST)
+  norms = jnp.sqrt(jnp.sum(m * m, axis=1) + epsilon)
+  norm = jnp.sqrt(jnp.sum(q * q) + epsilon)
+  return (products / (norms * norm)).astype(dtype)
+
+
+def euclidean_similarity(
+  query: jax.Array, words: jax.Array, *, epsilon: float = 1e-6
+) -> jax.Array:
+  """Measures minus the distance between a query and each word.
+
+  d(q, m) = -sqrt(Σ (q - m)² + epsilon).
+
+  Args:
+    query: q, [W].
+    words: rows m, [N, W].
+    epsilon: added inside the root; a word equal to the query has similarity
+      -sqrt(epsilon) and gradient 0.
+
+  Returns:
+    Similarities, [N], negative.
+
+  Raises:
+    ValueError: if epsilon is not positive.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, which names "Euclidean" beside the
+    cosine and gives no formula; the sign, the root and epsilon are ours.
+
+  >>> words = jnp.array([[3.0, 4.0], [-6.0, 8.0]])
+  >>> euclidean_similarity(jnp.zeros(2), words).tolist()
+  [-5.0, -10.0]
+  """
+  (q, m), dtype = _checked(query, words, epsilon)
+  squares = jnp.sum(jnp.square(m - q[None]), axis=1)
+  return -jnp.sqrt(squares + epsilon).astype(dtype)
+
+
+def _checked(query, words, epsilon):
+  """Both arrays in a type wide enough for sums, and the type to return."""
+  if not epsilon > 0:
+    raise ValueError(f"epsilon is {epsilon}; it must be positive.")
+  chex.assert_rank([query, words], [1, 2])
+  chex.assert_equal_shape_suffix([query, words], 1)
+  dtype = jnp.result_type(query, words)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  return (jnp.asarray(query, wide), jnp.asarray(words, wide)), dtype
+
+
+def content_weights(
+  query: jax.Array,
+  words: jax.Array,
+  strength: jax.Array,
+  *,
+  similarity: Similarity = cosine_similarity,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  """Weights words by their similarity to a query.
+
+  w(i) = exp(β d(q, m_i)) / Σ_j exp(β d(q, m_j)), over the i that `where` keeps.
+
+  Args:
+    query: q, [W].
+    words: rows m, [N, W].
+    strength: β, a positive scalar; what makes it positive is the caller's.
+    similarity: d, of (q, m).
+    where: the words that take part, booleans, [N]; None is all. The others
+      weigh 0 and have gradient 0, whatever they hold, NaN included.
+
+  Returns:
+    Weights, [N], of sum 1; all zero where no word takes part.
+
+  Reference:
+    Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 5.
+
+  >>> words = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+  >>> print(content_weights(words[0], words, jnp.log(2.0)).round(2))
+  [0.57 0.29 0.14]
+  """
+  chex.assert_rank([query, words, strength], [1, 2, 0])
+  dtype = jnp.result_type(query, words, strength)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  query, words = jnp.asarray(query, wide), jnp.asarray(words, wide)
+  if where is not None:
+    chex.assert_shape(where, words.shape[:1])
+    # Also here: a weight of 0 does not silence the gradient of a NaN.
+    words = jnp.where(where[:, None], words, 0)
+  scores = jnp.asarray(strength, wide) * similarity(query, words)
+  return jax.nn.softmax(scores, where=where).astype(dtype)
+
+
+def interpolate(
+  content: jax.Array, previous: jax.Array, gate: jax.Array
+) -> jax.Array:
+  """Mixes the weights by content with those of the previous step.
+
+  w(i) = g content(i) + (1 - g) previous(i).
+
+  Args:
+    content: weights by content, [N].
+    previous: weights of the previous step, [N].
+    gate: g, a scalar in [0, 1].
+
+  Returns:
+    Weights, [N].
+
+  Reference:
+    Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 7.
+
+  >>> content, previous = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+  >>> interpolate(content, previous, jnp.array(0.75)).tolist()
+  [0.75, 0.25]
+  """
+  chex.assert_rank([content, gate], [1, 0])
+  chex.assert_equal_shape([content, previous])
+  return gate * content + (1 - gate) * previous
+
+
+def shift(weights: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Moves weights around the circle of slots.
+
+  w'(i) = Σ_{k=-s..s} kernel(k) w(i - k), indices modulo N.
+
+  Args:
+    weights: w, [N].
+    kernel: how much goes k slots up, for k from -s to s, [2s + 1]; commonly of
+      sum 1.
+
+  Returns:
+    Weights, [N].
+
+  Raises:
+    ValueError: if the kernel has no middle.
+
+  Reference:
+    Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 8.
+
+  >>> w = jnp.array([1.0, 0.0, 0.0])
+  >>> shift(w, jnp.array([0.0, 0.0, 1.0])).tolist()
+  [0.0, 1.0, 0.0]
+  """
+  chex.assert_rank([weights, kernel], 1)
+  size = kernel.shape[0]
+  if size % 2 == 0:
+    raise ValueError(f"kernel has length {size}; it must be odd.")
+  # Not a convolution: with a kernel for each head and batch entry it is slow.
+  moves = range(-(size // 2), size // 2 + 1)
+  return sum(
+    (kernel[i] * jnp.roll(weights, k) for i, k in enumerate(moves)),
+    start=jnp.zeros_like(weights),
+  )
+
+
+def sharpen(weights: jax.Array, exponent: jax.Array) -> jax.Array:
+  """Sharpens weights by a power.
+
+  w'(i) = w(i)^γ / Σ_j w(j)^γ.
+
+  Args:
+    weights: w, not negative, [N].
+    exponent: γ, a scalar of at least 1; below 1 the slope at a weight of 0 is
+      infinite.
+
+  Returns:
+    Weights, [N], of sum 1; all zero where `weights` are.
+
+  Reference:
+    Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 9.
+
+  >>> w = jnp.array([2.0, 1.0, 1.0, 1.0, 1.0]) / 6
+  >>> sharpen(w, jnp.array(2.0)).tolist()
+  [0.5, 0.125, 0.125, 0.125, 0.125]
+  """
+  chex.assert_rank([weights, exponent], [1, 0])
+  dtype = jnp.result_type(weights, exponent)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  w, exponent = jnp.asarray(weights, wide), jnp.asarray(exponent, wide)
+  # The result knows no scale, and powers of small weights would underflow.
+  largest = jax.lax.stop_gradient(jnp.max(w, initial=0.0))
+  powers = (w / jnp.where(largest == 0, 1, largest)) ** exponent
+  total = jnp.sum(powers)
+  return (powers / jnp.where(total == 0, 1, total)).astype(dtype)
