@@ -1,12 +1,15 @@
 """Plain NumPy versions, in the papers' own notation, to hold functions against.
 
 Vectors are columns, W is [out, in], B is [in, out], e = y* - y: nothing here
-shares storage, sign or code with the library.
+shares storage, sign or code with the library. And a reader of compiled text,
+for promises on what is not done.
 """
+
+import re
 
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "feedback_alignment_step"]
+__all__ = ["ACTIVATIONS", "copies_in_loops", "feedback_alignment_step"]
 
 
 def _sigmoid(a):
@@ -48,3 +51,67 @@ def feedback_alignment_step(x, target, W, b, B, hidden="tanh", output="linear"):
     deltas.insert(0, (B[i] @ deltas[0]) * df(a[i]))
   dW = [np.outer(delta, h_l) for delta, h_l in zip(deltas, h, strict=False)]
   return dW, deltas
+
+
+def copies_in_loops(compiled_text, shape):
+  """Lists the copies of an array that a compiled program makes in its loops.
+
+  Args:
+    compiled_text: `jax.jit(f).lower(...).compile().as_text()`.
+    shape: dimensions of the array, as the program has them: with the batch
+      axes in front under vmap. Copies of other shapes are not listed.
+
+  Returns:
+    The instructions, in the bodies of while loops or in what these call.
+
+  Raises:
+    ValueError: if there is no loop; then no copies would mean nothing.
+  """
+  computations = _computations(compiled_text)
+  pending = [
+    body
+    for lines in computations.values()
+    for line in lines
+    for body in re.findall(r"\bbody=%?([\w.-]+)", line)
+  ]
+  if not pending:
+    raise ValueError("the program holds no while loop.")
+  reached = set()
+  while pending:
+    name = pending.pop()
+    if name not in reached:
+      reached.add(name)
+      pending += [
+        callee
+        for line in computations[name]
+        for callee in _callees(line)
+        if callee in computations
+      ]
+  wanted = ",".join(map(str, shape))
+  found = []
+  for name in sorted(reached):
+    for line in computations[name]:
+      match = re.search(r"= \(?\w+\[([\d,]*)\].* copy(?:-start)?\(", line)
+      if match and match[1] == wanted:
+        found.append(f"{name}: {line}")
+  return found
+
+
+def _computations(compiled_text):
+  """Splits a program's text into computations: name -> instructions."""
+  computations, lines = {}, []
+  for line in compiled_text.splitlines():
+    # Texts in an instruction, such as the names of its source, are no program.
+    line = re.sub(r'"[^"]*"', '""', line).strip()
+    header = re.match(r"(?:ENTRY )?%?([\w.-]+)(?: \(.*\) -> .*)? \{$", line)
+    if header and " = " not in line:
+      lines = computations.setdefault(header[1], [])
+    elif " = " in line:
+      lines.append(line)
+  return computations
+
+
+def _callees(line):
+  """Names that an instruction mentions in its attributes: key=%x, key={%x}."""
+  for values in re.findall(r"\b\w+=(\{[^{}]*\}|%?[\w.-]+)", line):
+    yield from re.findall(r"[\w.-]+", values)
