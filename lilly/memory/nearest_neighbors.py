@@ -1,0 +1,254 @@
+"""Which words are most similar to a query: exactly, or by hashing.
+
+`exact` compares all N words. The `Index` is locality-sensitive hashing as
+arrays: a word is filed under the signs of a few random projections, in several
+tables, and a query looks only at its own bucket of each table. Filing, removal
+and query take time independent of N. Neither is differentiated: slots are
+integers.
+"""
+
+import math
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lilly.memory import addressing
+
+__all__ = ["Index", "delete", "exact", "init", "insert", "query"]
+
+
+class Index(NamedTuple):
+  """Hash tables that hold slots."""
+
+  hyperplanes: jax.Array  # [L, b, W]
+  entries: jax.Array  # [L, 2^b, C] int32 slots, each bucket a ring
+  cursors: jax.Array  # [L, 2^b] int32, entries ever made in the bucket
+  # Where a slot is filed in each table, bucket C + position, or -1. An entry
+  # counts only if its slot points back at it.
+  places: jax.Array  # [N, L] int32
+
+
+def exact(
+  words: jax.Array,
+  query: jax.Array,
+  count: int,
+  *,
+  similarity: addressing.Similarity = addressing.cosine_similarity,
+) -> jax.Array:
+  """Finds the words most similar to a query; O(N W).
+
+  Args:
+    words: [N, W].
+    query: [W].
+    count: how many to find, K.
+    similarity: of a query [W] and words [N, W], [N].
+
+  Returns:
+    Slots, [K] int32, most similar first, ties to the lowest slot.
+
+  Raises:
+    ValueError: if there are fewer words than `count`.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3.1.
+
+  >>> exact(jnp.eye(3), jnp.array([0.1, 0.9, 0.5]), 2).tolist()
+  [1, 2]
+  """
+  if not 1 <= count <= len(words):
+    raise ValueError(
+      f"count must be from 1 to the number of words, {len(words)}; got {count}."
+    )
+  words, query = jax.lax.stop_gradient((words, query))
+  return jax.lax.top_k(similarity(query, words), count)[1]
+
+
+def init(
+  key: jax.Array,
+  num_slots: int,
+  word_size: int,
+  *,
+  num_tables: int = 8,
+  bucket_size: int = 32,
+  num_bits: int | None = None,
+) -> Index:
+  """Makes an empty index.
+
+  Args:
+    key: draws the hyperplanes.
+    num_slots: N.
+    word_size: W.
+    num_tables: L; more find more.
+    bucket_size: C, entries of a bucket; the oldest makes room for a new one.
+    num_bits: b, hyperplanes of a table; None fills buckets to a half on average
+      when every slot is filed.
+
+  Returns:
+    The index.
+
+  Raises:
+    ValueError: if a size is not positive or `num_bits` is negative or above 24.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3.5; Charikar (2002) for signs
+    of projections. The paper's tables are not described.
+
+  >>> init(jax.random.key(0), 1024, 4, bucket_size=32).entries.shape
+  (8, 64, 32)
+  """
+  sizes = {"num_slots": num_slots, "word_size": word_size}
+  sizes |= {"num_tables": num_tables, "bucket_size": bucket_size}
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f"{name} must be positive, got {size}.")
+  if num_bits is None:
+    num_bits = max(0, math.ceil(math.log2(2 * num_slots / bucket_size)))
+  if not 0 <= num_bits <= 24:
+    raise ValueError(f"num_bits must be from 0 to 24, got {num_bits}.")
+  buckets = 2**num_bits
+  empty = jnp.full((num_tables, buckets, bucket_size), num_slots, jnp.int32)
+  return Index(
+    hyperplanes=jax.random.normal(key, (num_tables, num_bits, word_size)),
+    entries=empty,
+    cursors=jnp.zeros((num_tables, buckets), jnp.int32),
+    places=jnp.full((num_slots, num_tables), -1, jnp.int32),
+  )
+
+
+def _buckets(index: Index, words: jax.Array) -> jax.Array:
+  """Which bucket of each table a word belongs to, [..., L]."""
+  hyperplanes = index.hyperplanes.astype(words.dtype)
+  signs = jnp.einsum("lbw,...w->...lb", hyperplanes, words) > 0
+  powers = 2 ** jnp.arange(signs.shape[-1], dtype=jnp.int32)
+  return jnp.sum(jnp.where(signs, powers, 0), axis=-1, dtype=jnp.int32)
+
+
+def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
+  """Files slots under their words, anew where the word has moved.
+
+  O(J L (W b + J)) for J slots. A slot that is filed rightly already stays where
+  it is: writing it again and again does not push its neighbours out.
+
+  Args:
+    index: the index.
+    slots: [J] int32; may repeat, and a slot out of range is absent.
+    words: what they hold now, [J, W]; zeros have no direction and are removed.
+
+  Returns:
+    The index.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3.5.
+
+  >>> index = init(jax.random.key(0), 4, 2)
+  >>> index = insert(index, jnp.array([3]), jnp.ones((1, 2)))
+  >>> query(index, jnp.ones((4, 2)), jnp.ones(2), 2).tolist()
+  [3, 4]
+  """
+  chex.assert_rank([slots, words], [1, 2])
+  num_slots, num_tables = index.places.shape
+  _, num_buckets, bucket_size = index.entries.shape
+  tables = jnp.arange(num_tables)
+  buckets = _buckets(index, words)  # [J, L]
+  places = index.places.at[slots].get(mode="fill", fill_value=-1)
+  old_buckets, old_positions = jnp.divmod(places, bucket_size)
+  held = index.entries.at[tables, old_buckets, old_positions].get(mode="clip")
+  is_filed = (old_buckets == buckets) & (held == slots[:, None])
+  earliest = jnp.argmax(slots[:, None] == slots, axis=1)
+  is_earliest = earliest == jnp.arange(slots.size)
+  is_word = jnp.any(words != 0, axis=1)
+  is_new = ~is_filed & (is_earliest & is_word & (slots < num_slots))[:, None]
+  # Several new entries of one bucket take consecutive positions.
+  same = (buckets[:, None] == buckets) & is_new[:, None] & is_new  # [J, J, L]
+  rank = jnp.sum(jnp.tril(same.transpose(2, 0, 1), -1), axis=2).T
+  new_buckets = jnp.where(is_new, buckets, num_buckets)
+  cursors = index.cursors.at[tables, new_buckets].add(1, mode="drop")
+  # Read after the write: see `recency`.
+  end = cursors.at[tables, buckets].get(mode="clip")
+  positions = (end - jnp.sum(same, axis=1) + rank) % bucket_size
+  new_places = jnp.where(is_new, buckets * bucket_size + positions, places)
+  new_places = jnp.where(is_word[:, None], new_places, -1)
+  # A slot out of range and a repeated one change nothing.
+  kept = jnp.where(is_earliest, slots, num_slots)
+  return index._replace(
+    entries=index.entries.at[tables, new_buckets, positions].set(
+      slots[:, None], mode="drop"
+    ),
+    cursors=cursors,
+    places=index.places.at[kept].set(new_places, mode="drop"),
+  )
+
+
+def delete(index: Index, slots: jax.Array) -> Index:
+  """Removes slots; O(J L).
+
+  Args:
+    index: the index.
+    slots: [J] int32; one that is not filed changes nothing.
+
+  Returns:
+    The index.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3.5.
+
+  >>> words = jnp.eye(3)
+  >>> index = insert(init(jax.random.key(0), 3, 3), jnp.arange(3), words)
+  >>> query(delete(index, jnp.array([1])), words, words[1], 3).tolist()
+  [0, 2, 3]
+  """
+  return index._replace(places=index.places.at[slots].set(-1, mode="drop"))
+
+
+def query(
+  index: Index,
+  words: jax.Array,
+  query: jax.Array,
+  count: int,
+  *,
+  similarity: addressing.Similarity = addressing.cosine_similarity,
+) -> jax.Array:
+  """Finds similar words among those filed with the query; O(L C (W + K)).
+
+  Args:
+    index: the index.
+    words: what the slots hold now, [N, W].
+    query: [W].
+    count: how many to find, K.
+    similarity: of a query [W] and words [M, W], [M]. The tables know directions
+      only: under another similarity than the cosine they find less.
+
+  Returns:
+    Distinct slots, [K] int32, most similar first; N where too few were found.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3.5.
+
+  >>> index = insert(init(jax.random.key(0), 3, 3), jnp.arange(3), jnp.eye(3))
+  >>> query(index, jnp.eye(3), jnp.array([0.0, 1.0, 0.0]), 1).tolist()
+  [1]
+  """
+  words, query = jax.lax.stop_gradient((words, query))
+  num_slots, num_tables = index.places.shape
+  bucket_size = index.entries.shape[-1]
+  tables = jnp.arange(num_tables)
+  buckets = _buckets(index, query)  # [L]
+  found = index.entries[tables, buckets]  # [L, C]
+  filed = index.places.at[found, tables[:, None]].get(
+    mode="fill", fill_value=-1
+  )
+  here = buckets[:, None] * bucket_size + jnp.arange(bucket_size)
+  found = jnp.where(filed == here, found, num_slots).reshape(-1)
+  rows = words.at[found].get(mode="fill", fill_value=0)
+  scores = jnp.where(found < num_slots, similarity(query, rows), -jnp.inf)
+
+  # A word may be found in several tables: the best one at a time, K times, is
+  # cheaper than sorting all to drop the repeated.
+  def best(scores, _):
+    slot = found[jnp.argmax(scores)]
+    slot = jnp.where(scores.max() > -jnp.inf, slot, num_slots)
+    return jnp.where(found == slot, -jnp.inf, scores), slot
+
+  return jax.lax.scan(best, scores, length=count, unroll=True)[1]
