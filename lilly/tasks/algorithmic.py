@@ -1,0 +1,375 @@
+"""Algorithmic tasks: copy, repeat copy, associative recall, priority sort.
+
+Random bit vectors are shown one by one; then the inputs fall silent and the
+network must say something about what it saw. Each task is a function of a key
+and a level (the length), and every level has the same shape, so the level may
+be traced: a curriculum changes it without a new compilation.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lilly.tasks import sequences
+from lilly.tasks.sequences import Episode
+
+__all__ = [
+  "associative_recall",
+  "copy",
+  "priority_sort",
+  "repeat_copy",
+  "task",
+]
+
+
+def copy(
+  key: jax.Array,
+  level: int | jax.Array,
+  *,
+  num_bits: int = 6,
+  max_length: int = 8,
+  min_length: int = 1,
+) -> Episode:
+  """Shows a sequence of bit vectors, and asks for the same sequence.
+
+  Start flag, x_1 .. x_l, end flag, then l silent steps with targets x_1 .. x_l;
+  l ~ U{min(min_length, level) .. level}. So `min_length=max_length` makes every
+  length the level. T = 2 max_length + 2.
+
+  Args:
+    key: typed key.
+    level: greatest length, 1..max_length (a traced one is clipped), [] int32.
+    num_bits: bits of a vector; the flags have two further channels.
+    max_length: greatest level.
+    min_length: shortest length, where the level allows it.
+
+  Returns:
+    The episode, D = num_bits + 2, O = num_bits.
+
+  Raises:
+    ValueError: a size is not a positive integer, or the level is out of range.
+
+  Reference:
+    Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.1, who use 8
+    bits and lengths to 20; Rae et al., 2016 (arXiv 1610.09027), section 4.2,
+    use lengths to 20. The defaults are a smaller problem.
+
+  >>> episode = copy(jax.random.key(0), 3)
+  >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum()) <= 3
+  ((18, 8), (18, 6), True)
+  """
+  _check_positive(
+    num_bits=num_bits, max_length=max_length, min_length=min_length
+  )
+  length_key, bits_key = jax.random.split(key)
+  length = _draw(length_key, min_length, _within(level, 1, max_length))
+  x = _bits(bits_key, max_length, num_bits)
+  steps = jnp.arange(2 * max_length + 2)
+  end = length + 1
+  inputs = [_place(x, steps - 1, length), _flag(steps == 0, steps == end)]
+  since_end = steps - end - 1
+  return Episode(
+    jnp.concatenate(inputs, axis=1),
+    _place(x, since_end, length),
+    _inside(since_end, length),
+  )
+
+
+def repeat_copy(
+  key: jax.Array,
+  level: int | jax.Array,
+  *,
+  num_bits: int = 8,
+  max_length: int = 10,
+  max_repeats: int = 10,
+  min_length: int = 1,
+  min_repeats: int = 1,
+) -> Episode:
+  """Shows a sequence and a number, and asks for that many copies and an end.
+
+  Start flag, x_1 .. x_l, the number r / max_repeats in a channel of its own,
+  then r l silent steps with targets x_1 .. x_l, r times over, and one whose
+  target is the end marker alone. l and r are drawn as in `copy`, each up to the
+  level or its own maximum. T = max_length (max_repeats + 1) + 3.
+
+  Args:
+    key: typed key.
+    level: greatest length and number of repeats, 1..max(max_length,
+      max_repeats) (a traced one is clipped), [] int32.
+    num_bits: bits of a vector.
+    max_length: greatest length.
+    max_repeats: greatest number of repeats.
+    min_length: shortest length, where the level allows it.
+    min_repeats: least number of repeats, where the level allows it.
+
+  Returns:
+    The episode, D = num_bits + 2 (start, number), O = num_bits + 1 (marker).
+
+  Raises:
+    ValueError: a size is not a positive integer, or the level is out of range.
+
+  Reference:
+    Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.2; the number
+    is there scaled to mean 0 and variance 1, here to (0, 1], so that none of
+    its values is silence.
+
+  >>> episode = repeat_copy(jax.random.key(0), 3)
+  >>> episode.inputs.shape, episode.targets.shape
+  ((113, 10), (113, 9))
+  """
+  _check_positive(num_bits=num_bits, max_length=max_length)
+  _check_positive(max_repeats=max_repeats, min_length=min_length)
+  _check_positive(min_repeats=min_repeats)
+  length_key, repeats_key, bits_key = jax.random.split(key, 3)
+  level = _within(level, 1, max(max_length, max_repeats))
+  length = _draw(length_key, min_length, jnp.minimum(level, max_length))
+  repeats = _draw(repeats_key, min_repeats, jnp.minimum(level, max_repeats))
+  x = _bits(bits_key, max_length, num_bits)
+  steps = jnp.arange(max_length * (max_repeats + 1) + 3)
+  end = length + 1
+  number = _flag(steps == end) * (repeats / max_repeats)
+  since_end = steps - end - 1
+  answer = jnp.where(
+    _inside(since_end, length * repeats)[:, None], x[since_end % length], 0.0
+  )
+  return Episode(
+    jnp.concatenate(
+      [_place(x, steps - 1, length), _flag(steps == 0), number], axis=1
+    ),
+    jnp.concatenate([answer, _flag(since_end == length * repeats)], axis=1),
+    _inside(since_end, length * repeats + 1),
+  )
+
+
+def associative_recall(
+  key: jax.Array,
+  level: int | jax.Array,
+  *,
+  num_bits: int = 6,
+  item_length: int = 3,
+  max_items: int = 6,
+  min_items: int = 3,
+) -> Episode:
+  """Shows items, then one of them again, and asks for the one that followed it.
+
+  An item is a flag and item_length bit vectors. After n of them come a query
+  flag, an item but the last, a query flag, and item_length silent steps whose
+  targets are the next item; n ~ U{min(min_items, level) .. level}, a level of 1
+  counting as 2. The query is unique: an item equal to it by chance has its
+  first bit flipped. T = (max_items + 2) (item_length + 1).
+
+  Args:
+    key: typed key.
+    level: greatest number of items, 1..max_items (a traced one is clipped), []
+      int32.
+    num_bits: bits of a vector; the flags have two further channels.
+    item_length: vectors of an item.
+    max_items: greatest level, at least 2.
+    min_items: least number of items, where the level allows it.
+
+  Returns:
+    The episode, D = num_bits + 2, O = num_bits.
+
+  Raises:
+    ValueError: a size is not a positive integer or too small, or the level is
+      out of range.
+
+  Reference:
+    Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.3 (2 to 6
+    items of three 6-bit vectors); Rae et al., 2016 (arXiv 1610.09027), section
+    4.2 (3 to 6).
+
+  >>> episode = associative_recall(jax.random.key(0), 6)
+  >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum())
+  ((32, 8), (32, 6), 3)
+  """
+  _check_positive(num_bits=num_bits, item_length=item_length)
+  _check_positive(min_items=min_items)
+  if max_items < 2:
+    raise ValueError(f"max_items is {max_items}; it must be at least 2.")
+  number_key, query_key, bits_key = jax.random.split(key, 3)
+  level = _within(level, 1, max_items)
+  number = jnp.maximum(_draw(number_key, min_items, level), 2)
+  query = jax.random.randint(query_key, (), 0, number - 1)
+  items = _bits(bits_key, max_items * item_length, num_bits)
+  items = _set_apart(items.reshape(max_items, item_length, num_bits), query)
+
+  width = item_length + 1  # of an item with its flag
+  flagged = jnp.pad(items, ((0, 0), (1, 0), (0, 0)))  # the flag's own step
+  steps = jnp.arange(max_items * width + 2 * width)
+  end = number * width
+  shown = _place(flagged.reshape(-1, num_bits), steps, end)
+  asked = _place(items[query], steps - end - 1, item_length)
+  flags = _flag(
+    (steps % width == 0) & (steps < end),
+    (steps == end) | (steps == end + width),
+  )
+  since_query = steps - end - width - 1
+  return Episode(
+    jnp.concatenate([shown + asked, flags], axis=1),
+    _place(items[query + 1], since_query, item_length),
+    _inside(since_query, item_length),
+  )
+
+
+def priority_sort(
+  key: jax.Array,
+  level: int | jax.Array,
+  *,
+  num_bits: int = 8,
+  max_inputs: int = 20,
+  max_outputs: int = 16,
+  min_inputs: int | None = None,
+) -> Episode:
+  """Shows vectors with priorities, and asks for the first of them in order.
+
+  x_1 .. x_n with priorities p_i ~ U[-1, 1) in a channel of their own, an end
+  flag, then m silent steps whose targets are the vectors of the m highest
+  priorities, the highest first (of equal ones, the earlier first);
+  n ~ U{min(min_inputs, level) .. level}, m = ⌈n max_outputs / max_inputs⌉.
+  T = max_inputs + 1 + max_outputs.
+
+  Args:
+    key: typed key.
+    level: greatest n, 1..max_inputs (a traced one is clipped), [] int32.
+    num_bits: bits of a vector.
+    max_inputs: greatest level.
+    max_outputs: m at n = max_inputs.
+    min_inputs: least n, where the level allows it; None is max_inputs, so that
+      n is the level.
+
+  Returns:
+    The episode, D = num_bits + 2 (priority, flag), O = num_bits.
+
+  Raises:
+    ValueError: a size is not a positive integer, max_outputs is greater than
+      max_inputs, or the level is out of range.
+
+  Reference:
+    Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.5: 20 vectors
+    of 8 bits, the 16 highest; also Rae et al., 2016 (arXiv 1610.09027), section
+    4.2. The number of outputs at other n is not given there.
+
+  >>> episode = priority_sort(jax.random.key(0), 20)
+  >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum())
+  ((37, 10), (37, 8), 16)
+  """
+  if min_inputs is None:
+    min_inputs = max_inputs
+  _check_positive(num_bits=num_bits, max_inputs=max_inputs)
+  _check_positive(max_outputs=max_outputs, min_inputs=min_inputs)
+  if max_outputs > max_inputs:
+    raise ValueError(
+      f"max_outputs is {max_outputs}; it must be at most max_inputs, which is "
+      f"{max_inputs}."
+    )
+  number_key, priority_key, bits_key = jax.random.split(key, 3)
+  number = _draw(number_key, min_inputs, _within(level, 1, max_inputs))
+  x = _bits(bits_key, max_inputs, num_bits)
+  p = jax.random.uniform(priority_key, (max_inputs,), minval=-1.0)
+  is_shown = jnp.arange(max_inputs) < number
+  order = jnp.argsort(jnp.where(is_shown, -p, jnp.inf))  # stable
+
+  steps = jnp.arange(max_inputs + 1 + max_outputs)
+  shown = _place(jnp.concatenate([x, p[:, None]], axis=1), steps, number)
+  num_outputs = -(-number * max_outputs // max_inputs)
+  since_end = steps - number - 1
+  return Episode(
+    jnp.concatenate([shown, _flag(steps == number)], axis=1),
+    _place(x[order], since_end, num_outputs),
+    _inside(since_end, num_outputs),
+  )
+
+
+# Name -> its function, and the sizes whose greatest is the hardest level.
+_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
+  "copy": (copy, ("max_length",)),
+  "repeat_copy": (repeat_copy, ("max_length", "max_repeats")),
+  "associative_recall": (associative_recall, ("max_items",)),
+  "priority_sort": (priority_sort, ("max_inputs",)),
+}
+
+
+def task(name: str, **sizes: int) -> sequences.Task:
+  """Makes a task of one of this module's functions.
+
+  Args:
+    name: "copy", "repeat_copy", "associative_recall" or "priority_sort".
+    **sizes: keyword arguments of that function.
+
+  Returns:
+    The task; test episodes are drawn as training ones are, data is ().
+
+  Raises:
+    ValueError: no such task, or a size that its function refuses.
+
+  >>> recall = task("associative_recall", max_items=10)
+  >>> recall.num_inputs, recall.num_outputs, recall.max_level
+  (8, 6, 10)
+  """
+  if name not in _TASKS:
+    raise ValueError(f"name={name!r} is unknown; known: {', '.join(_TASKS)}.")
+  function, bounds = _TASKS[name]
+  sizes = {**function.__kwdefaults__, **sizes}
+
+  def sample(key, level, data):
+    del data
+    return function(key, level, **sizes)
+
+  shapes = jax.eval_shape(lambda: sample(jax.random.key(0), 1, ()))
+  return sequences.Task(
+    num_inputs=shapes.inputs.shape[1],
+    num_outputs=shapes.targets.shape[1],
+    num_steps=shapes.inputs.shape[0],
+    max_level=max(sizes[bound] for bound in bounds),
+    sample=sample,
+    test=sample,
+    loss=sequences.bit_loss,
+    error=sequences.bit_errors,
+  )
+
+
+def _check_positive(**sizes: int) -> None:
+  for name, value in sizes.items():
+    if value < 1:
+      raise ValueError(f"{name} is {value}; it must be a positive integer.")
+
+
+def _within(level: int | jax.Array, low: int, high: int) -> jax.Array:
+  """Checks a level that is known, and clips one that is traced."""
+  if isinstance(level, int) and not low <= level <= high:
+    raise ValueError(f"level is {level}; it must be from {low} to {high}.")
+  return jnp.clip(level, low, high)
+
+
+def _draw(key: jax.Array, low: int, high: jax.Array) -> jax.Array:
+  return jax.random.randint(key, (), jnp.minimum(low, high), high + 1)
+
+
+def _bits(key: jax.Array, *shape: int) -> jax.Array:
+  return jax.random.bernoulli(key, shape=shape).astype(jnp.float32)
+
+
+def _inside(rows: jax.Array, length: int | jax.Array) -> jax.Array:
+  return (rows >= 0) & (rows < length)
+
+
+def _place(
+  values: jax.Array, rows: jax.Array, length: int | jax.Array
+) -> jax.Array:
+  """Takes values[rows] where rows are in 0..length - 1, zeros elsewhere."""
+  chosen = values[jnp.clip(rows, 0, len(values) - 1)]
+  return jnp.where(_inside(rows, length)[:, None], chosen, 0.0)
+
+
+def _flag(*channels: jax.Array) -> jax.Array:
+  return jnp.stack(channels, axis=1).astype(jnp.float32)
+
+
+def _set_apart(items: jax.Array, query: jax.Array) -> jax.Array:
+  """Flips the first bit of the items [n, l, bits] that equal the query's."""
+  equal = (items == items[query][None]).all((1, 2))
+  twins = equal & (jnp.arange(len(items)) != query)
+  first = items[:, 0, 0]
+  return items.at[:, 0, 0].set(jnp.where(twins, 1 - first, first))

@@ -1,0 +1,194 @@
+"""Sequence tasks: what an episode is, what a task is, and how both are scored.
+
+A task is a record of functions and sizes, so that a recurrent learner written
+for one runs on all. Everything is unbatched and has a fixed shape; `mask` says
+which steps count, and what a network says elsewhere changes no score.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+__all__ = [
+  "Episode",
+  "Task",
+  "bit_errors",
+  "bit_loss",
+  "bits_per_sequence",
+  "label_errors",
+  "label_loss",
+]
+
+
+class Episode(NamedTuple):
+  """One sequence; all entries are zero after its end."""
+
+  inputs: jax.Array  # [T, D] float32
+  targets: jax.Array  # [T, O] float32: bits, or one-hot labels
+  mask: jax.Array  # [T] bool, the steps that are scored
+
+
+class Task(NamedTuple):
+  """Where episodes come from, and what the network for them looks like."""
+
+  num_inputs: int  # D
+  num_outputs: int  # O
+  num_steps: int  # T
+  max_level: int  # the hardest level
+  # sample(key, level, data) -> Episode; level [] int32, 1..max_level
+  sample: Callable[..., Episode]
+  # test(key, level, data) -> Episode, of held-out data where there is any
+  test: Callable[..., Episode]
+  # loss(episode, logits [T, O]) -> [], what is minimised
+  loss: Callable[[Episode, jax.Array], jax.Array]
+  # error(episode, logits [T, O]) -> [], the part that is wrong, 0..1
+  error: Callable[[Episode, jax.Array], jax.Array]
+  # arrays of the data set, () where there is none
+  data: Any = ()
+
+
+def _scored_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """Sums x [T, ...] over the scored steps."""
+  return jnp.sum(x, where=mask.reshape(mask.shape + (1,) * (x.ndim - 1)))
+
+
+def _scored_logits(episode: Episode, logits: jax.Array) -> jax.Array:
+  """Replaces what is not scored, so that a NaN there has no gradient."""
+  chex.assert_equal_shape([episode.targets, logits])
+  return jnp.where(episode.mask[:, None], logits, 0)
+
+
+def _num_scored(episode: Episode, per_step: int = 1) -> jax.Array:
+  return per_step * jnp.maximum(episode.mask.sum(), 1)
+
+
+def bit_loss(episode: Episode, logits: jax.Array) -> jax.Array:
+  """Averages the sigmoid cross-entropy over the scored bits.
+
+  L = - 1/(O n) Σ_t∈mask Σ_o y log σ(z) + (1 - y) log(1 - σ(z)), n = |mask|.
+
+  A mean over a batch weighs episodes alike, whatever their lengths.
+
+  Args:
+    episode: what was shown and asked; targets are bits.
+    logits: outputs z, [T, O].
+
+  Returns:
+    The loss in nats, []; 0 where no step is scored.
+
+  Reference:
+    Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.
+
+  >>> bits = jnp.ones((2, 3))
+  >>> episode = Episode(bits, bits, jnp.array([True, False]))
+  >>> round(float(bit_loss(episode, jnp.zeros((2, 3)))), 4)
+  0.6931
+  """
+  z = _scored_logits(episode, logits)
+  nats = optax.sigmoid_binary_cross_entropy(z, episode.targets)
+  return _scored_sum(nats, episode.mask) / _num_scored(episode, z.shape[-1])
+
+
+def bits_per_sequence(episode: Episode, logits: jax.Array) -> jax.Array:
+  """Sums the sigmoid cross-entropy over the scored bits, in bits.
+
+  Guessing costs as many bits as are scored.
+
+  Args:
+    episode: what was shown and asked; targets are bits.
+    logits: outputs, [T, O].
+
+  Returns:
+    The cost of the sequence in bits, [].
+
+  Reference:
+    Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4: "cost per
+    sequence (bits)".
+  """
+  nats = bit_loss(episode, logits) * _num_scored(episode, logits.shape[-1])
+  return nats / math.log(2)
+
+
+def bit_errors(episode: Episode, logits: jax.Array) -> jax.Array:
+  """Measures the part of the scored bits that is wrong.
+
+  A bit is read as 1 where its logit is positive.
+
+  Args:
+    episode: what was shown and asked; targets are bits.
+    logits: outputs, [T, O].
+
+  Returns:
+    The mean bit error, [], from 0 to 1; guessing gives 1/2.
+  """
+  z = _scored_logits(episode, logits)
+  wrong = (z > 0) != (episode.targets > 0.5)
+  return _scored_sum(wrong, episode.mask) / _num_scored(episode, z.shape[-1])
+
+
+def _groups(x: jax.Array, num_groups: int) -> jax.Array:
+  """[T, O] -> [T, num_groups, O / num_groups]."""
+  if num_groups < 1 or x.shape[-1] % num_groups:
+    raise ValueError(
+      f"num_groups is {num_groups}; it must divide the {x.shape[-1]} outputs."
+    )
+  return x.reshape(x.shape[0], num_groups, -1)
+
+
+def label_loss(
+  episode: Episode, logits: jax.Array, *, num_groups: int = 1
+) -> jax.Array:
+  """Averages the softmax cross-entropy over the scored steps.
+
+  L = - 1/n Σ_t∈mask Σ_g Σ_o y log softmax(z_g), n = |mask|.
+
+  Args:
+    episode: what was shown and asked; targets are one-hot in each group.
+    logits: outputs z, [T, O].
+    num_groups: symbols a label is written with; each has O / num_groups values.
+
+  Returns:
+    The loss in nats, []; 0 where no step is scored.
+
+  Raises:
+    ValueError: num_groups does not divide O.
+
+  Reference:
+    Santoro et al., 2016 (arXiv 1605.06065), equation 10 (one-hot labels) and
+    section 4.1 (labels of five letters).
+
+  >>> label = jax.nn.one_hot(jnp.array([2, 0]), 4)
+  >>> episode = Episode(label, label, jnp.array([True, False]))
+  >>> round(float(label_loss(episode, jnp.zeros((2, 4)))), 4)
+  1.3863
+  """
+  z = _groups(_scored_logits(episode, logits), num_groups)
+  nats = optax.softmax_cross_entropy(z, _groups(episode.targets, num_groups))
+  return _scored_sum(nats, episode.mask) / _num_scored(episode)
+
+
+def label_errors(
+  episode: Episode, logits: jax.Array, *, num_groups: int = 1
+) -> jax.Array:
+  """Measures the part of the scored steps that has the wrong label.
+
+  Args:
+    episode: what was shown and asked; targets are one-hot in each group.
+    logits: outputs, [T, O].
+    num_groups: symbols a label is written with; all must be right.
+
+  Returns:
+    The error, [], from 0 to 1.
+
+  Raises:
+    ValueError: num_groups does not divide O.
+  """
+  z = _groups(_scored_logits(episode, logits), num_groups)
+  labels = _groups(episode.targets, num_groups).argmax(-1)
+  wrong = (z.argmax(-1) != labels).any(-1)
+  return _scored_sum(wrong, episode.mask) / _num_scored(episode)
