@@ -1,5 +1,7 @@
 """Tests of addressing: naive loops, closed forms, finite gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,12 @@ def _naive_distance(q, words, epsilon):
   return -np.sqrt(result**2 + epsilon)
 
 
+def _float64(function, *arrays):
+  """Calls the compiled function with arrays in float64."""
+  with jax.enable_x64(True):
+    return jax.tree.map(np.asarray, jax.jit(function)(*arrays))
+
+
 _SIMILARITIES = {
   addressing.cosine_similarity: _naive_cosine,
   addressing.euclidean_similarity: _naive_distance,
@@ -35,42 +43,37 @@ _similarities = pytest.mark.parametrize(
 
 
 @_similarities
-@pytest.mark.parametrize("size", [0, 1, 5])
-@pytest.mark.parametrize("epsilon", [1e-6, 0.5])
+@pytest.mark.parametrize(("size", "epsilon"), [(0, 0.5), (1, 0.5), (5, 1e-6)])
 def test_similarity_equals_a_loop(similarity, size, epsilon):
   rng = np.random.default_rng(size)
   q, words = rng.normal(size=3), rng.normal(size=(size, 3))
-  with jax.enable_x64(True):
-    actual = similarity(jnp.asarray(q), jnp.asarray(words), epsilon=epsilon)
+  actual = _float64(functools.partial(similarity, epsilon=epsilon), q, words)
   expected = _SIMILARITIES[similarity](q, words, epsilon)
   np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 def test_cosine_of_small_words_is_near_zero():
   # Of the size of a memory's first filling: epsilon silences them.
-  q, words = jnp.ones(4), jnp.full((3, 4), 1e-6)
-  cosines = addressing.cosine_similarity(q, words)
+  q, words = np.ones(4), np.full((3, 4), 1e-6)
+  cosines = _float64(addressing.cosine_similarity, q, words)
   np.testing.assert_allclose(cosines, 2e-3, rtol=1e-3)
 
 
 @_similarities
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("query", [0.0, 1.0])
-def test_gradients_at_zero_words_and_queries_are_finite(
-  similarity, dtype, query
-):
-  q = jnp.full(3, query, dtype)
-  words = jnp.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], dtype)
-
-  def weights(q, words, strength):
+def test_gradients_at_zero_words_and_queries_are_finite(similarity, dtype):
+  @jax.jit
+  @functools.partial(jax.grad, argnums=(0, 1, 2))
+  def grads(q, words, strength):
     return addressing.content_weights(
       q, words, strength, similarity=similarity
     )[0]
 
-  grads = jax.grad(weights, (0, 1, 2))(q, words, jnp.asarray(2.0, dtype))
-  for grad in grads:
-    assert grad.dtype == dtype
-    assert np.isfinite(grad).all()
+  words = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], dtype)
+  for query in (0.0, 1.0):
+    for grad in grads(np.full(3, query, dtype), words, np.array(2.0, dtype)):
+      assert grad.dtype == dtype
+      assert np.isfinite(grad).all()
 
 
 @_similarities
@@ -78,36 +81,31 @@ def test_content_weights_equal_a_loop(similarity):
   rng = np.random.default_rng(1)
   q, words, strength = rng.normal(size=3), rng.normal(size=(4, 3)), 1.7
   scores = np.exp(strength * _SIMILARITIES[similarity](q, words, 1e-6))
-  with jax.enable_x64(True):
-    actual = addressing.content_weights(
-      jnp.asarray(q),
-      jnp.asarray(words),
-      jnp.asarray(strength),
-      similarity=similarity,
-    )
+  actual = _float64(
+    functools.partial(addressing.content_weights, similarity=similarity),
+    *(q, words, strength),
+  )
   np.testing.assert_allclose(actual, scores / scores.sum(), rtol=1e-12)
 
 
-def _masked(q, words, where):
+def _weights_and_grads(q, words, where=None):
   def loss(q, words, strength):
     weights = addressing.content_weights(q, words, strength, where=where)
     return weights @ jnp.arange(1.0, 1.0 + words.shape[0]), weights
 
-  (_, weights), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(
-    q, words, jnp.asarray(1.5)
-  )
+  grads, weights = jax.grad(loss, (0, 1, 2), has_aux=True)(q, words, 1.5)
   return weights, grads
 
 
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e30])
-def test_words_that_take_no_part_are_as_if_absent(garbage):
+def test_words_that_take_no_part_are_as_if_absent():
   rng = np.random.default_rng(2)
-  q, words = rng.normal(size=3), rng.normal(size=(4, 3))
-  words[2:] = garbage
-  where = jnp.array([True, True, False, False])
-  with jax.enable_x64(True):
-    weights, (dq, dwords, dstrength) = _masked(jnp.asarray(q), words, where)
-    expected, expected_grads = _masked(jnp.asarray(q), words[:2], None)
+  q, words = rng.normal(size=3), rng.normal(size=(5, 3))
+  words[2:] = np.array([[np.nan], [np.inf], [1e30]])
+  where = np.array([True, True, False, False, False])
+  weights, (dq, dwords, dstrength) = _float64(
+    _weights_and_grads, q, words, where
+  )
+  expected, expected_grads = _float64(_weights_and_grads, q, words[:2])
   np.testing.assert_allclose(weights[:2], expected, rtol=1e-12)
   np.testing.assert_array_equal(weights[2:], 0)
   np.testing.assert_array_equal(dwords[2:], 0)
@@ -118,46 +116,57 @@ def test_words_that_take_no_part_are_as_if_absent(garbage):
 
 
 def test_where_no_word_takes_part_all_weigh_zero():
-  words = jnp.arange(6.0).reshape(2, 3)
-  weights, grads = _masked(jnp.ones(3), words, jnp.zeros(2, bool))
+  q, words, where = np.ones(3), np.ones((5, 3)), np.zeros(5, bool)
+  weights, grads = _float64(_weights_and_grads, q, words, where)
   np.testing.assert_array_equal(weights, 0)
   for grad in grads:
     np.testing.assert_array_equal(grad, 0)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_query_that_is_not_finite_gives_nan(bad):
-  q, words = jnp.array([1.0, bad]), jnp.ones((3, 2))
-  weights = addressing.content_weights(q, words, jnp.array(1.0))
-  assert np.isnan(weights).all()
+@_similarities
+def test_a_query_that_is_not_finite_gives_nan(similarity):
+  call = functools.partial(addressing.content_weights, similarity=similarity)
+  for bad in (np.nan, np.inf, -np.inf):
+    weights = _float64(call, np.array([1, bad, 0]), np.eye(3), 1.0)
+    assert np.isnan(weights).all()
 
 
 def test_large_strengths_do_not_overflow():
-  words = jnp.eye(3)
-  weights = addressing.content_weights(words[1], words, jnp.array(1e6))
+  weights = _float64(addressing.content_weights, np.eye(3)[1], np.eye(3), 1e6)
   np.testing.assert_array_equal(weights, [0, 1, 0])
 
 
-def test_bfloat16_is_summed_in_float32():
-  # Summed in bfloat16, the norms of 1000 ones would stop at 256.
-  q, words = jnp.ones(1000, jnp.bfloat16), jnp.ones((2, 1000), jnp.bfloat16)
-  np.testing.assert_array_equal(addressing.cosine_similarity(q, words), 1)
-  words = words.at[0].set(1.01)
-  strength = jnp.asarray(100, jnp.bfloat16)
-  for similarity in _SIMILARITIES:
-    actual = addressing.content_weights(
-      q, words, strength, similarity=similarity
+@_similarities
+def test_bfloat16_is_summed_in_float32(similarity):
+  rng = np.random.default_rng(3)
+  shapes = (300,), (4, 300), ()
+  arrays = [np.array(10 * rng.normal(size=s), jnp.bfloat16) for s in shapes]
+
+  @jax.jit
+  def calls(q, words, strength):
+    return (
+      similarity(q, words),
+      addressing.content_weights(q, words, strength, similarity=similarity),
+      addressing.weighted_sum(q, words.T),
     )
-    expected = addressing.content_weights(
-      *(jnp.asarray(x, jnp.float32) for x in (q, words, strength)),
-      similarity=similarity,
-    )
-    np.testing.assert_array_equal(actual, expected.astype(jnp.bfloat16))
+
+  wide = calls(*(a.astype(np.float32) for a in arrays))
+  for actual, expected in zip(calls(*arrays), wide, strict=True):
+    expected = np.asarray(expected).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_weighted_sum_equals_a_loop():
+  rng = np.random.default_rng(4)
+  w, words = rng.normal(size=4), rng.normal(size=(4, 3))
+  expected = sum(w[i] * words[i] for i in range(4))
+  actual = _float64(addressing.weighted_sum, w, words)
+  np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 def test_interpolation_mixes():
-  content, previous = jnp.array([0.5, 0.5]), jnp.array([0.0, 1.0])
-  actual = addressing.interpolate(content, previous, jnp.array(0.25))
+  content, previous = np.array([0.5, 0.5]), np.array([0.0, 1.0])
+  actual = _float64(addressing.interpolate, content, previous, 0.25)
   np.testing.assert_allclose(actual, [0.125, 0.875])
 
 
@@ -169,9 +178,11 @@ def test_shift_equals_a_loop(size, reach):
   for i in range(size):
     for k in range(-reach, reach + 1):
       expected[i] += kernel[k + reach] * w[(i - k) % size]
-  with jax.enable_x64(True):
-    actual = addressing.shift(jnp.asarray(w), jnp.asarray(kernel))
+  actual = _float64(addressing.shift, w, kernel)
   np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+_sharpen = jax.jit(addressing.sharpen)
 
 
 @pytest.mark.parametrize("exponent", [1.0, 2.5])
@@ -179,50 +190,43 @@ def test_sharpening_equals_a_loop(exponent):
   w = np.array([0.5, 0.0, 0.2, 0.3])
   powers = [x**exponent for x in w]
   expected = [power / sum(powers) for power in powers]
-  with jax.enable_x64(True):
-    actual = addressing.sharpen(jnp.asarray(w), jnp.asarray(exponent))
+  actual = _float64(addressing.sharpen, w, exponent)
   np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 def test_sharpening_knows_no_scale():
   # The powers of these weights are below the smallest float32.
-  w = jnp.full(4, 1e-6).at[0].set(2e-6)
-  actual = addressing.sharpen(w, jnp.array(10.0))
+  actual = _sharpen(np.array([2e-6, 1e-6, 1e-6, 1e-6], np.float32), 10.0)
   expected = np.array([1024, 1, 1, 1]) / 1027
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("weights", [[0.0, 0.5, 0.5], [0.0, 0.0, 0.0]])
-@pytest.mark.parametrize("exponent", [1.0, 1.5])
-def test_gradients_of_sharpening_at_zero_are_finite(dtype, weights, exponent):
-  w, exponent = jnp.asarray(weights, dtype), jnp.asarray(exponent, dtype)
-  result = addressing.sharpen(w, exponent)
-  np.testing.assert_array_equal(result, w)
-  for jacobian in jax.jacobian(addressing.sharpen, (0, 1))(w, exponent):
-    assert jacobian.dtype == dtype
-    assert np.isfinite(jacobian).all()
+def test_gradients_of_sharpening_at_zero_are_finite(dtype):
+  jacobians = jax.jit(jax.jacobian(addressing.sharpen, (0, 1)))
+  for weights in ([0.0, 0.5, 0.5], [0.0, 0.0, 0.0]):
+    for exponent in (1.0, 1.5):
+      w, power = np.array(weights, dtype), np.array(exponent, dtype)
+      np.testing.assert_array_equal(_sharpen(w, power), w)
+      for jacobian in jacobians(w, power):
+        assert jacobian.dtype == dtype
+        assert np.isfinite(jacobian).all()
 
 
 def test_sharpening_has_the_slope_of_finite_differences():
   # The scale that is taken out must not leave a trace in the gradient.
-  w, exponent, step = np.array([0.6, 0.3, 0.2]), 1.7, 1e-6
+  inputs = np.array([0.6, 0.3, 0.2, 1.7])
 
-  def loss(w, exponent):
-    return addressing.sharpen(w, exponent) @ jnp.arange(3.0)
+  def loss(inputs):
+    return addressing.sharpen(inputs[:3], inputs[3]) @ jnp.arange(3.0)
 
-  with jax.enable_x64(True):
-    exponent = jnp.asarray(exponent)
-    dw, dexponent = jax.grad(loss, (0, 1))(jnp.asarray(w), exponent)
-    for i in range(3):
-      ends = [
-        loss(jnp.asarray(w).at[i].add(s), exponent) for s in (step, -step)
-      ]
-      slope = (ends[0] - ends[1]) / (2 * step)
-      np.testing.assert_allclose(dw[i], slope, rtol=1e-6)
-    ends = [loss(jnp.asarray(w), exponent + s) for s in (step, -step)]
-    slope = (ends[0] - ends[1]) / (2 * step)
-  np.testing.assert_allclose(dexponent, slope, rtol=1e-6)
+  def slopes(inputs):
+    steps = 1e-6 * jnp.eye(4)
+    ends = [jax.vmap(loss)(inputs[None] + s) for s in (steps, -steps)]
+    return jax.grad(loss)(inputs), (ends[0] - ends[1]) / 2e-6
+
+  grad, expected = _float64(slopes, inputs)
+  np.testing.assert_allclose(grad, expected, rtol=1e-6)
 
 
 def test_bad_arguments_are_refused():

@@ -1,8 +1,10 @@
 """Conformance rows of memories whose every word takes part in a step."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from lilly.memory import addressing
+from lilly.memory import addressing, dense_access
 from tests.rows.row import Row, arrays
 
 __all__ = ["ROWS"]
@@ -12,6 +14,89 @@ def _sharpened(logits, exponent):
   return addressing.sharpen(jax.nn.softmax(logits), 1 + exponent**2)
 
 
+_NUM_SLOTS, _WORD_SIZE, _NUM_HEADS = 4, 3, 2
+
+
+def _made(make):
+  """Makes inputs of a random generator and a type."""
+
+  def make_inputs(seed, dtype):
+    inputs = make(np.random.default_rng(seed))
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), inputs)
+
+  return make_inputs
+
+
+def _weights(rng, *leading):
+  return rng.dirichlet(np.ones(_NUM_SLOTS), leading)
+
+
+def _words(rng, *leading):
+  return rng.normal(size=(*leading, _WORD_SIZE))
+
+
+def _dam(rng):
+  return dense_access.State(
+    memory=_words(rng, _NUM_SLOTS),
+    read_weights=_weights(rng, _NUM_HEADS),
+    write_weights=_weights(rng, _NUM_HEADS),
+    usage=rng.random(_NUM_SLOTS),
+  )
+
+
+def _dam_write(rng):
+  gates = rng.random((2, _NUM_HEADS))
+  return _dam(rng), _words(rng, _NUM_HEADS), *gates
+
+
+def _dam_read(rng):
+  return _dam(rng), _words(rng, _NUM_HEADS), rng.random(_NUM_HEADS)
+
+
+def _ntm(rng):
+  return dense_access.NtmState(*_dam(rng)[:3])
+
+
+def _ntm_addresses(rng, *leading):
+  return dense_access.NtmAddress(
+    query=_words(rng, *leading),
+    strength=rng.random(leading),
+    gate=rng.random(leading),
+    kernel=rng.dirichlet(np.ones(3), leading),
+    exponent=1 + rng.random(leading),
+  )
+
+
+def _ntm_address(rng):
+  return _weights(rng), _words(rng, _NUM_SLOTS), _ntm_addresses(rng)
+
+
+def _ntm_write(rng):
+  erase = rng.random((_NUM_HEADS, _WORD_SIZE))
+  return _ntm(rng), _ntm_addresses(rng, _NUM_HEADS), erase, _words(rng, 2)
+
+
+def _ntm_read(rng):
+  return _ntm(rng), _ntm_addresses(rng, _NUM_HEADS)
+
+
+# `init` has no arrays as inputs: the type of one says which it is to have.
+def _dam_init(like):
+  return dense_access.init(
+    _NUM_SLOTS, _WORD_SIZE, num_heads=_NUM_HEADS, dtype=like.dtype
+  )
+
+
+def _ntm_init(like):
+  return dense_access.ntm_init(
+    _NUM_SLOTS, _WORD_SIZE, num_heads=_NUM_HEADS, dtype=like.dtype
+  )
+
+
+def _step_row(function, make):
+  return Row(function, "memory", _made(make), state=0)
+
+
 ROWS: tuple[Row, ...] = (
   Row(addressing.cosine_similarity, "function", arrays(3, (4, 3))),
   Row(addressing.euclidean_similarity, "function", arrays(3, (4, 3))),
@@ -19,4 +104,12 @@ ROWS: tuple[Row, ...] = (
   Row(addressing.interpolate, "function", arrays(4, 4, ())),
   Row(addressing.shift, "function", arrays(4, 3)),
   Row(addressing.sharpen, "function", arrays(4, ()), call=_sharpened),
+  Row(addressing.weighted_sum, "function", arrays(4, (4, 3))),
+  _step_row(dense_access.write, _dam_write),
+  _step_row(dense_access.read, _dam_read),
+  Row(dense_access.init, "memory", arrays(()), call=_dam_init),
+  _step_row(dense_access.ntm_write, _ntm_write),
+  _step_row(dense_access.ntm_read, _ntm_read),
+  Row(dense_access.ntm_init, "memory", arrays(()), call=_ntm_init),
+  Row(dense_access.ntm_address, "function", _made(_ntm_address)),
 )
