@@ -1,0 +1,245 @@
+"""Temporal links of the sparse differentiable neural computer.
+
+Which slot was written after which, with at most `num_links` links out of and
+into a slot: a step costs the same whatever the number of slots is. One access
+head; `vmap` over heads. A list of slots and weights stands for a sparse vector:
+a slot outside [0, num_slots) is absent, and the same slot twice counts as the
+sum of both.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+__all__ = ["State", "follow", "init", "update"]
+
+
+class State(NamedTuple):
+  """Links of one head.
+
+  Entries stand from the heaviest to the lightest, at equal weight by slot; free
+  entries come last, with slot num_slots and weight 0.
+  """
+
+  # rows of P: what was written after each slot, int32 [N, L] and [N, L]
+  successor_slots: jax.Array
+  successor_weights: jax.Array
+  # rows of N: what was written before each slot, int32 [N, L] and [N, L]
+  predecessor_slots: jax.Array
+  predecessor_weights: jax.Array
+  # p: what was written last, int32 [L] and [L]
+  precedence_slots: jax.Array
+  precedence_weights: jax.Array
+
+
+def init(
+  num_slots: int, *, num_links: int = 8, dtype: Any = jnp.float32
+) -> State:
+  """Makes links of a memory that nothing was written to.
+
+  N_0 = P_0 = 0, p_0 = 0.
+
+  Args:
+    num_slots: words in the memory, N.
+    num_links: entries kept in each row and in the precedence, L.
+    dtype: of the weights.
+
+  Returns:
+    The state.
+
+  Raises:
+    ValueError: if a size is not positive.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, supplementary D: 8 links.
+
+  >>> init(3, num_links=2).successor_slots.tolist()
+  [[3, 3], [3, 3], [3, 3]]
+  """
+  for name, size in (("num_slots", num_slots), ("num_links", num_links)):
+    if size < 1:
+      raise ValueError(f"{name} is {size}; it must be at least 1.")
+  absent = jnp.full((num_slots, num_links), num_slots, jnp.int32)
+  zeros = jnp.zeros((num_slots, num_links), dtype)
+  # Arrays of their own, so that all of a state can be donated.
+  return State(
+    absent, zeros, absent.copy(), zeros.copy(), absent[0], zeros[0].copy()
+  )
+
+
+def update(state: State, slots: jax.Array, weights: jax.Array) -> State:
+  """Links what is written now to what was written before.
+
+  N(i, j) <- (1 - w(i)) N(i, j) + w(i) p(j)
+  P(i, j) <- (1 - w(j)) P(i, j) + w(j) p(i)
+  p <- (1 - sum_i w(i)) p + w
+
+  with the old p on the right. Then p and each row of N keep their num_links
+  heaviest entries; each row of P keeps its num_links heaviest among those whose
+  mirror image N kept. At equal weight the lower slot is kept. O(J L) rows are
+  read and written, in O(J^2 L^2) operations, whatever num_slots is; in a scan
+  this happens in place if a step calls `update` before it calls `follow`.
+
+  Args:
+    state: the links.
+    slots: slots written in this step, int [J].
+    weights: their write weights, [J], at least 0. Where their sum exceeds 1
+      they are divided by it, so that p sums to at most 1. What is negative or
+      not finite counts as 0.
+
+  Returns:
+    The new state. It has no gradient, nor has what follows it one through it.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, supplementary D. The paper keeps
+    num_links entries in each row and does not say how an entry of P decays once
+    N has dropped its image, by which it would be found; here both are dropped.
+
+  >>> state = init(9, num_links=2)
+  >>> for slot in (4, 7, 4, 1):
+  ...   state = update(state, jnp.array([slot]), jnp.ones(1))
+  >>> state.successor_slots[4].tolist(), state.predecessor_slots[4].tolist()
+  ([1, 7], [7, 9])
+  """
+  chex.assert_rank([slots, weights], 1)
+  chex.assert_equal_shape([slots, weights])
+  state, weights = jax.lax.stop_gradient((state, weights))
+  num_slots = len(state.successor_slots)
+  weights = weights.astype(state.precedence_weights.dtype)
+  p_slots, p = state.precedence_slots, state.precedence_weights
+  j, w = _distinct(slots, weights, num_slots)
+  merge = functools.partial(_merge, num_slots)
+  merge_rows = jax.vmap(merge, (0, 0, None, 0))
+
+  # Rows of N that are written.
+  before_slots, before = _rows(
+    state.predecessor_slots, state.predecessor_weights, j
+  )
+  new_slots, new = merge_rows(
+    before_slots, (1 - w)[:, None] * before, p_slots, w[:, None] * p[None]
+  )
+  # Rows of P that the written columns have entries in, and others have not.
+  i = jnp.concatenate([p_slots, before_slots.reshape(-1)])
+  i = jnp.where(_is_repeated(i), num_slots, i)
+  after_slots, after = _rows(state.successor_slots, state.successor_weights, i)
+  kept = jnp.any(i[:, None, None] == new_slots[None], axis=-1)  # [rows, J]
+  added = kept * w[None] * _look_up(p_slots, p, i)[:, None]
+  written = after_slots[:, :, None] == j[None, None]  # [rows, L, J]
+  decay = jnp.sum(written * (kept * (1 - w)[None])[:, None], axis=-1)
+  decay = jnp.where(jnp.any(written, axis=-1), decay, 1)
+  after_slots, after = merge_rows(after_slots, decay * after, j, added)
+
+  p_slots, p = merge(p_slots, jnp.maximum(1 - jnp.sum(w), 0) * p, j, w)
+
+  def put(array, rows, values):
+    return array.at[rows].set(values, mode="drop")
+
+  return State(
+    put(state.successor_slots, i, after_slots),
+    put(state.successor_weights, i, after),
+    put(state.predecessor_slots, j, new_slots),
+    put(state.predecessor_weights, j, new),
+    p_slots,
+    p,
+  )
+
+
+def follow(
+  state: State, slots: jax.Array, weights: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+  """Finds what was written after and before the slots that were read.
+
+  f = N w = sum_i w(i) P(i, .),  b = P w = sum_i w(i) N(i, .)
+
+  where the sums need rows of the kept links only: O(K L).
+
+  Args:
+    state: the links.
+    slots: slots read in the last step, int [K].
+    weights: their read weights, [K].
+
+  Returns:
+    Forward and backward, each a pair of slots, int32 [K * L], and weights,
+    [K * L]. The gradient reaches the read weights but not the links.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, supplementary D.
+
+  >>> state = init(9, num_links=1)
+  >>> for slot in (4, 7):
+  ...   state = update(state, jnp.array([slot]), jnp.ones(1))
+  >>> (forward, _), _ = follow(state, jnp.array([4]), jnp.ones(1))
+  >>> forward.tolist()
+  [7]
+  """
+  chex.assert_rank([slots, weights], 1)
+  chex.assert_equal_shape([slots, weights])
+  state = jax.lax.stop_gradient(state)
+  slots = _in_range(slots, len(state.successor_slots))
+
+  def along(link_slots, link_weights):
+    link_slots, link_weights = _rows(link_slots, link_weights, slots)
+    return link_slots.reshape(-1), (weights[:, None] * link_weights).reshape(-1)
+
+  forward = along(state.successor_slots, state.successor_weights)
+  backward = along(state.predecessor_slots, state.predecessor_weights)
+  return forward, backward
+
+
+def _in_range(slots, num_slots):
+  """Gives what is no slot the number num_slots."""
+  outside = (slots < 0) | (slots >= num_slots)
+  return jnp.where(outside, num_slots, slots).astype(jnp.int32)
+
+
+def _rows(slots, weights, rows):
+  """Rows of a matrix; those out of range are free of entries."""
+  return (
+    slots.at[rows].get(mode="fill", fill_value=len(slots)),
+    weights.at[rows].get(mode="fill", fill_value=0),
+  )
+
+
+def _is_repeated(slots):
+  """Whether a slot stands earlier in the list."""
+  return jnp.any(jnp.tril(slots[:, None] == slots[None], -1), axis=1)
+
+
+def _look_up(slots, weights, wanted):
+  """Entries of a sparse vector."""
+  same = wanted[:, None] == slots[None]
+  return jnp.sum(jnp.where(same, weights[None], 0), axis=1)
+
+
+def _distinct(slots, weights, num_slots):
+  """Sums the weights of equal slots, at most 1 in all."""
+  slots = _in_range(slots, num_slots)
+  weights = _look_up(slots, weights, slots)
+  present = (slots < num_slots) & (weights > 0) & jnp.isfinite(weights)
+  present &= ~_is_repeated(slots)
+  weights = jnp.where(present, weights, 0)
+  weights = weights / jnp.maximum(1, jnp.sum(weights))
+  return jnp.where(present, slots, num_slots), weights
+
+
+def _merge(num_slots, slots, weights, more_slots, more_weights):
+  """Adds sparse vectors and keeps as many entries as the first has room for."""
+  both = slots[:, None] == more_slots[None]
+  weights = weights + jnp.sum(both * more_weights[None], axis=1)
+  more_weights = jnp.where(jnp.any(both, axis=0), 0, more_weights)
+  weights, size = jnp.concatenate([weights, more_weights]), slots.size
+  slots = jnp.concatenate([slots, more_slots])
+  # From here on slots count down from num_slots, so that free entries add 0.
+  slots = jnp.where(weights > 0, num_slots - slots, 0)
+  is_before = weights[None] > weights[:, None]
+  is_tied = weights[None] == weights[:, None]
+  is_before |= is_tied & (slots[None] > slots[:, None])
+  rank = jnp.sum(is_before, axis=1)
+  place = jnp.arange(size)[:, None] == rank[None]
+  return (
+    num_slots - jnp.sum(place * slots[None], axis=1, dtype=slots.dtype),
+    jnp.sum(place * weights[None], axis=1),
+  )
