@@ -127,7 +127,7 @@ def write(
   weights = alpha * (gamma * state.read_weights + (1 - gamma) * indicators)
   # Not by a product: NaN is erased too.
   is_erased = jnp.any(indicators > 0, axis=0)[:, None]
-  memory = jnp.where(is_erased, 0, state.memory) + _outer(weights, word, wide)
+  memory = jnp.where(is_erased, 0, state.memory) + _outer(weights, word)
   return state._replace(
     memory=memory.astype(dtype), write_weights=weights.astype(dtype)
   )
@@ -138,9 +138,8 @@ def _types(memory):
   return memory.dtype, jnp.promote_types(memory.dtype, jnp.float32)
 
 
-def _outer(weights, words, dtype):
-  """Sums the outer products of [H, N] and [H, W], in this type."""
-  weights, words = jnp.asarray(weights, dtype), jnp.asarray(words, dtype)
+def _outer(weights, words):
+  """Sums the outer products of [H, N] and [H, W] over the heads."""
   return jax.vmap(addressing.weighted_sum, (1, None))(weights, words)
 
 
@@ -351,7 +350,7 @@ def ntm_write(
   )
   w, e = jnp.asarray(weights, wide), jnp.asarray(erase, wide)
   retained = jnp.prod(1 - w[:, :, None] * e[:, None, :], axis=0)
-  memory = state.memory * retained + _outer(w, word, wide)
+  memory = state.memory * retained + _outer(w, word)
   return state._replace(memory=memory.astype(dtype), write_weights=kept)
 
 

@@ -146,39 +146,40 @@ def test_a_word_is_read_at_the_step_that_writes_it():
   np.testing.assert_allclose(read, words, atol=1e-9)
 
 
-def _check_slopes(loss, grads, arguments):
-  """Holds gradients in float64 against central differences in 3 directions."""
+def _checked_grads(value_and_grads, arguments):
+  """Gradients, held against central differences in 3 directions."""
   rng, step = np.random.default_rng(9), 1e-6
 
-  def moved(directions, by):
-    inputs = jax.tree.map(lambda x, d: x + by * d, arguments, directions)
+  def at(directions, by):
+    moved = jax.tree.map(lambda x, d: x + by * d, arguments, directions)
     with jax.enable_x64(True):
-      return np.asarray(loss(*inputs))
+      return jax.tree.map(np.asarray, value_and_grads(*moved))
 
   for _ in range(3):
     directions = jax.tree.map(lambda x: rng.normal(size=x.shape), arguments)
+    _, grads = at(directions, 0)
+    expected = (at(directions, step)[0] - at(directions, -step)[0]) / (2 * step)
     products = jax.tree.map(np.vdot, grads, directions)
-    expected = (moved(directions, step) - moved(directions, -step)) / (2 * step)
     np.testing.assert_allclose(
       sum(jax.tree.leaves(products)), expected, rtol=1e-6
     )
+  return grads
 
 
 def test_gradients_equal_finite_differences():
   start = _start()
   inputs = [np.stack(x) for x in zip(*map(_inputs, range(3)), strict=True)]
-  arguments = start.memory, start.read_weights, inputs
 
-  @jax.jit
   def loss(memory, read_weights, inputs):
     state = start._replace(memory=memory, read_weights=read_weights)
     state = jax.tree.map(jnp.asarray, state)
     reads = jax.lax.scan(lambda s, x: _step(s, *x), state, inputs)[1]
     return jnp.sum(jnp.sin(reads))
 
-  with jax.enable_x64(True):
-    grads = jax.jit(jax.grad(loss, range(3)))(*arguments)
-  _check_slopes(loss, grads, arguments)
+  grads = _checked_grads(
+    jax.jit(jax.value_and_grad(loss, range(3))),
+    (start.memory, start.read_weights, inputs),
+  )
   erased = np.argsort(start.usage)[:_H]
   assert not np.any(grads[0][erased])
   for grad in jax.tree.leaves(grads):
@@ -305,20 +306,17 @@ def test_ntm_steps_equal_a_loop():
       np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
-@jax.jit
 def _ntm_loss(state, *inputs):
   _, reads = _ntm_step(state, *inputs)
   return jnp.sum(jnp.sin(reads))
 
 
-_ntm_grads = jax.jit(jax.grad(_ntm_loss, range(5)))
+_ntm_value_and_grads = jax.jit(jax.value_and_grad(_ntm_loss, range(5)))
 
 
 def test_ntm_gradients_equal_finite_differences():
   arguments = dense_access.NtmState(*_start()[:3]), *_ntm_inputs(0)
-  with jax.enable_x64(True):
-    grads = _ntm_grads(*arguments)
-  _check_slopes(_ntm_loss, grads, arguments)
+  grads = _checked_grads(_ntm_value_and_grads, arguments)
   for grad in jax.tree.leaves(grads):
     assert np.any(grad)
 
@@ -332,7 +330,7 @@ def test_ntm_gradients_are_finite_where_all_is_erased():
   write = write._replace(gate=np.zeros(_H), kernel=stay, exponent=np.ones(_H))
   arguments = start, write, np.ones((_H, _W)), word, read
   with jax.enable_x64(True):
-    grads = _ntm_grads(*arguments)
+    _, grads = _ntm_value_and_grads(*arguments)
   for grad in jax.tree.leaves(grads):
     assert np.isfinite(grad).all()
 
@@ -356,6 +354,33 @@ def test_ntm_head_with_a_bad_query_stays_where_it_was(bad):
   np.testing.assert_array_equal(state.read_weights[0], start.read_weights[0])
   for leaf in state:
     assert np.isfinite(leaf).all()
+
+
+def test_similarity_is_handed_on():
+  # All words weigh alike where the similarity says so.
+  def alike(query, words):
+    return 0 * words[:, 0] + query[0]
+
+  state, ntm = (
+    _start(np.float32),
+    dense_access.NtmState(*_start(np.float32)[:3]),
+  )
+  inputs, address = _inputs(0, np.float32), _addresses(0, np.float32)
+  address = address._replace(gate=np.ones(_H, np.float32))
+  erase = np.ones((_H, _W), np.float32)
+
+  @jax.jit
+  def weights(state, ntm, inputs, address, erase):
+    read = dense_access.read(state, *inputs[3:], similarity=alike)
+    ntm_read = dense_access.ntm_read(ntm, address, similarity=alike)
+    written = dense_access.ntm_write(
+      *(ntm, address, erase, inputs[0]), similarity=alike
+    )
+    states = read[0].read_weights, ntm_read[0].read_weights
+    return *states, written.write_weights
+
+  for w in weights(state, ntm, inputs, address, erase):
+    np.testing.assert_allclose(w, 1 / _N, rtol=1e-6)
 
 
 def test_bad_arguments_are_refused():

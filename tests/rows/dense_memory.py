@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lilly.memory import addressing, dense_access
+from lilly.memory import differentiable_neural_computer as dnc
 from tests.rows.row import Row, arrays
 
 __all__ = ["ROWS"]
@@ -93,6 +94,58 @@ def _ntm_init(like):
   )
 
 
+def _dnc(rng):
+  return dnc.State(
+    memory=_words(rng, _NUM_SLOTS),
+    read_weights=_weights(rng, _NUM_HEADS),
+    write_weights=_weights(rng),
+    usage=rng.random(_NUM_SLOTS),
+    links=_weights(rng, _NUM_SLOTS) / 2,
+    precedence=_weights(rng),
+  )
+
+
+def _dnc_write(rng):
+  return _dnc(rng), dnc.WriteInterface(
+    key=_words(rng),
+    strength=rng.random(),
+    erase=rng.random(_WORD_SIZE),
+    word=_words(rng),
+    free_gates=rng.random(_NUM_HEADS),
+    allocation_gate=rng.random(),
+    write_gate=rng.random(),
+  )
+
+
+def _dnc_read(rng):
+  return _dnc(rng), dnc.ReadInterface(
+    keys=_words(rng, _NUM_HEADS),
+    strengths=rng.random(_NUM_HEADS),
+    modes=rng.dirichlet(np.ones(3), _NUM_HEADS),
+  )
+
+
+def _dnc_usage(rng):
+  state = _dnc(rng)
+  weights = state.write_weights, state.read_weights
+  return state.usage, *weights, rng.random(_NUM_HEADS)
+
+
+def _dnc_links(rng):
+  state = _dnc(rng)
+  return state.links, state.precedence, state.write_weights
+
+
+def _dnc_directions(rng):
+  return _weights(rng, _NUM_SLOTS) / 2, _weights(rng)
+
+
+def _dnc_init(like):
+  return dnc.init(
+    _NUM_SLOTS, _WORD_SIZE, num_reads=_NUM_HEADS, dtype=like.dtype
+  )
+
+
 def _step_row(function, make):
   return Row(function, "memory", _made(make), state=0)
 
@@ -112,4 +165,11 @@ ROWS: tuple[Row, ...] = (
   _step_row(dense_access.ntm_read, _ntm_read),
   Row(dense_access.ntm_init, "memory", arrays(()), call=_ntm_init),
   Row(dense_access.ntm_address, "function", _made(_ntm_address)),
+  _step_row(dnc.write, _dnc_write),
+  _step_row(dnc.read, _dnc_read),
+  Row(dnc.init, "memory", arrays(()), call=_dnc_init),
+  Row(dnc.update_usage, "function", _made(_dnc_usage)),
+  Row(dnc.allocation, "function", _made(lambda rng: (rng.random(4),))),
+  Row(dnc.update_links, "function", _made(_dnc_links)),
+  Row(dnc.directional_weights, "function", _made(_dnc_directions)),
 )
