@@ -230,7 +230,7 @@ def test_weights_above_one_in_all_are_scaled_down():
 
 
 def test_a_slot_that_is_absent_has_no_links():
-  state, ones = _written([1], [1.0]), np.ones(3, np.float32)
+  state, ones = _written([1, 5], [0.75, 0.25]), np.ones(3, np.float32)
   outside = np.array([-1, _NUM_SLOTS, 2**31 - 1])
   for slots, weights in _follow(state, outside, ones):
     assert np.all(slots == _NUM_SLOTS) and not np.any(weights)
@@ -247,7 +247,10 @@ def test_no_gradient_goes_through_the_links():
       state._replace(**links), np.array([2, 3]), write_weights
     )
     pairs = temporal_links.follow(new, np.array([3, 2]), read_weights)
-    return sum(jnp.sum(weights) for _, weights in pairs) + sum(
+    old = temporal_links.follow(
+      state._replace(**links), np.array([3]), np.ones(1)
+    )
+    return sum(jnp.sum(weights) for _, weights in (*pairs, *old)) + sum(
       jnp.sum(getattr(new, name)) for name in links
     )
 
@@ -303,6 +306,56 @@ def test_a_step_copies_no_links(function, batch):
   lowered = jax.jit(function).lower(*inputs)
   text = lowered.compile(compiler_options=_IN_HASTE).as_text()
   assert not oracles.copies_in_loops(text, (*batch, num_slots, 8))
+
+
+@functools.partial(jax.jit, compiler_options=_IN_HASTE)
+def _strongest(slots, weights, cotangent):
+  def keep(weights):
+    slots_out, kept = temporal_links.strongest(
+      slots, weights, 4, num_slots=_NUM_SLOTS
+    )
+    return kept, slots_out
+
+  kept, pullback, slots_out = jax.vjp(keep, weights, has_aux=True)
+  return slots_out, kept, pullback(cotangent)[0]
+
+
+@pytest.mark.parametrize("total", [0.75, 3.0])
+def test_the_strongest_of_a_mixture_are_kept(total):
+  # Slot 4 has 3/8 by three entries, 1 and 2 have 1/8, and 0 and 5 1/16.
+  slots = np.array([2, 4, 0, -1, 4, 5, 4, _NUM_SLOTS, 1, 3], np.int32)
+  weights = np.array([2, 1, 1, 9, 2, 1, 3, 9, 2, 0], np.float32) / 16
+  scale = total / 0.75
+  cotangent = np.array([1, 2, 4, 8], np.float32)
+  kept_slots, kept, gradient = _strongest(slots, weights * scale, cotangent)
+  assert kept_slots.tolist() == [4, 1, 2, 0]
+  expected = np.array([6, 2, 2, 1]) / 16 * scale
+  passed = {4: 1.0, 1: 2.0, 2: 4.0, 0: 8.0}
+  if total > 1:  # quotient rule
+    mean = expected @ cotangent / expected.sum()
+    passed = {k: (v - mean) / expected.sum() for k, v in passed.items()}
+    expected = expected / expected.sum()
+  np.testing.assert_allclose(kept, expected, rtol=1e-6)
+  np.testing.assert_allclose(
+    gradient, [passed.get(slot, 0) for slot in slots], rtol=1e-5
+  )
+
+
+def test_fewer_than_asked_for_leave_room_and_what_is_no_number_stays():
+  slots = np.array([2] * 5 + [0] * 4 + [5], np.int32)
+  weights, cotangent = np.full(10, 0.0625, np.float32), np.ones(4, np.float32)
+  weights[9] = 0
+  kept_slots, kept, _ = _strongest(slots, weights, cotangent)
+  assert kept_slots.tolist() == [2, 0, _NUM_SLOTS, _NUM_SLOTS]
+  assert kept.tolist() == [0.3125, 0.25, 0, 0]
+  weights[3] = np.nan
+  assert np.isnan(_strongest(slots, weights, cotangent)[1]).any()
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_no_more_can_be_kept_than_there_are(count):
+  with pytest.raises(ValueError, match=f"count is {count}; .* from 1 .* 2"):
+    temporal_links.strongest(np.arange(2), np.ones(2), count, num_slots=5)
 
 
 @pytest.mark.parametrize("name", ["num_slots", "num_links"])

@@ -32,4 +32,10 @@ ROWS: tuple[Row, ...] = (
   ),
   Row(temporal_links.update, "function", _links, state=0),
   Row(temporal_links.follow, "function", _links),
+  Row(
+    temporal_links.strongest,
+    "function",
+    lambda seed, dtype: _links(seed, dtype)[1:],
+    call=lambda *x: temporal_links.strongest(*x, count=2, num_slots=5),
+  ),
 )
