@@ -1,0 +1,244 @@
+"""Recurrent networks in one form, and a controller around any memory.
+
+A `Core` is three functions of one example. Whatever runs one runs all: see
+`lilly.nets.cores` for the list.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+__all__ = ["Core", "Memory", "State", "gru", "lstm", "unroll", "with_memory"]
+
+
+class Core(NamedTuple):
+  """A recurrent network of one example; `vmap` over examples."""
+
+  # init(key) -> parameters
+  init: Callable[[jax.Array], hk.Params]
+  # initial_state() -> state, of arrays of its own at every call
+  initial_state: Callable[[], Any]
+  # apply(parameters, input [D], state) -> (state, output [O])
+  apply: Callable[[hk.Params, jax.Array, Any], tuple[Any, jax.Array]]
+  # detach(state) -> state: ends a segment of truncated backpropagation
+  detach: Callable[[Any], Any] = jax.lax.stop_gradient
+
+
+def unroll(
+  core: Core, params: hk.Params, inputs: jax.Array, state: Any
+) -> tuple[Any, jax.Array]:
+  """Applies a core to a sequence, one input after another.
+
+  Args:
+    core: the recurrent network.
+    params: its parameters.
+    inputs: [T, D].
+    state: before the first input.
+
+  Returns:
+    The state after the last input, and the outputs, [T, O].
+  """
+
+  def step(state, x):
+    return core.apply(params, x, state)
+
+  return jax.lax.scan(step, state, inputs)
+
+
+def lstm(input_size: int, output_size: int, *, hidden_size: int = 100) -> Core:
+  """Makes a long short-term memory with a linear output, y = A h + b.
+
+  Args:
+    input_size: numbers in an input, D.
+    output_size: numbers in an output, O.
+    hidden_size: units.
+
+  Returns:
+    The core; its state is a `hk.LSTMState`, at first zeros.
+
+  Raises:
+    ValueError: if a size is not positive.
+
+  Reference:
+    Hochreiter and Schmidhuber (1997), with haiku's addition of 1 to the forget
+    gate's logit; 100 units as the controllers of Rae et al. (2016),
+    arXiv:1610.09027.
+  """
+  _check_sizes(
+    input_size=input_size, output_size=output_size, hidden_size=hidden_size
+  )
+  return _linear_of(
+    lambda: hk.LSTM(hidden_size),
+    lambda: _lstm_state(hidden_size),
+    input_size,
+    output_size,
+  )
+
+
+def gru(input_size: int, output_size: int, *, hidden_size: int = 100) -> Core:
+  """Makes a gated recurrent unit with a linear output, y = A h + b.
+
+  Args:
+    input_size: numbers in an input, D.
+    output_size: numbers in an output, O.
+    hidden_size: units.
+
+  Returns:
+    The core; its state is h, [hidden_size], at first zeros.
+
+  Raises:
+    ValueError: if a size is not positive.
+
+  Reference:
+    Cho et al. (2014), arXiv:1406.1078, in the form of `hk.GRU`.
+  """
+  _check_sizes(
+    input_size=input_size, output_size=output_size, hidden_size=hidden_size
+  )
+  return _linear_of(
+    lambda: hk.GRU(hidden_size),
+    lambda: jnp.zeros(hidden_size),
+    input_size,
+    output_size,
+  )
+
+
+def _linear_of(make_cell, initial_state, input_size, output_size) -> Core:
+  def forward(x, state):
+    h, state = make_cell()(x, state)
+    return state, hk.Linear(output_size, name="output")(h)
+
+  return _core(forward, initial_state, input_size)
+
+
+def _core(forward, initial_state, input_size, **functions) -> Core:
+  network = hk.without_apply_rng(hk.transform(forward))
+
+  def init(key):
+    return network.init(key, jnp.zeros(input_size), initial_state())
+
+  def apply(params, x, state):
+    chex.assert_shape(x, (input_size,))
+    return network.apply(params, x, state)
+
+  return Core(init, initial_state, apply, **functions)
+
+
+def _lstm_state(size):
+  return hk.LSTMState(hidden=jnp.zeros(size), cell=jnp.zeros(size))
+
+
+def _check_sizes(**sizes):
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f"{name} is {size}; it must be at least 1.")
+
+
+class Memory(NamedTuple):
+  """What a controller needs to know of a memory."""
+
+  # init() -> state, of arrays of its own at every call
+  init: Callable[[], Any]
+  # name -> shape of what the controller emits for a step, any real numbers
+  interface: Mapping[str, tuple[int, ...]]
+  # step(state, **interface) -> (state, reads)
+  step: Callable[..., tuple[Any, jax.Array]]
+  # shape of the reads; zeros are fed to the controller at first
+  reads: tuple[int, ...]
+  # ends a segment of truncated backpropagation
+  detach: Callable[[Any], Any] = jax.lax.stop_gradient
+
+
+class State(NamedTuple):
+  """State of a core with a memory."""
+
+  controller: hk.LSTMState  # h and c, [hidden_size] each
+  reads: jax.Array  # of the last step, [H, W]
+  memory: Any  # the memory's own state
+
+
+def with_memory(
+  memory: Memory,
+  input_size: int,
+  output_size: int,
+  *,
+  hidden_size: int = 100,
+  clip: float | None = 20.0,
+  use_reads: bool = True,
+) -> Core:
+  """Puts an LSTM in control of a memory.
+
+  h = LSTM([x, r_tm1]),  p = clip(A h + b),  r = step(p),  y = C [h, r] + d.
+
+  Args:
+    memory: the memory.
+    input_size: numbers in an input, D.
+    output_size: numbers in an output, O.
+    hidden_size: units of the LSTM.
+    clip: bound on the size of the numbers p that the controller emits for the
+      memory; None leaves them alone.
+    use_reads: False puts zeros in place of r wherever it is read, the ablation
+      that leaves an LSTM: the memory is still written.
+
+  Returns:
+    The core; its state is a `State`.
+
+  Raises:
+    ValueError: if a size is not positive or `clip` is not.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3.3; `clip` as Collier and Beel
+    (2018), arXiv:1807.08518.
+  """
+  _check_sizes(
+    input_size=input_size, output_size=output_size, hidden_size=hidden_size
+  )
+  if clip is not None and not clip > 0:
+    raise ValueError(f"clip is {clip}; it must be positive or None.")
+
+  def initial_state():
+    return State(
+      _lstm_state(hidden_size), jnp.zeros(memory.reads), memory.init()
+    )
+
+  def forward(x, state):
+    x = jnp.concatenate([x, state.reads.reshape(-1)])
+    cell = hk.LSTM(hidden_size, name="controller")
+    h, controller = cell(x, state.controller)
+    size = sum(map(math.prod, memory.interface.values()))
+    numbers = hk.Linear(size, name="interface")(h)
+    if clip is not None:
+      numbers = jnp.clip(numbers, -clip, clip)
+    if hk.running_init():  # nothing in the memory is learned
+      content, reads = state.memory, state.reads
+    else:
+      interface = _split(numbers, memory.interface)
+      content, reads = memory.step(state.memory, **interface)
+    if not use_reads:
+      reads = jnp.zeros_like(reads)
+    y = hk.Linear(output_size, name="output")(
+      jnp.concatenate([h, reads.reshape(-1)])
+    )
+    return State(controller, reads, content), y
+
+  def detach(state):
+    controller, reads, content = state
+    controller, reads = jax.lax.stop_gradient((controller, reads))
+    return State(controller, reads, memory.detach(content))
+
+  return _core(forward, initial_state, input_size, detach=detach)
+
+
+def _split(numbers, shapes):
+  """Deals a vector out to names, each with its shape."""
+  parts, start = {}, 0
+  for name, shape in shapes.items():
+    end = start + math.prod(shape)
+    parts[name] = numbers[start:end].reshape(shape)
+    start = end
+  return parts
