@@ -133,7 +133,8 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
 
   Args:
     index: the index.
-    slots: [J] int32; may repeat, and a slot out of range is absent.
+    slots: [J] int32; of a repeated slot the first word counts, and a slot out
+      of range is absent.
     words: what they hold now, [J, W]; zeros have no direction and are removed.
 
   Returns:
@@ -150,28 +151,33 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
   chex.assert_rank([slots, words], [1, 2])
   num_slots, num_tables = index.places.shape
   _, num_buckets, bucket_size = index.entries.shape
-  tables = jnp.arange(num_tables)
+  tables = jnp.arange(num_tables)[None]
+  slots = jnp.where(slots < 0, num_slots, slots)
   buckets = _buckets(index, words)  # [J, L]
   places = index.places.at[slots].get(mode="fill", fill_value=-1)
   old_buckets, old_positions = jnp.divmod(places, bucket_size)
   held = index.entries.at[tables, old_buckets, old_positions].get(mode="clip")
   is_filed = (old_buckets == buckets) & (held == slots[:, None])
-  earliest = jnp.argmax(slots[:, None] == slots, axis=1)
+  earliest = jnp.argmax(slots[:, None] == slots[None], axis=1)
   is_earliest = earliest == jnp.arange(slots.size)
   is_word = jnp.any(words != 0, axis=1)
   is_new = ~is_filed & (is_earliest & is_word & (slots < num_slots))[:, None]
   # Several new entries of one bucket take consecutive positions.
-  same = (buckets[:, None] == buckets) & is_new[:, None] & is_new  # [J, J, L]
-  rank = jnp.sum(jnp.tril(same.transpose(2, 0, 1), -1), axis=2).T
+  same = buckets[:, None] == buckets[None]
+  same &= is_new[:, None] & is_new[None]  # [J, J, L]
+  count = jnp.sum(same, axis=1, dtype=jnp.int32)
+  rank = jnp.tril(same.transpose(2, 0, 1), -1).sum(axis=2, dtype=jnp.int32).T
   new_buckets = jnp.where(is_new, buckets, num_buckets)
   cursors = index.cursors.at[tables, new_buckets].add(1, mode="drop")
   # Read after the write: see `recency`.
   end = cursors.at[tables, buckets].get(mode="clip")
-  positions = (end - jnp.sum(same, axis=1) + rank) % bucket_size
+  positions = (end - count + rank) % bucket_size
   new_places = jnp.where(is_new, buckets * bucket_size + positions, places)
   new_places = jnp.where(is_word[:, None], new_places, -1)
   # A slot out of range and a repeated one change nothing.
   kept = jnp.where(is_earliest, slots, num_slots)
+  # Of more than a bucket holds the last remain.
+  new_buckets = jnp.where(count - rank > bucket_size, num_buckets, new_buckets)
   return index._replace(
     entries=index.entries.at[tables, new_buckets, positions].set(
       slots[:, None], mode="drop"
@@ -199,6 +205,7 @@ def delete(index: Index, slots: jax.Array) -> Index:
   >>> query(delete(index, jnp.array([1])), words, words[1], 3).tolist()
   [0, 2, 3]
   """
+  slots = jnp.where(slots < 0, len(index.places), slots)
   return index._replace(places=index.places.at[slots].set(-1, mode="drop"))
 
 
@@ -239,7 +246,7 @@ def query(
   filed = index.places.at[found, tables[:, None]].get(
     mode="fill", fill_value=-1
   )
-  here = buckets[:, None] * bucket_size + jnp.arange(bucket_size)
+  here = buckets[:, None] * bucket_size + jnp.arange(bucket_size)[None]
   found = jnp.where(filed == here, found, num_slots).reshape(-1)
   rows = words.at[found].get(mode="fill", fill_value=0)
   scores = jnp.where(found < num_slots, similarity(query, rows), -jnp.inf)
@@ -248,7 +255,7 @@ def query(
   # cheaper than sorting all to drop the repeated.
   def best(scores, _):
     slot = found[jnp.argmax(scores)]
-    slot = jnp.where(scores.max() > -jnp.inf, slot, num_slots)
+    slot = jnp.where(scores.max() == -jnp.inf, num_slots, slot)
     return jnp.where(found == slot, -jnp.inf, scores), slot
 
   return jax.lax.scan(best, scores, length=count, unroll=True)[1]

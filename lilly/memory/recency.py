@@ -73,10 +73,12 @@ def touch(state: State, slots: jax.Array, time: jax.Array) -> State:
   [1]
   """
   chex.assert_rank([slots, time], [1, 0])
+  slots = jnp.where(slots < 0, state.times.size, slots)
   blocks, places = jnp.divmod(slots, state.times.shape[1])
   # An array is edited in place if every read of its last version is known to
   # precede the edit. The times were last read to find `oldest`: what is written
   # is therefore made to depend on it, by a bound that always holds.
+  time = jnp.asarray(time, jnp.int32)
   now = jnp.maximum(time, state.oldest.at[blocks].get(mode="clip"))
   # The maximum leaves alone the places that fill up the last block.
   times = state.times.at[blocks, places].max(now, mode="drop")
@@ -95,10 +97,11 @@ def least_recent(state: State, count: int) -> jax.Array:
     count: how many slots.
 
   Returns:
-    Distinct slots, [count] int32, oldest first and ties to the lowest slot.
+    Distinct slots, [count] int32, oldest first and ties to the lowest slot. If
+    there are fewer than `count`, slots out of range follow.
 
   Raises:
-    ValueError: if there are fewer slots than `count`.
+    ValueError: if `count` is not from 1 to the size of the blocks together.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equation 6 with U^(2).
@@ -108,9 +111,7 @@ def least_recent(state: State, count: int) -> jax.Array:
   """
   blocks, size = state.times.shape
   if not 1 <= count <= blocks * size:
-    raise ValueError(
-      f"count must be from 1 to the number of slots, got {count}."
-    )
+    raise ValueError(f"count must be from 1 to {blocks * size}, got {count}.")
   # The c oldest slots lie in the c blocks whose oldest slots are oldest: were
   # one elsewhere, each of these c blocks would hold an older one.
   chosen = jnp.sort(_smallest(state.oldest, min(count, blocks)))

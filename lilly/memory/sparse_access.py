@@ -1,7 +1,7 @@
 """Sparse Access Memory (SAM): reads of K words and writes of K + 1.
 
-One step of a recurrent network is `write`, then `read`. No work is O(N),
-forward or backward, but for the search where it is exact: with an `Index` it takes
+One step of a recurrent network is `write`, then `read`. No work is O(N), be it
+forward or backward, but for an exact search: with an `Index` the search takes
 constant time. The least recently used slot takes O(sqrt N). See `sparse_rows`
 for how gradients travel: along the returned states; a loss of the numbers in
 `state.words.words` themselves has none.
@@ -147,7 +147,8 @@ def _touch(state: State, *addresses: Address, delta: float) -> recency.State:
   slots = jnp.concatenate([a.slots.reshape(-1) for a in addresses])
   weights = jnp.concatenate([a.weights.reshape(-1) for a in addresses])
   weights = jax.lax.stop_gradient(weights)
-  total = jnp.sum(jnp.where(slots[:, None] == slots, weights, 0), axis=1)
+  is_same = slots[:, None] == slots[None]
+  total = jnp.sum(jnp.where(is_same, weights[None], 0), axis=1)
   slots = jnp.where(total > delta, slots, state.words.words.shape[0])
   # Those of the write, if the last address is one, have been noted by it.
   return recency.touch(
@@ -204,8 +205,11 @@ def write(
   additions = writes.weights[..., None] * word[:, None]
   additions = additions.reshape(-1, word_size)
   words = sparse_rows.write(state.words, erased, slots, additions)
-  state = state._replace(words=words, writes=writes, time=state.time + 1)
-  state = state._replace(accesses=_touch(state, writes, delta=delta))
+  weights = writes.weights.astype(state.writes.weights.dtype)
+  state = state._replace(
+    words=words, writes=writes._replace(weights=weights), time=state.time + 1
+  )
+  state = state._replace(accesses=_touch(state, state.writes, delta=delta))
   if state.index is None:
     return state
   written = jax.lax.stop_gradient(words.words)
@@ -306,9 +310,13 @@ def read_at(
 
 
 def _finish(state, address, rows, delta):
-  accesses = _touch(state, address, state.writes, delta=delta)
-  state = state._replace(accesses=accesses, reads=address)
-  return state, jnp.einsum("hk,hkw->hw", address.weights, rows)
+  dtype = state.reads.weights.dtype
+  r = jax.vmap(addressing.weighted_sum)(address.weights, rows).astype(dtype)
+  # A head that read NaN read nothing: it must not write there.
+  weights = jnp.where(jnp.isfinite(address.weights), address.weights, 0)
+  reads = address._replace(weights=weights.astype(dtype))
+  accesses = _touch(state, reads, state.writes, delta=delta)
+  return state._replace(accesses=accesses, reads=reads), r
 
 
 def read(
@@ -325,7 +333,8 @@ def read(
 
   Args:
     state: the memory, after the write of the same step.
-    query: q, [H, W]. Where it is not finite the read is NaN.
+    query: q, [H, W]. Where it is not finite the read is NaN and counts as
+      weights of 0: the head has read nothing.
     strength: β, [H].
     similarity: d, of a query [W] and words [K, W], [K].
     delta: δ, the weight above which a slot counts as accessed.

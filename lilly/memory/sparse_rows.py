@@ -43,16 +43,20 @@ def _note_read_bwd(rows, cotangents):
   return None, ct_tape.at[rows].add(ct_values, mode="drop"), None
 
 
+# Forward it calls itself, so that gradients of gradients keep to the tape too.
 _note_read.defvjp(
-  lambda values, tape, rows: ((values, tape), rows), _note_read_bwd
+  lambda values, tape, rows: (_note_read(values, tape, rows), rows),
+  _note_read_bwd,
 )
 
 
 @jax.custom_vjp
 def _note_write(tape, additions, rows, erased_rows):
   """Is the tape; its cotangent's rows are what the additions receive."""
-  del additions, rows, erased_rows
-  return tape
+  del erased_rows
+  # Under `vmap` each example must have its own tape from the first write on,
+  # though all begin with the same: cotangents of a shared one would be summed.
+  return tape.at[rows].set(0 * additions, mode="drop")
 
 
 def _note_write_bwd(residuals, ct_tape):
@@ -69,7 +73,7 @@ def _note_write_bwd(residuals, ct_tape):
 
 
 _note_write.defvjp(
-  lambda tape, additions, rows, erased_rows: (tape, (rows, erased_rows)),
+  lambda *args: (_note_write(*args), args[2:]),
   _note_write_bwd,
 )
 
@@ -100,15 +104,15 @@ def init(words: jax.Array, *, gradient_rows: int | None = None) -> State:
   """
   chex.assert_rank(words, 2)
   num_slots, word_size = words.shape
-  start = jnp.int32(0)
+  counters = jnp.int32(0), jnp.int32(0)  # two, so that a state can be donated
   if gradient_rows is None:
-    return State(words, jnp.zeros_like(words), None, start, start)
+    return State(words, jnp.zeros_like(words), None, *counters)
   if gradient_rows < 1:
     raise ValueError(
       f"gradient_rows must be positive or None, got {gradient_rows}."
     )
   tape = jnp.zeros((gradient_rows, word_size), words.dtype)
-  return State(words, tape, jnp.full(num_slots, -1, jnp.int32), start, start)
+  return State(words, tape, jnp.full(num_slots, -1, jnp.int32), *counters)
 
 
 def detach(state: State) -> State:
@@ -127,8 +131,14 @@ def detach(state: State) -> State:
   >>> jax.grad(lambda w: detach(init(w)).words.sum())(state.words).sum()
   Array(0., dtype=float32)
   """
-  state = state._replace(first=state.following)
+  state = state._replace(first=jnp.copy(state.following))
   return jax.lax.stop_gradient(state)
+
+
+def _in_range(state: State, slots: jax.Array) -> jax.Array:
+  """Gives what is no slot the number N: nothing counts from the end."""
+  num_slots, _ = state.words.shape
+  return jnp.where((slots < 0) | (slots > num_slots), num_slots, slots)
 
 
 def _lookup(state: State, slots: jax.Array) -> jax.Array:
@@ -148,7 +158,7 @@ def _claim(state: State, slots: jax.Array) -> tuple[State, jax.Array]:
   if state.tickets is None:
     return state, slots
   tickets = state.tickets.at[slots].get(mode="fill", fill_value=-1)
-  earliest = jnp.argmax(slots[:, None] == slots, axis=1)
+  earliest = jnp.argmax(slots[:, None] == slots[None], axis=1)
   is_earliest = earliest == jnp.arange(slots.size)
   is_new = (tickets < state.first) & (slots < num_slots) & is_earliest
   fresh = state.following + jnp.cumsum(is_new, dtype=jnp.int32) - 1
@@ -182,6 +192,7 @@ def read(state: State, slots: jax.Array) -> tuple[State, jax.Array]:
   [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
   """
   chex.assert_rank(slots, 1)
+  slots = _in_range(state, slots)
   words = jax.lax.stop_gradient(state.words)
   values = words.at[slots].get(mode="fill", fill_value=0)
   values, tape = _note_read(values, state.tape, _lookup(state, slots))
@@ -197,10 +208,10 @@ def write(
 
   Args:
     state: the words.
-    erased: slots to zero, [E] int32, distinct.
+    erased: slots to zero, [E] int32, distinct or out of range.
     slots: slots to add to, [J] int32; additions to equal slots are summed, and
       a slot out of range is absent.
-    additions: words to add, [J, W].
+    additions: words to add, [J, W]; the sums have the type of the words.
 
   Returns:
     The state. The gradient of the additions is the words' own at that time; the
@@ -216,6 +227,8 @@ def write(
   """
   chex.assert_rank([erased, slots], 1)
   chex.assert_shape(additions, (slots.size, state.words.shape[1]))
+  erased, slots = _in_range(state, erased), _in_range(state, slots)
+  additions = additions.astype(state.words.dtype)
   state, rows = _claim(state, slots)
   words = jax.lax.stop_gradient(state.words)
   words = words.at[erased].set(0, mode="drop")
