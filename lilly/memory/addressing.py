@@ -258,11 +258,5 @@ def weighted_sum(weights: jax.Array, words: jax.Array) -> jax.Array:
   [2.0, 1.0]
   """
   chex.assert_rank([weights, words], [1, 2])
-  dtype = jnp.result_type(weights, words)
-  wide = jnp.promote_types(dtype, jnp.float32)
   # Not in the faster, coarser products that accelerators offer by default.
-  return jnp.matmul(
-    jnp.asarray(weights, wide),
-    jnp.asarray(words, wide),
-    precision=jax.lax.Precision.HIGHEST,
-  ).astype(dtype)
+  return jnp.matmul(weights, words, precision=jax.lax.Precision.HIGHEST)

@@ -174,6 +174,13 @@ def test_allocation(usage):
   np.testing.assert_allclose(jacobian, expected, atol=1e-15)
 
 
+def test_allocation_in_bfloat16_is_computed_in_float32():
+  usage = np.linspace(0.9, 1, 40).astype(jnp.bfloat16)
+  allocation = jax.jit(dnc.allocation)
+  wide = np.asarray(allocation(usage.astype(np.float32)))
+  np.testing.assert_array_equal(allocation(usage), wide.astype(jnp.bfloat16))
+
+
 def _write_only(word, **fields):
   """Writes all of a word over a free slot."""
   defaults = {
