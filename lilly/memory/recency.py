@@ -89,6 +89,9 @@ def touch(state: State, slots: jax.Array, time: jax.Array) -> State:
 def least_recent(state: State, count: int) -> jax.Array:
   """Finds the slots accessed longest ago; O(count sqrt N).
 
+  In a loop, what is touched next should depend on what this finds, as it does
+  when it is among it: otherwise the compiler copies all times at every step.
+
   The paper's equation 6 asks for the minimum of the steps since the last
   access, which would be the slot used last; its text asks for the least used.
 
