@@ -67,11 +67,10 @@ def init(
     raise ValueError(
       f"num_heads is {num_heads}; it must be at most num_slots, {num_slots}."
     )
-  nowhere = jnp.zeros((num_heads, num_slots), dtype)
   return State(
     memory=jnp.full((num_slots, word_size), fill, dtype),
-    read_weights=nowhere,
-    write_weights=nowhere,
+    read_weights=jnp.zeros((num_heads, num_slots), dtype),
+    write_weights=jnp.zeros((num_heads, num_slots), dtype),
     usage=jnp.zeros(num_slots, dtype),
   )
 
@@ -254,7 +253,7 @@ def ntm_init(
   _check_sizes(num_slots, word_size, num_heads, fill)
   start = jnp.zeros((num_heads, num_slots), dtype).at[:, 0].set(1)
   memory = jnp.full((num_slots, word_size), fill, dtype)
-  return NtmState(memory, read_weights=start, write_weights=start)
+  return NtmState(memory, read_weights=start, write_weights=jnp.copy(start))
 
 
 def ntm_address(

@@ -93,14 +93,13 @@ def init(
       raise ValueError(f"{name} is {size}; it must be positive.")
   if not math.isfinite(fill):
     raise ValueError(f"fill is {fill}; it must be finite.")
-  nowhere = jnp.zeros(num_slots, dtype)
   return State(
     memory=jnp.full((num_slots, word_size), fill, dtype),
     read_weights=jnp.zeros((num_reads, num_slots), dtype),
-    write_weights=nowhere,
-    usage=nowhere,
+    write_weights=jnp.zeros(num_slots, dtype),
+    usage=jnp.zeros(num_slots, dtype),
     links=jnp.zeros((num_slots, num_slots), dtype),
-    precedence=nowhere,
+    precedence=jnp.zeros(num_slots, dtype),
   )
 
 
