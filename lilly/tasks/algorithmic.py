@@ -63,7 +63,9 @@ def copy(
     num_bits=num_bits, max_length=max_length, min_length=min_length
   )
   length_key, bits_key = jax.random.split(key)
-  length = _draw(length_key, min_length, _within(level, 1, max_length))
+  length = _draw(
+    length_key, min_length, sequences.clip_level(level, max_length)
+  )
   x = _bits(bits_key, max_length, num_bits)
   steps = jnp.arange(2 * max_length + 2)
   end = length + 1
@@ -122,7 +124,7 @@ def repeat_copy(
   _check_positive(max_repeats=max_repeats, min_length=min_length)
   _check_positive(min_repeats=min_repeats)
   length_key, repeats_key, bits_key = jax.random.split(key, 3)
-  level = _within(level, 1, max(max_length, max_repeats))
+  level = sequences.clip_level(level, max(max_length, max_repeats))
   length = _draw(length_key, min_length, jnp.minimum(level, max_length))
   repeats = _draw(repeats_key, min_repeats, jnp.minimum(level, max_repeats))
   x = _bits(bits_key, max_length, num_bits)
@@ -189,7 +191,7 @@ def associative_recall(
   if max_items < 2:
     raise ValueError(f"max_items is {max_items}; it must be at least 2.")
   number_key, query_key, bits_key = jax.random.split(key, 3)
-  level = _within(level, 1, max_items)
+  level = sequences.clip_level(level, max_items)
   number = jnp.maximum(_draw(number_key, min_items, level), 2)
   query = jax.random.randint(query_key, (), 0, number - 1)
   items = _bits(bits_key, max_items * item_length, num_bits)
@@ -265,7 +267,9 @@ def priority_sort(
       f"{max_inputs}."
     )
   number_key, priority_key, bits_key = jax.random.split(key, 3)
-  number = _draw(number_key, min_inputs, _within(level, 1, max_inputs))
+  number = _draw(
+    number_key, min_inputs, sequences.clip_level(level, max_inputs)
+  )
   x = _bits(bits_key, max_inputs, num_bits)
   p = jax.random.uniform(priority_key, (max_inputs,), minval=-1.0)
   is_shown = jnp.arange(max_inputs) < number
@@ -334,13 +338,6 @@ def _check_positive(**sizes: int) -> None:
   for name, value in sizes.items():
     if value < 1:
       raise ValueError(f"{name} is {value}; it must be a positive integer.")
-
-
-def _within(level: int | jax.Array, low: int, high: int) -> jax.Array:
-  """Checks a level that is known, and clips one that is traced."""
-  if isinstance(level, int) and not low <= level <= high:
-    raise ValueError(f"level is {level}; it must be from {low} to {high}.")
-  return jnp.clip(level, low, high)
 
 
 def _draw(key: jax.Array, low: int, high: jax.Array) -> jax.Array:

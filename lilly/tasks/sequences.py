@@ -20,6 +20,7 @@ __all__ = [
   "bit_errors",
   "bit_loss",
   "bits_per_sequence",
+  "clip_level",
   "label_errors",
   "label_loss",
 ]
@@ -50,6 +51,27 @@ class Task(NamedTuple):
   error: Callable[[Episode, jax.Array], jax.Array]
   # arrays of the data set, () where there is none
   data: Any = ()
+
+
+def clip_level(level: int | jax.Array, max_level: int) -> jax.Array:
+  """Checks a level that is known, and clips one that is not known yet.
+
+  Args:
+    level: an int is checked, an array (maybe traced) clipped, [] int32.
+    max_level: the hardest level.
+
+  Returns:
+    The level, [] int32, from 1 to max_level.
+
+  Raises:
+    ValueError: an int is out of range.
+
+  >>> int(clip_level(jnp.asarray(9), 5))
+  5
+  """
+  if isinstance(level, int) and not 1 <= level <= max_level:
+    raise ValueError(f"level is {level}; it must be from 1 to {max_level}.")
+  return jnp.clip(level, 1, max_level)
 
 
 def _scored_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
