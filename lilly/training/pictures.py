@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,8 @@ def curves(
   metrics: Mapping[str, str],
   *,
   log_scale: Sequence[str] = (),
+  x: Callable[[np.ndarray], np.ndarray] | None = None,
+  x_label: str | None = None,
 ) -> None:
   """Draws metrics against steps, a line for each variant and grid point.
 
@@ -95,6 +97,8 @@ def curves(
     path: of the PNG; the numbers go beside it, as CSV.
     metrics: which ones, and the label of each one's axis.
     log_scale: metrics whose axis is logarithmic.
+    x: what a step stands for, drawn on a logarithmic axis; None: the step.
+    x_label: of the horizontal axis, where it is not the steps' unit.
   """
   from matplotlib import ticker
 
@@ -106,17 +110,19 @@ def curves(
     for name, steps, values in lines:
       colour = COLOURS[len(colour_of) % len(COLOURS)]
       colour = colour_of.setdefault(name, colour)
-      rows = band(ax, steps, values, colour=colour, label=name)
+      at = steps if x is None else x(steps)
+      rows = band(ax, at, values, colour=colour, label=name)
       table += [(name, metric, *row) for row in rows]
+    ax.set_xscale("linear" if x is None else "log")
     ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))  # 150k
-    ax.set_xlabel(_unit(results))
+    ax.set_xlabel(x_label or _unit(results))
     ax.set_ylabel(textwrap.fill(label, 32))
     if metric in log_scale:
       ax.set_yscale("log")
     if lines:
       ax.legend(frameon=False, fontsize=8)
   save(sheet, path)
-  _save_table(path.with_suffix(".csv"), "step", table)
+  _save_table(path.with_suffix(".csv"), x_label or "step", table)
 
 
 def sweep(

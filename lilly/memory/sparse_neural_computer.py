@@ -1,0 +1,167 @@
+"""Sparse Differentiable Neural Computer (SDNC): SAM that follows its writes.
+
+Reads, writes and usage are those of `sparse_access`; there is no allocation by
+free gates. Each head also keeps the order in which it wrote, by
+`temporal_links`, and reads a mixture of content, what was written after, and
+what was written before the words it read last. Links have no gradient.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lilly.memory import addressing, sparse_access, temporal_links
+
+__all__ = ["State", "detach", "init", "read", "write"]
+
+
+class State(NamedTuple):
+  """The memory, and the order of the writes."""
+
+  memory: sparse_access.State
+  links: temporal_links.State  # each head's own, [H, N, L]
+
+
+def init(memory: sparse_access.State, *, num_links: int = 8) -> State:
+  """Makes a state in which nothing was written.
+
+  Args:
+    memory: of `sparse_access.init`.
+    num_links: K_L, links kept of each slot.
+
+  Returns:
+    The state.
+
+  Raises:
+    ValueError: if `num_links` is not positive or above the number of slots.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, supplement D. With several heads the
+    paper does not say whether they share the links; here they do not.
+
+  >>> init(sparse_access.init(16, 2)).links.precedence_slots.shape
+  (4, 8)
+  """
+  num_heads = len(memory.reads.slots)
+  links = temporal_links.init(
+    len(memory.words.words),
+    num_links=num_links,
+    dtype=memory.reads.weights.dtype,
+  )
+  links = jax.tree.map(lambda x: jnp.stack([x] * num_heads), links)
+  return State(memory, links)
+
+
+def detach(state: State) -> State:
+  """Ends a segment of truncated backpropagation; the words stay.
+
+  Args:
+    state: the memory.
+
+  Returns:
+    The state, through which no gradient passes.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3.4.
+
+  >>> detach(init(sparse_access.init(16, 2))).memory.time
+  Array(0, dtype=int32)
+  """
+  links = jax.lax.stop_gradient(state.links)
+  return State(sparse_access.detach(state.memory), links)
+
+
+def write(
+  state: State,
+  word: jax.Array,
+  write_gate: jax.Array,
+  interpolation_gate: jax.Array,
+  *,
+  delta: float = 0.005,
+) -> State:
+  """Writes as `sparse_access.write`, and notes the order.
+
+  Args:
+    state: the memory.
+    word: a, [H, W].
+    write_gate: α in (0, 1), [H].
+    interpolation_gate: γ in (0, 1), [H].
+    delta: δ, the weight above which a slot counts as accessed.
+
+  Returns:
+    The state.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, equations 3, 5, 6 and supplement D.
+
+  >>> state = init(sparse_access.init(16, 2, num_heads=1))
+  >>> state = write(state, jnp.ones((1, 2)), jnp.ones(1), jnp.zeros(1))
+  >>> state.links.precedence_slots[0, 0].item()
+  0
+  """
+  memory = sparse_access.write(
+    state.memory, word, write_gate, interpolation_gate, delta=delta
+  )
+  written = jax.lax.stop_gradient(memory.writes)
+  links = jax.vmap(temporal_links.update)(state.links, *written)
+  return State(memory, links)
+
+
+def read(
+  state: State,
+  query: jax.Array,
+  strength: jax.Array,
+  modes: jax.Array,
+  *,
+  similarity: addressing.Similarity = addressing.cosine_similarity,
+  delta: float = 0.005,
+) -> tuple[State, jax.Array]:
+  """Reads by content and along the order of the writes.
+
+  w = π_1 b + π_2 c + π_3 f, of which the K heaviest words are read.
+
+  Args:
+    state: the memory, after the write of the same step.
+    query: q, [H, W].
+    strength: β, [H].
+    modes: π, [H, 3], of sum 1: backward, by content, forward.
+    similarity: d, of a query [W] and words [K, W], [K].
+    delta: δ, the weight above which a slot counts as accessed.
+
+  Returns:
+    The state and r, [H, W].
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, supplement D. How the mixture is made
+    sparse is not stated: see `temporal_links.strongest`.
+
+  >>> state = init(sparse_access.init(16, 2, num_heads=1))
+  >>> modes = jnp.array([[0.0, 1.0, 0.0]])
+  >>> state, r = read(state, jnp.ones((1, 2)), jnp.ones(1), modes)
+  >>> r.shape
+  (1, 2)
+  """
+  num_heads, count = state.memory.reads.slots.shape
+  chex.assert_shape(modes, (num_heads, 3))
+  previous = jax.lax.stop_gradient(state.memory.reads)
+  memory, content, _ = sparse_access.content_address(
+    state.memory, query, strength, similarity=similarity
+  )
+  num_slots = len(memory.words.words)
+
+  def mix(links, previous, content, mode):
+    forward, backward = temporal_links.follow(links, *previous)
+    parts = (backward, content, forward)
+    slots = jnp.concatenate([part[0] for part in parts])
+    weights = [m * part[1] for m, part in zip(mode, parts, strict=True)]
+    return temporal_links.strongest(
+      slots, jnp.concatenate(weights), count, num_slots=num_slots
+    )
+
+  mixed = jax.vmap(mix)(state.links, previous, content, modes)
+  memory, r = sparse_access.read_at(
+    memory, sparse_access.Address(*mixed), delta=delta
+  )
+  return State(memory, state.links), r
