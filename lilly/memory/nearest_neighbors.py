@@ -149,6 +149,8 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
   [3, 4]
   """
   chex.assert_rank([slots, words], [1, 2])
+  if not slots.size:
+    return index
   num_slots, num_tables = index.places.shape
   _, num_buckets, bucket_size = index.entries.shape
   tables = jnp.arange(num_tables)[None]

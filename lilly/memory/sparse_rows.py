@@ -155,7 +155,7 @@ def _claim(state: State, slots: jax.Array) -> tuple[State, jax.Array]:
   """Rows of the tape, a fresh one for each slot that has none."""
   num_slots, _ = state.words.shape
   num_rows, _ = state.tape.shape
-  if state.tickets is None:
+  if state.tickets is None or not slots.size:
     return state, slots
   tickets = state.tickets.at[slots].get(mode="fill", fill_value=-1)
   earliest = jnp.argmax(slots[:, None] == slots[None], axis=1)
