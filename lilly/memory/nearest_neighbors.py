@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from lilly.memory import addressing
 
-__all__ = ["Index", "delete", "exact", "init", "insert", "query"]
+__all__ = ["Index", "delete", "exact", "file", "init", "insert", "query"]
 
 
 class Index(NamedTuple):
@@ -154,7 +154,7 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
   num_slots, num_tables = index.places.shape
   _, num_buckets, bucket_size = index.entries.shape
   tables = jnp.arange(num_tables)[None]
-  slots = jnp.where(slots < 0, num_slots, slots)
+  slots = jnp.where(slots < 0, num_slots, slots).astype(jnp.int32)
   buckets = _buckets(index, words)  # [J, L]
   places = index.places.at[slots].get(mode="fill", fill_value=-1)
   old_buckets, old_positions = jnp.divmod(places, bucket_size)
@@ -187,6 +187,37 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
     cursors=cursors,
     places=index.places.at[kept].set(new_places, mode="drop"),
   )
+
+
+def file(index: Index, words: jax.Array) -> Index:
+  """Files every slot under its word, as when a memory starts full.
+
+  Few at a time: `insert` takes time in the square of their number.
+
+  Args:
+    index: the index.
+    words: [N, W].
+
+  Returns:
+    The index.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3.5: rebuilding the index.
+
+  >>> index = file(init(jax.random.key(0), 3, 3), jnp.eye(3))
+  >>> query(index, jnp.eye(3), jnp.ones(3), 3).tolist()
+  [0, 1, 2]
+  """
+  num_slots, _ = index.places.shape
+  chex.assert_axis_dimension(words, 0, num_slots)
+  at_once = 64
+  slots = jnp.arange(num_slots + -num_slots % at_once).reshape(-1, at_once)
+
+  def step(index, slots):
+    rows = words.at[slots].get(mode="fill", fill_value=0)
+    return insert(index, slots, rows), None
+
+  return jax.lax.scan(step, index, slots)[0]
 
 
 def delete(index: Index, slots: jax.Array) -> Index:

@@ -1,0 +1,447 @@
+"""Sparse Access Memory: a memory whose cost per step does not grow with it.
+
+Rae, Hunt, Harley, Danihelka, Senior, Wayne, Graves, Lillicrap: Scaling
+memory-augmented neural networks with sparse reads and writes (arXiv 1610.09027,
+NIPS 2016). Recurrent networks with memories that read a few words (SAM, SDNC)
+or all of them (NTM, DAM, DNC) learn the same task in one run.
+
+Tasks: copy (the default), repeat_copy, associative_recall, priority_sort;
+one_shot, labels of generated characters, and omniglot, of real ones; babi (the
+last two need --data_dir). --curriculum starts with easy episodes and doubles
+their level. --task=scaling is the paper's figure 1: seconds and bytes of a
+step, forward and backward, against the number of words.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from absl import flags
+from etils import epy
+
+from lilly import training
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+
+  from lilly.memory import nearest_neighbors, sparse_neural_computer
+  from lilly.nets import cores, memories, random_use
+  from lilly.tasks import (
+    algorithmic,
+    curriculum,
+    one_shot,
+    question_answering,
+  )
+  from lilly.training import cost, pictures
+
+ALGORITHMIC = ("copy", "repeat_copy", "associative_recall", "priority_sort")
+SPARSE = ("sam", "sam_no_read", "sdnc")
+CORES = ("lstm", "gru", "ntm", "dam", "dnc", *SPARSE)
+SYSTEMS = ("ntm", "dam", "dnc", "sam_exact", "sam_lsh", "sdnc_lsh")
+FIRST_EXPONENT = 8  # --task=scaling starts at 2^8 words
+
+# Steps of the paper's own hyper-parameters that cost nothing here are kept: an
+# LSTM controller, forget bias 1, gradients clipped at norm 10.
+_SMALL = {"hidden_size": 64, "num_heads": 1, "word_size": 16}
+_MEDIUM = {"hidden_size": 100, "num_heads": 2, "word_size": 24}
+_LEARN = {"log_every": 100, "eval_every": 500, "num_updates": 4000}
+_SCALING = {"num_updates": 13, "log_every": 1, "num_heads": 1, "cores": SYSTEMS}
+_CPU = {
+  "task=copy": _LEARN | _SMALL | {"cores": ["sam", "sam_no_read", "lstm"]},
+  "task=repeat_copy": _LEARN | _SMALL,
+  "task=associative_recall": _LEARN | _SMALL | {"num_updates": 8000},
+  "task=priority_sort": _LEARN | _SMALL | {"num_updates": 8000},
+  "task=one_shot": _LEARN | _MEDIUM,
+  "task=omniglot": _LEARN | _MEDIUM,
+  "task=babi": _LEARN | _MEDIUM,
+  "task=scaling": _SCALING,
+}
+_PAPER = {
+  "hidden_size": 100,
+  "num_heads": 4,
+  "word_size": 32,
+  "num_slots": 2_000_000,
+  "dense_slots": 64,
+  "search": "lsh",
+  "batch_size": 8,
+  "optimiser": "rmsprop",
+  "learning_rate": 1e-5,
+  "num_updates": 1_000_000,
+  "log_every": 1000,
+  "eval_every": 10_000,
+}
+_SMOKE = {"num_updates": 4, "log_every": 2, "eval_every": 4, "batch_size": 2}
+_TINY = {"hidden_size": 8, "word_size": 4, "num_slots": 16, "dense_slots": 8}
+PRESETS: dict[str, dict[str, Any]] = {
+  "cpu": _CPU,
+  "smoke": _SMOKE | _TINY | {"task=scaling": _SCALING | {"num_updates": 1}},
+  "gpu": {name: row | {"num_slots": 65_536} for name, row in _CPU.items()},
+  "paper": {name: row | _PAPER for name, row in _CPU.items()},
+}
+for _preset in ("gpu", "paper"):
+  PRESETS[_preset]["task=scaling"] = _SCALING | {"num_updates": 16}
+# Learning rates by task, then core; "*" stands for all.
+TUNED: dict[str, dict[str, float]] = {
+  "copy": {"*": 3e-3},
+  "*": {"*": 3e-3},
+}
+
+FLAGS = flags.FlagValues()
+training.define_flags(FLAGS, PRESETS)
+_OWN = {"flag_values": FLAGS}
+_TASK = flags.DEFINE_enum(
+  "task",
+  "copy",
+  [*ALGORITHMIC, "one_shot", "omniglot", "babi", "scaling"],
+  "What is learnt, or scaling.",
+  **_OWN,
+)
+_CORES = flags.DEFINE_list(
+  "cores",
+  ["sam", "dam", "lstm"],
+  f"Cores to compare: {', '.join(CORES)}; with --task=scaling memories: "
+  f"{', '.join(SYSTEMS)}.",
+  **_OWN,
+)
+_SEARCH = flags.DEFINE_enum(
+  "search", "exact", ["exact", "lsh"], "How SAM and SDNC find words.", **_OWN
+)
+_OPTIMISER = flags.DEFINE_enum(
+  "optimiser", "adam", ["adam", "rmsprop"], "The paper has rmsprop.", **_OWN
+)
+_LEARNING_RATE = flags.DEFINE_float(
+  "learning_rate", None, "Of the optimiser [by task and core].", 0.0, **_OWN
+)
+_CURRICULUM = flags.DEFINE_bool(
+  "curriculum", False, "Double the level when it is solved.", **_OWN
+)
+_THRESHOLD = flags.DEFINE_float(
+  "threshold", 0.05, "Error below which an update counts as solved.", **_OWN
+)
+_MAX_GB = flags.DEFINE_float(
+  "max_gb", 10.0, "scaling: larger programs are planned, not run.", **_OWN
+)
+_SIZES = {
+  name: flags.DEFINE_integer(name, value, text, lower_bound=low, **_OWN)
+  for name, value, low, text in (
+    ("num_slots", 128, 1, "Words of sparse memories."),
+    ("dense_slots", 64, 1, "Words of dense memories."),
+    ("word_size", 32, 1, "Numbers in a word."),
+    ("num_heads", 4, 1, "Heads, each of which reads and writes."),
+    ("num_reads", 4, 1, "Words a sparse head reads."),
+    ("hidden_size", 100, 1, "Units of the LSTM."),
+    ("batch_size", 16, 1, "Episodes in an update."),
+    ("max_level", 0, 0, "Hardest level of the task; 0: its own."),
+    ("patience", 20, 1, "Solved updates in a row that double the level."),
+  )
+}
+
+
+class State(NamedTuple):
+  """Everything of one run that changes."""
+
+  params: Any
+  optimiser: Any
+  hyper: Any
+  level: Any  # of the curriculum
+  key: Any
+
+
+def make_experiment(
+  core: Any, task: Any, hyper: dict[str, float]
+) -> training.Experiment:
+  """One core on one task, as one run sees it."""
+  batch_size, patience = _SIZES["batch_size"].value, _SIZES["patience"].value
+
+  def optimiser_of(state):
+    inner = getattr(optax, _OPTIMISER.value)(state.hyper["learning_rate"])
+    clip = optax.clip_by_global_norm(10.0)
+    return training.skip_nonfinite(optax.chain(clip, inner))
+
+  def init(key, hyper, data):
+    key, key_core = jax.random.split(key)
+    start = 1 if _CURRICULUM.value else task.max_level
+    state = State(core.init(key_core), None, hyper, curriculum.init(start), key)
+    return state._replace(optimiser=optimiser_of(state).init(state.params))
+
+  def scores(params, episodes):
+    def score(episode):
+      start = core.initial_state()
+      logits = cores.unroll(core, params, episode.inputs, start)[1]
+      return task.loss(episode, logits), task.error(episode, logits)
+
+    return jax.tree.map(jnp.mean, jax.vmap(score)(episodes))
+
+  def update(state, data):
+    key, key_level, key_episode = jax.random.split(state.key, 3)
+
+    def draw(key_level, key_episode):
+      level = curriculum.sample_level(key_level, state.level)
+      level = level if _CURRICULUM.value else state.level.bound
+      return task.sample(key_episode, level, data)
+
+    keys = [jax.random.split(k, batch_size) for k in (key_level, key_episode)]
+    episodes = jax.vmap(draw)(*keys)
+    (loss, error), grads = jax.value_and_grad(scores, has_aux=True)(
+      state.params, episodes
+    )
+    updates, optimiser = optimiser_of(state).update(grads, state.optimiser)
+    level = curriculum.update(
+      state.level,
+      error,
+      threshold=_THRESHOLD.value,
+      patience=patience,
+      max_level=task.max_level,
+    )
+    metrics = {"loss": loss, "error": error, "level": state.level.bound}
+    return state._replace(
+      params=optax.apply_updates(state.params, updates),
+      optimiser=optimiser,
+      level=level,
+      key=key,
+    ), metrics
+
+  def evaluate(state, data):
+    keys = jax.random.split(jax.random.key(1), 64)
+
+    def draw(key):
+      return task.test(key, task.max_level, data)
+
+    loss, error = scores(state.params, jax.vmap(draw)(keys))
+    metrics = {"loss": loss, "error": 100 * error}
+    return metrics | {"level": state.level.bound}
+
+  return training.Experiment(
+    init=init,
+    update=update,
+    evaluate=evaluate,
+    data=task.data,
+    hyper=hyper,
+    steps_per_update=batch_size,
+    unit="episodes",
+  )
+
+
+def make_task(options: training.Options) -> Any:
+  name, level = _TASK.value, _SIZES["max_level"].value
+  if name in ALGORITHMIC:
+    bound = {"associative_recall": "max_items", "priority_sort": "max_inputs"}
+    return algorithmic.task(
+      name, **({bound.get(name, "max_length"): level} if level else {})
+    )
+  if name == "babi":
+    return question_answering.task(options.data_dir)
+  source = "generated" if name == "one_shot" else "omniglot"
+  return one_shot.task(source, options.data_dir)
+
+
+def make_memory(name: str, num_slots: int, num_steps: int = 1) -> Any:
+  """A memory with the flags' sizes, for gradients over num_steps."""
+  kind, _, search = name.partition("_")
+  options = {k: _SIZES[k].value for k in ("word_size", "num_heads")}
+  if kind in ("sam", "sdnc"):
+    num_reads = options["num_reads"] = _SIZES["num_reads"].value
+    rows = num_steps * options["num_heads"] * (num_reads + 1)
+    options["gradient_rows"] = rows
+    if search == "lsh":
+      options["make_index"] = lambda: nearest_neighbors.init(
+        jax.random.key(0), num_slots, options["word_size"]
+      )
+  return memories.MEMORIES[kind](num_slots=num_slots, **options)
+
+
+def make_core(name: str, task: Any) -> Any:
+  """A core with the flags' sizes."""
+  sizes = (task.num_inputs, task.num_outputs)
+  hidden = {"hidden_size": _SIZES["hidden_size"].value}
+  if name in ("lstm", "gru"):
+    return cores.CORES[name](*sizes, **hidden)
+  kind, _, ablation = name.partition("_")
+  is_sparse = kind in ("sam", "sdnc")
+  num_slots = _SIZES["num_slots" if is_sparse else "dense_slots"].value
+  if is_sparse:
+    kind += f"_{_SEARCH.value}"
+  memory = make_memory(kind, num_slots, task.num_steps)
+  return cores.with_memory(memory, *sizes, use_reads=not ablation, **hidden)
+
+
+def make_experiments(options: training.Options) -> dict[str, Any]:
+  """One variant for each core, or for each memory that is measured."""
+  known = SYSTEMS if _TASK.value == "scaling" else CORES
+  if not _CORES.value or not set(_CORES.value) <= set(known):
+    raise training.RunError(
+      f"--cores={','.join(_CORES.value)} does not name what --task="
+      f"{_TASK.value} compares; these are known: {', '.join(known)}."
+    )
+  if _TASK.value == "scaling":
+    return {name: scaling(name, options) for name in _CORES.value}
+  task = make_task(options)
+  rates = TUNED["*"] | TUNED.get(_TASK.value, {})
+  experiments = {}
+  for name in _CORES.value:
+    rate = _LEARNING_RATE.value or rates.get(name, rates["*"])
+    core = make_core(name, task)
+    experiments[name] = make_experiment(core, task, {"learning_rate": rate})
+  return experiments
+
+
+def scaling(name: str, options: training.Options) -> training.Program:
+  """Measures one memory; update u is the one of 2^(7 + u) words."""
+  seeds = range(options.seed, options.seed + options.num_seeds)
+
+  def step_chunk(state):
+    num_slots = 2 ** (FIRST_EXPONENT + int(state["measured"][0]))
+    measured = [measure(name, num_slots, seed) for seed in seeds]
+    metrics = {
+      field: np.array([getattr(row, field) for row in measured])
+      for field in cost.Cost._fields
+    }
+    return {"measured": state["measured"] + 1}, metrics
+
+  return training.Program(
+    step_chunk=step_chunk,
+    init=lambda: {"measured": np.zeros(len(seeds), np.int32)},
+    evaluate=lambda state: {},
+    runs=tuple({"seed": seed} for seed in seeds),
+    unit="sizes",
+    reproducible=False,
+  )
+
+
+def measure(name: str, num_slots: int, seed: int) -> Any:
+  """Costs of a step of the memory alone, with random numbers for a controller.
+
+  The programs' lengths are a few seconds' work on 2 cores.
+  """
+  memory = make_memory(name, num_slots)
+  work = num_slots * (num_slots if name == "dnc" else _SIZES["word_size"].value)
+  longest = 1000
+  if name in ("ntm", "dam", "dnc"):
+    longest = max(3, min(200, 2**22 // work))
+  elif name == "sam_exact":
+    longest = max(20, min(1000, 2**28 // work))
+
+  def make(length):
+    keys = jax.random.split(jax.random.key(seed))
+    state = random_use.fill(
+      keys[0], make_memory(name, num_slots, length).init()
+    )
+    return state, random_use.interface(keys[1], memory, length)
+
+  return cost.of_step(
+    lambda state, numbers: memory.step(state, **numbers),
+    make,
+    (max(1, longest // 5), longest),
+    detach=memory.detach,
+    max_bytes=_MAX_GB.value * 1e9,
+  )
+
+
+def draw(results: training.Results, out_dir: Any) -> None:
+  """Learning curves, levels, and where the memories were accessed."""
+  if _TASK.value == "scaling":
+    draw_scaling(results, out_dir)
+    return
+  wanted = {"eval/error": "error at the hardest level (%)"}
+  if _CURRICULUM.value:
+    wanted = {"train/level": "level of the curriculum"}
+  pictures.curves(results, out_dir / "curves.png", wanted, log_scale=wanted)
+  draw_accesses(results, out_dir / "accesses.png")
+
+
+def draw_accesses(results: training.Results, path: Any) -> None:
+  """Where the first run of each memory writes and reads in one episode."""
+  task = make_task(results.options)
+  key = jax.random.key(2)
+  episode = task.test(key, task.max_level, task.data)
+  drawn = {}
+  for name, state in results.states.items():
+    core = make_core(name, task)
+    params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
+    if hasattr(core.initial_state(), "memory"):
+      drawn[name] = accesses(core, params, episode.inputs)
+  if not drawn:
+    return
+  sheet, grid = pictures.axes(len(drawn), 2)
+  for row, (name, shown) in zip(grid, drawn.items(), strict=True):
+    is_used = sum(shown) > 0.01
+    used = np.flatnonzero(is_used.any(axis=0))
+    used = used[np.argsort(is_used.argmax(axis=0)[used], kind="stable")]
+    kinds = zip(row, ("written", "read"), shown, strict=True)
+    for ax, kind, weights in kinds:
+      ax.imshow(weights[:, used].T, aspect="auto", cmap="viridis", vmin=0)
+      ax.set_title(f"{name}: {kind}")
+      ax.set_xlabel("step")
+      ax.set_ylabel("words, by first use")
+      ax.grid(False)
+  pictures.save(sheet, path)
+
+
+def accesses(core: Any, params: Any, inputs: Any) -> list[Any]:
+  """Weights of writing and of reading at each step, all heads, [T, N] each."""
+
+  def spread(address, num_slots):
+    weights = jnp.zeros(num_slots)
+    return weights.at[address.slots].add(address.weights, mode="drop")
+
+  def step(state, x):
+    state, _ = core.apply(params, x, state)
+    memory = state.memory
+    if isinstance(memory, sparse_neural_computer.State):
+      memory = memory.memory
+    if hasattr(memory, "words"):
+      num_slots = len(memory.words.words)
+      return state, [
+        spread(a, num_slots) for a in (memory.writes, memory.reads)
+      ]
+    heads = memory.write_weights, memory.read_weights
+    return state, [jnp.atleast_2d(weights).sum(axis=0) for weights in heads]
+
+  return jax.device_get(jax.lax.scan(step, core.initial_state(), inputs)[1])
+
+
+def draw_scaling(results: training.Results, out_dir: Any) -> None:
+  """Figure 1: seconds and bytes of a step against words, and as a table."""
+  pictures.curves(
+    results,
+    out_dir / "scaling.png",
+    {
+      "train/seconds": "seconds a step, forward and backward",
+      "train/bytes_per_step": "bytes kept for each step",
+    },
+    log_scale=["train/seconds", "train/bytes_per_step"],
+    x=lambda step: 2.0 ** (FIRST_EXPONENT - 1 + step),
+    x_label="words",
+  )
+  lines = [["words", *results.metrics]]
+  for u in range(results.options.num_updates):
+    seconds = [
+      float(np.median(m["train/seconds"][1][:, u]))
+      for m in results.metrics.values()
+    ]
+    shown = ["-" if math.isnan(s) else f"{1e6 * s:.0f}" for s in seconds]
+    lines.append([str(2 ** (FIRST_EXPONENT + u)), *shown])
+  print("Microseconds a step, forward and backward:")
+  for line in lines:
+    print("".join(f"{cell:>11}" for cell in line))
+
+
+def main(options: training.Options) -> int:
+  scales = _TASK.value == "scaling"
+  results = training.run(
+    make_experiments(options),
+    options,
+    key_metric="train/seconds" if scales else "eval/error",
+  )
+  return training.finish(results, CLAIMS, draw)
+
+
+CLAIMS = ()
+REPRODUCE: dict[str, list[str]] = {}
+
+if __name__ == "__main__":
+  training.main(FLAGS, main)
