@@ -5,7 +5,7 @@ A `Core` is three functions of one example. Whatever runs one runs all: see
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -13,7 +13,9 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Core", "Memory", "State", "gru", "lstm", "unroll", "with_memory"]
+from lilly.nets import memories
+
+__all__ = ["Core", "State", "gru", "lstm", "unroll", "with_memory"]
 
 
 class Core(NamedTuple):
@@ -119,6 +121,10 @@ def _linear_of(make_cell, initial_state, input_size, output_size) -> Core:
 def _core(forward, initial_state, input_size, **functions) -> Core:
   network = hk.without_apply_rng(hk.transform(forward))
 
+  def fresh_state():
+    # No two leaves may be one array, or the state could not be donated.
+    return jax.tree.map(jnp.copy, initial_state())
+
   def init(key):
     return network.init(key, jnp.zeros(input_size), initial_state())
 
@@ -126,7 +132,7 @@ def _core(forward, initial_state, input_size, **functions) -> Core:
     chex.assert_shape(x, (input_size,))
     return network.apply(params, x, state)
 
-  return Core(init, initial_state, apply, **functions)
+  return Core(init, fresh_state, apply, **functions)
 
 
 def _lstm_state(size):
@@ -139,21 +145,6 @@ def _check_sizes(**sizes):
       raise ValueError(f"{name} is {size}; it must be at least 1.")
 
 
-class Memory(NamedTuple):
-  """What a controller needs to know of a memory."""
-
-  # init() -> state, of arrays of its own at every call
-  init: Callable[[], Any]
-  # name -> shape of what the controller emits for a step, any real numbers
-  interface: Mapping[str, tuple[int, ...]]
-  # step(state, **interface) -> (state, reads)
-  step: Callable[..., tuple[Any, jax.Array]]
-  # shape of the reads; zeros are fed to the controller at first
-  reads: tuple[int, ...]
-  # ends a segment of truncated backpropagation
-  detach: Callable[[Any], Any] = jax.lax.stop_gradient
-
-
 class State(NamedTuple):
   """State of a core with a memory."""
 
@@ -163,7 +154,7 @@ class State(NamedTuple):
 
 
 def with_memory(
-  memory: Memory,
+  memory: memories.Memory,
   input_size: int,
   output_size: int,
   *,

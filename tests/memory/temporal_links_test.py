@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from lilly.memory import temporal_links
-from tests import oracles
+from tests import haste, oracles
 
 _NUM_SLOTS = 6
-_IN_HASTE = {"xla_backend_optimization_level": 0}
 
 
 def _heaviest(row, count):
@@ -65,7 +64,7 @@ def _run(num_links):
     inputs = (slots, weights, read_slots, read_weights)
     return jax.lax.scan(step, state, inputs)[1]
 
-  return jax.jit(run, compiler_options=_IN_HASTE)
+  return haste.compiled(run)
 
 
 def _writes(kind, steps=40):
@@ -160,12 +159,12 @@ def test_following_multiplies_by_the_matrices(num_links):
       np.testing.assert_allclose(backward[t], P[t] @ w, atol=1e-12)
 
 
-@functools.partial(jax.jit, compiler_options=_IN_HASTE)
+@haste.compiled
 def _update(state, slots, weights):
   return temporal_links.update(state, slots, weights)
 
 
-_follow = jax.jit(temporal_links.follow, compiler_options=_IN_HASTE)
+_follow = haste.compiled(temporal_links.follow)
 
 
 def _write(state, slots, weights):
@@ -260,7 +259,7 @@ def test_no_gradient_goes_through_the_links():
     if name.endswith("weights")
   }
   write_weights, read_weights = np.float32([0.5, 0.25]), np.float32([0.3, 0.6])
-  grads = jax.jit(jax.grad(loss, (0, 1, 2)), compiler_options=_IN_HASTE)(
+  grads = haste.compiled(jax.grad(loss, (0, 1, 2)))(
     links, write_weights, read_weights
   )
   for leaf in jax.tree.leaves(grads[:2]):
@@ -304,11 +303,13 @@ def test_a_step_copies_no_links(function, batch):
   for _ in batch:
     function = jax.vmap(function)
   lowered = jax.jit(function).lower(*inputs)
-  text = lowered.compile(compiler_options=_IN_HASTE).as_text()
+  text = lowered.compile(
+    compiler_options={"xla_backend_optimization_level": 0}
+  ).as_text()
   assert not oracles.copies_in_loops(text, (*batch, num_slots, 8))
 
 
-@functools.partial(jax.jit, compiler_options=_IN_HASTE)
+@haste.compiled
 def _strongest(slots, weights, cotangent):
   def keep(weights):
     slots_out, kept = temporal_links.strongest(

@@ -1,0 +1,368 @@
+"""Memories as a controller drives them: real numbers in, words out.
+
+A step is the write and then the read of one time step. The numbers are a linear
+layer's; here they become what the equations want:
+
+  gates, erasures    sigmoid
+  strengths β        1 + softplus
+  NTM's exponents γ  1 + softplus
+  shifts, modes      softmax
+  queries, words     as they are
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lilly.memory import (
+  dense_access,
+  differentiable_neural_computer,
+  nearest_neighbors,
+  sparse_access,
+  sparse_neural_computer,
+)
+
+__all__ = ["MEMORIES", "Memory", "dam", "dnc", "ntm", "sam", "sdnc"]
+
+
+class Memory(NamedTuple):
+  """What a controller needs to know of a memory."""
+
+  # init() -> state
+  init: Callable[[], Any]
+  # name -> shape of what the controller emits for a step, any real numbers
+  interface: Mapping[str, tuple[int, ...]]
+  # step(state, **interface) -> (state, reads)
+  step: Callable[..., tuple[Any, jax.Array]]
+  # shape of the reads
+  reads: tuple[int, ...]
+  # detach(state) -> state: ends a segment of truncated backpropagation
+  detach: Callable[[Any], Any] = jax.lax.stop_gradient
+
+
+def ntm(
+  *,
+  num_slots: int = 64,
+  word_size: int = 32,
+  num_heads: int = 4,
+  fill: float = 1e-6,
+) -> Memory:
+  """Makes a Neural Turing Machine's memory.
+
+  Args:
+    num_slots: words, N.
+    word_size: numbers in a word, W.
+    num_heads: heads that read, H, and as many that write.
+    fill: what the memory holds at first.
+
+  Returns:
+    The memory. Heads shift by -1 to 1 slots and start at slot 0, which is
+    neither learned nor in the paper.
+
+  Raises:
+    ValueError: if a size is not positive.
+
+  Reference:
+    Graves, Wayne and Danihelka (2014), arXiv:1410.5401.
+  """
+  head = {"query": (word_size,), "strength": (), "gate": ()}
+  head |= {"kernel": (3,), "exponent": ()}
+  of_word = {"erase": (word_size,), "word": (word_size,)}
+  shapes = {f"write_{name}": shape for name, shape in head.items()} | of_word
+  shapes |= {f"read_{name}": shape for name, shape in head.items()}
+
+  def address(numbers, prefix):
+    return dense_access.NtmAddress(
+      query=numbers[f"{prefix}_query"],
+      strength=_above_one(numbers[f"{prefix}_strength"]),
+      gate=jax.nn.sigmoid(numbers[f"{prefix}_gate"]),
+      kernel=jax.nn.softmax(numbers[f"{prefix}_kernel"]),
+      exponent=_above_one(numbers[f"{prefix}_exponent"]),
+    )
+
+  def step(state, *, erase, word, **numbers):
+    state = dense_access.ntm_write(
+      state, address(numbers, "write"), jax.nn.sigmoid(erase), word
+    )
+    return dense_access.ntm_read(state, address(numbers, "read"))
+
+  def init():
+    return dense_access.ntm_init(
+      num_slots, word_size, num_heads=num_heads, fill=fill
+    )
+
+  _check(init)
+  return Memory(
+    init, _each(num_heads, shapes), step, reads=(num_heads, word_size)
+  )
+
+
+def dam(
+  *,
+  num_slots: int = 64,
+  word_size: int = 32,
+  num_heads: int = 4,
+  usage_discount: float = 0.99,
+  fill: float = 1e-6,
+) -> Memory:
+  """Makes a Dense Access Memory.
+
+  Args:
+    num_slots: words, N.
+    word_size: numbers in a word, W.
+    num_heads: heads that read and write, H.
+    usage_discount: λ of the usage.
+    fill: what the memory holds at first.
+
+  Returns:
+    The memory.
+
+  Raises:
+    ValueError: if a size is not positive, there are fewer slots than heads, or
+      `usage_discount` is not in [0, 1].
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3.
+  """
+
+  def step(state, *, query, strength, word, write_gate, interpolation_gate):
+    state = dense_access.write(
+      state,
+      word,
+      jax.nn.sigmoid(write_gate),
+      jax.nn.sigmoid(interpolation_gate),
+    )
+    return dense_access.read(
+      state, query, _above_one(strength), usage_discount=usage_discount
+    )
+
+  def init():
+    return dense_access.init(
+      num_slots, word_size, num_heads=num_heads, fill=fill
+    )
+
+  shapes = _each(num_heads, _access(word_size))
+  _check(
+    lambda: step(init(), **{name: jnp.zeros(s) for name, s in shapes.items()})
+  )
+  return Memory(init, shapes, step, reads=(num_heads, word_size))
+
+
+def dnc(
+  *,
+  num_slots: int = 64,
+  word_size: int = 32,
+  num_heads: int = 4,
+  fill: float = 1e-6,
+) -> Memory:
+  """Makes a Differentiable Neural Computer's memory.
+
+  Args:
+    num_slots: words, N.
+    word_size: numbers in a word, W.
+    num_heads: heads that read, R; one more writes.
+    fill: what the memory holds at first.
+
+  Returns:
+    The memory.
+
+  Raises:
+    ValueError: if a size is not positive.
+
+  Reference:
+    Graves et al. (2016), Nature 538:471.
+  """
+  if num_heads < 1:  # of the state the heads are but the reads
+    raise ValueError(f"num_heads is {num_heads}; it must be positive.")
+  shapes = _each(
+    num_heads,
+    {"read_keys": (word_size,), "read_strengths": (), "read_modes": (3,)},
+  )
+  shapes |= dict.fromkeys(("write_key", "erase", "word"), (word_size,))
+  shapes |= {"write_strength": (), "free_gates": (num_heads,)}
+  shapes |= {"allocation_gate": (), "write_gate": ()}
+
+  def step(state, *, read_keys, read_strengths, read_modes, **write):
+    sigmoid = jax.nn.sigmoid
+    state = differentiable_neural_computer.write(
+      state,
+      differentiable_neural_computer.WriteInterface(
+        key=write["write_key"],
+        strength=_above_one(write["write_strength"]),
+        erase=sigmoid(write["erase"]),
+        word=write["word"],
+        free_gates=sigmoid(write["free_gates"]),
+        allocation_gate=sigmoid(write["allocation_gate"]),
+        write_gate=sigmoid(write["write_gate"]),
+      ),
+    )
+    return differentiable_neural_computer.read(
+      state,
+      differentiable_neural_computer.ReadInterface(
+        keys=read_keys,
+        strengths=_above_one(read_strengths),
+        modes=jax.nn.softmax(read_modes),
+      ),
+    )
+
+  def init():
+    return differentiable_neural_computer.init(
+      num_slots, word_size, num_reads=num_heads, fill=fill
+    )
+
+  _check(init)
+  return Memory(init, shapes, step, reads=(num_heads, word_size))
+
+
+def sam(
+  *,
+  num_slots: int = 1024,
+  word_size: int = 32,
+  num_heads: int = 4,
+  num_reads: int = 4,
+  delta: float = 0.005,
+  gradient_rows: int | None = None,
+  make_index: Callable[[], nearest_neighbors.Index] | None = None,
+  fill: float = 1e-6,
+) -> Memory:
+  """Makes a Sparse Access Memory.
+
+  Args:
+    num_slots: words, N. The paper has up to 2 million.
+    word_size: numbers in a word, W.
+    num_heads: heads that read and write, H.
+    num_reads: words that a head reads, K.
+    delta: δ, the weight above which a slot counts as accessed.
+    gradient_rows: as in `sparse_access.init`.
+    make_index: makes an empty index of N slots; None searches all words.
+    fill: what the memory holds at first.
+
+  Returns:
+    The memory.
+
+  Raises:
+    ValueError: as `sparse_access.init`.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, section 3. A patent exists on this
+    family of memories (US 11,151,443).
+  """
+
+  def step(state, *, query, strength, word, write_gate, interpolation_gate):
+    state = sparse_access.write(
+      state,
+      word,
+      jax.nn.sigmoid(write_gate),
+      jax.nn.sigmoid(interpolation_gate),
+      delta=delta,
+    )
+    return sparse_access.read(state, query, _above_one(strength), delta=delta)
+
+  def init():
+    return sparse_access.init(
+      num_slots,
+      word_size,
+      num_heads=num_heads,
+      num_reads=num_reads,
+      index=None if make_index is None else make_index(),
+      gradient_rows=gradient_rows,
+      fill=fill,
+    )
+
+  _check(init)
+  return Memory(
+    init,
+    _each(num_heads, _access(word_size)),
+    step,
+    reads=(num_heads, word_size),
+    detach=sparse_access.detach,
+  )
+
+
+def sdnc(
+  *,
+  word_size: int = 32,
+  num_heads: int = 4,
+  num_links: int = 8,
+  delta: float = 0.005,
+  **sparse: Any,
+) -> Memory:
+  """Makes a Sparse Differentiable Neural Computer's memory.
+
+  Args:
+    word_size: numbers in a word, W.
+    num_heads: heads that read and write, H.
+    num_links: links kept of each slot, K_L.
+    delta: δ, the weight above which a slot counts as accessed.
+    **sparse: the other keywords of `sam`.
+
+  Returns:
+    The memory.
+
+  Raises:
+    ValueError: as `sparse_access.init`, or if `num_links` is not positive.
+
+  Reference:
+    Rae et al. (2016), arXiv:1610.09027, supplement D.
+  """
+  base = sam(word_size=word_size, num_heads=num_heads, delta=delta, **sparse)
+
+  def step(state, *, query, strength, word, modes, **gates):
+    state = sparse_neural_computer.write(
+      state,
+      word,
+      jax.nn.sigmoid(gates["write_gate"]),
+      jax.nn.sigmoid(gates["interpolation_gate"]),
+      delta=delta,
+    )
+    return sparse_neural_computer.read(
+      state, query, _above_one(strength), jax.nn.softmax(modes), delta=delta
+    )
+
+  def init():
+    return sparse_neural_computer.init(base.init(), num_links=num_links)
+
+  _check(init)
+  shapes = dict(base.interface) | {"modes": (num_heads, 3)}
+  return base._replace(
+    init=init,
+    interface=shapes,
+    step=step,
+    detach=sparse_neural_computer.detach,
+  )
+
+
+# Name -> function that makes the memory.
+MEMORIES: dict[str, Callable[..., Memory]] = {
+  "ntm": ntm,
+  "dam": dam,
+  "dnc": dnc,
+  "sam": sam,
+  "sdnc": sdnc,
+}
+
+
+def _above_one(x):
+  return 1 + jax.nn.softplus(x)
+
+
+def _access(word_size):
+  """What a head of DAM and of SAM is told."""
+  return {
+    "query": (word_size,),
+    "strength": (),
+    "word": (word_size,),
+    "write_gate": (),
+    "interpolation_gate": (),
+  }
+
+
+def _each(num_heads, shapes):
+  return {name: (num_heads, *shape) for name, shape in shapes.items()}
+
+
+def _check(function):
+  """Raises now what the function would raise, without computing anything."""
+  jax.eval_shape(function)

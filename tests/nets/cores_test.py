@@ -1,0 +1,305 @@
+"""Tests of recurrent cores: what all keep, and each against its equations."""
+
+import functools
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lilly.nets import cores, memories, recurrent
+from tests import haste, oracles
+
+_IN, _OUT, _HIDDEN, _STEPS, _BATCH = 3, 2, 5, 3, 2
+_SLOTS, _WORD, _HEADS = 11, 4, 2
+_SIZES = {"num_slots": _SLOTS, "word_size": _WORD, "num_heads": _HEADS}
+# As many words as the heads write in one segment, and not one more.
+_SPARSE = {"num_reads": 2, "gradient_rows": _STEPS * _HEADS * 3}
+_OPTIONS = {
+  "lstm": {},
+  "gru": {},
+  "ntm": _SIZES,
+  "dam": _SIZES,
+  "dnc": _SIZES,
+  "sam": _SIZES | _SPARSE,
+  "sdnc": _SIZES | _SPARSE | {"num_links": 3},
+}
+_all_cores = pytest.mark.parametrize("name", cores.CORES)
+
+
+@functools.cache
+def _make(name):
+  core = cores.CORES[name](_IN, _OUT, hidden_size=_HIDDEN, **_OPTIONS[name])
+  return core, haste.compiled(core.init)(jax.random.key(0))
+
+
+def _inputs():
+  """Two segments for each of a batch, [B, 2, T, D]."""
+  shape = (_BATCH, 2, _STEPS, _IN)
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@functools.cache
+def _loop(name):
+  """Applies one compiled step again and again.
+
+  Returns:
+    The states after each segment, [B][2], the outputs, [B, 2, T, O], and how
+    often the step was traced.
+  """
+  core, params = _make(name)
+  traces = []
+
+  def apply(params, x, state):
+    traces.append(x)
+    return core.apply(params, x, state)
+
+  apply = haste.compiled(apply)
+  states, outputs = [], []
+  for segments in _inputs():
+    state = core.initial_state()
+    states.append([])
+    for segment in segments:
+      for x in segment:
+        state, y = apply(params, x, state)
+        outputs.append(y)
+      states[-1].append(state)
+      state = core.detach(state)
+  shape = (_BATCH, 2, _STEPS, _OUT)
+  return states, np.reshape(outputs, shape), len(traces)
+
+
+def _stacked(trees):
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@functools.cache
+def _program(name):
+  """Compiles the second segment under vmap; gradients are of its last output.
+
+  Returns:
+    The program, and what it returns for the second segment.
+  """
+  core, params = _make(name)
+
+  def loss(params, inputs, state):
+    state, outputs = cores.unroll(core, params, inputs, core.detach(state))
+    return jnp.sum(jnp.sin(outputs[-1])), (state, outputs)
+
+  gradient = jax.grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
+  run = jax.jit(jax.vmap(gradient, (None, 0, 0)))
+  states = _stacked([each[0] for each in _loop(name)[0]])
+  inputs = (params, _inputs()[:, 1], states)
+  program = run.lower(*inputs).compile(compiler_options=haste.options())
+  return program, program(*inputs)
+
+
+@_all_cores
+def test_scan_and_vmap_equal_a_loop_of_one_program(name):
+  states, outputs, num_traces = _loop(name)
+  assert num_traces == 1
+  _, (_, (found_states, found)) = _program(name)
+  np.testing.assert_allclose(found, outputs[:, 1], rtol=1e-4, atol=1e-5)
+  chex.assert_trees_all_close(
+    found_states, _stacked([each[1] for each in states]), rtol=1e-4, atol=1e-5
+  )
+  leaves = jax.tree.leaves((found_states, found))
+  types = {leaf.dtype for leaf in leaves if leaf.dtype.kind == "f"}
+  assert types == {np.dtype("float32")}
+
+
+def test_compiled_equals_eager():
+  core, params = _make("gru")
+  x, state = _inputs()[0, 0, 0], core.initial_state()
+  compiled = haste.compiled(core.apply)(params, x, state)
+  chex.assert_trees_all_close(
+    core.apply(params, x, state), compiled, rtol=1e-5, atol=1e-5
+  )
+
+
+@_all_cores
+def test_every_parameter_learns_and_detach_ends_a_segment(name):
+  _, ((of_params, of_inputs, of_state), _) = _program(name)
+  chex.assert_tree_all_finite((of_params, of_inputs))
+  for leaf in jax.tree.leaves(of_params):
+    assert np.abs(leaf).max() > 1e-9
+  # The gradient reaches the segment's start, and nothing before.
+  assert np.all(np.abs(of_inputs).max(axis=(0, 2)) > 1e-7)
+  for leaf in jax.tree.leaves(of_state):
+    assert leaf.dtype == jax.dtypes.float0 or not np.any(leaf)
+  if name in memories.MEMORIES:
+    bias, start = of_params["interface"]["b"], 0
+    memory = memories.MEMORIES[name](**_OPTIONS[name])
+    for part, shape in memory.interface.items():
+      end = start + int(np.prod(shape))
+      assert np.abs(bias[:, start:end]).max() > 1e-10, part
+      start = end
+    assert start == bias.shape[1]
+
+
+@pytest.mark.parametrize("name", ["sam", "sdnc"])
+def test_a_step_of_a_sparse_core_copies_nothing_large(name):
+  text = _program(name)[0].as_text()
+  for shape in ((_SLOTS, _WORD), (_HEADS, _SLOTS, 3)):
+    assert not oracles.copies_in_loops(text, (_BATCH, *shape))
+
+
+@_all_cores
+def test_initial_states_share_no_array(name):
+  core, _ = _make(name)
+  leaves = jax.tree.leaves((core.initial_state(), core.initial_state()))
+  addresses = [leaf.unsafe_buffer_pointer() for leaf in leaves]
+  assert len(set(addresses)) == len(addresses)
+  if name in memories.MEMORIES:
+    assert any(np.all(leaf == np.float32(1e-6)) for leaf in leaves)
+
+
+def _sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+def test_lstm_by_hand():
+  core, params = _make("lstm")
+  _, outputs = cores.unroll(core, params, _inputs()[0, 0], core.initial_state())
+  w, b = params["lstm/linear"]["w"], params["lstm/linear"]["b"]
+  h = c = np.zeros(_HIDDEN)
+  for x, y in zip(_inputs()[0, 0], outputs, strict=True):
+    gates = np.concatenate([x, h]) @ w + b
+    i, g, f, o = np.split(np.asarray(gates), 4)
+    c = _sigmoid(f + 1) * c + _sigmoid(i) * np.tanh(g)
+    h = _sigmoid(o) * np.tanh(c)
+    expected = h @ params["output"]["w"] + params["output"]["b"]
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gru_by_hand():
+  core, params = _make("gru")
+  _, outputs = cores.unroll(core, params, _inputs()[0, 0], core.initial_state())
+  w = {k: np.asarray(v) for k, v in params["gru"].items()}
+  (w_z, w_r, w_a), (u_z, u_r, u_a), (b_z, b_r, b_a) = (
+    np.split(w[k], 3, axis=-1) for k in ("w_i", "w_h", "b")
+  )
+  h = np.zeros(_HIDDEN)
+  for x, y in zip(_inputs()[0, 0], outputs, strict=True):
+    z = _sigmoid(x @ w_z + h @ u_z + b_z)
+    r = _sigmoid(x @ w_r + h @ u_r + b_r)
+    h = (1 - z) * h + z * np.tanh(x @ w_a + (r * h) @ u_a + b_a)
+    expected = h @ params["output"]["w"] + params["output"]["b"]
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def _notebook():
+  """A memory that remembers what it was told, and reads what it counts."""
+
+  def step(state, a, b):
+    count = state[0] + 1
+    return (count, a, b), count * jnp.array([[1.0, -1.0]])
+
+  def init():
+    return jnp.zeros(()), jnp.zeros((2, 2)), jnp.zeros(())
+
+  shapes = {"a": (2, 2), "b": ()}
+  return memories.Memory(init, shapes, step, reads=(1, 2))
+
+
+@pytest.mark.parametrize("clip", [0.25, None])
+@pytest.mark.parametrize("use_reads", [True, False])
+def test_controller_by_hand(clip, use_reads):
+  core = recurrent.with_memory(
+    _notebook(), _IN, _OUT, hidden_size=5, clip=clip, use_reads=use_reads
+  )
+  params = haste.compiled(core.init)(jax.random.key(1))
+  params = jax.tree.map(lambda w: 3 * w, params)
+  state, xs = core.initial_state(), _inputs()[0, 0]
+  h, reads = np.zeros(5), np.zeros(2)
+  cell = hk.LSTMState(h, h)
+  lstm = hk.without_apply_rng(
+    hk.transform(lambda x, s: hk.LSTM(5, name="controller")(x, s))
+  )
+  for t, x in enumerate(xs, start=1):
+    state, y = core.apply(params, x, state)
+    h, cell = lstm.apply(params, np.concatenate([x, reads]), cell)
+    numbers = h @ params["interface"]["w"] + params["interface"]["b"]
+    if clip:
+      assert np.abs(numbers).max() > clip
+      numbers = np.clip(numbers, -clip, clip)
+    count, a, b = state.memory
+    assert count == t
+    np.testing.assert_allclose(
+      np.append(np.ravel(a), b), numbers, rtol=1e-4, atol=1e-6
+    )
+    reads = np.array([t, -t], np.float32) * use_reads
+    np.testing.assert_array_equal(state.reads[0], reads)
+    y_expected = np.concatenate([h, reads]) @ params["output"]["w"]
+    np.testing.assert_allclose(
+      y, y_expected + params["output"]["b"], rtol=1e-4, atol=1e-6
+    )
+
+
+_FAR = 18.0  # a number whose sigmoid is 1, and of -_FAR 0
+_STAY = np.array([-_FAR, _FAR, -_FAR])
+_QUERIED = {"query": "word", "strength": _FAR}
+_NOTED = _QUERIED | {"write_gate": _FAR, "interpolation_gate": -_FAR}
+_HERE = {"gate": -_FAR, "kernel": _STAY, "strength": 0.0, "query": 0.0}
+_HERE |= {"exponent": 0.0}
+# For each memory what writes a word to a new slot and finds it at once.
+_WRITE_AND_FIND = {
+  "ntm": {
+    f"{k}_{name}": v for k in ("read", "write") for name, v in _HERE.items()
+  }
+  | {"erase": _FAR},
+  "dam": _NOTED,
+  "dnc": {"write_key": 0.0, "write_strength": 0.0, "erase": _FAR}
+  | {"free_gates": 0.0, "allocation_gate": _FAR, "write_gate": _FAR}
+  | {"read_keys": "word", "read_strengths": _FAR, "read_modes": _STAY},
+  "sam": _NOTED,
+  "sdnc": _NOTED | {"modes": _STAY},
+}
+
+
+@pytest.mark.parametrize("name", memories.MEMORIES)
+def test_a_word_is_read_in_the_step_that_writes_it(name):
+  options = {**_OPTIONS[name], "num_heads": 1}
+  memory = memories.MEMORIES[name](**options)
+  step = haste.compiled(lambda state, numbers: memory.step(state, **numbers))
+  state, rng = memory.init(), np.random.default_rng(0)
+  for _ in range(2):
+    word = rng.normal(size=_WORD).astype(np.float32)
+    numbers = {"word": word} | {
+      k: word if isinstance(v, str) else v
+      for k, v in _WRITE_AND_FIND[name].items()
+    }
+    numbers = {
+      k: np.broadcast_to(np.float32(v), memory.interface[k])
+      for k, v in numbers.items()
+    }
+    state, reads = step(state, numbers)
+    # The rest of the softmax has weight exp(-19) where memory is orthogonal.
+    np.testing.assert_allclose(reads, word[None], rtol=0.02, atol=0.02)
+
+
+@_all_cores
+def test_sizes_must_be_positive(name):
+  for size in ("hidden_size", *_OPTIONS[name]):
+    options = _OPTIONS[name] | {size: 0}
+    with pytest.raises(ValueError, match=f"{size} "):
+      cores.CORES[name](_IN, _OUT, **options)
+  with pytest.raises(ValueError, match="input_size is 0; it must be at least"):
+    cores.CORES[name](0, _OUT, **_OPTIONS[name])
+  with pytest.raises(ValueError, match="output_size is -1"):
+    cores.CORES[name](_IN, -1, **_OPTIONS[name])
+
+
+def test_other_options_are_checked():
+  for clip in (0, -1.0, np.nan):
+    with pytest.raises(ValueError, match=r"clip is .*positive or None"):
+      cores.ntm(_IN, _OUT, clip=clip)
+  with pytest.raises(ValueError, match="usage_discount is 2"):
+    cores.dam(_IN, _OUT, usage_discount=2)
+  with pytest.raises(TypeError, match="num_links"):
+    cores.sam(_IN, _OUT, num_links=2)
+  with pytest.raises(AssertionError):
+    core, params = _make("gru")
+    core.apply(params, jnp.zeros(_IN + 1), core.initial_state())
