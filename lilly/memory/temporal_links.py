@@ -51,7 +51,7 @@ def init(
     The state.
 
   Raises:
-    ValueError: if a size is not positive.
+    ValueError: if a size is not positive, or there are more links than slots.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, supplementary D: 8 links.
@@ -62,6 +62,10 @@ def init(
   for name, size in (("num_slots", num_slots), ("num_links", num_links)):
     if size < 1:
       raise ValueError(f"{name} is {size}; it must be at least 1.")
+  if num_links > num_slots:
+    raise ValueError(
+      f"num_links is {num_links}; it must be at most num_slots, {num_slots}."
+    )
   absent = jnp.full((num_slots, num_links), num_slots, jnp.int32)
   zeros = jnp.zeros((num_slots, num_links), dtype)
   # Arrays of their own, so that all of a state can be donated.
@@ -107,43 +111,55 @@ def update(state: State, slots: jax.Array, weights: jax.Array) -> State:
   chex.assert_rank([slots, weights], 1)
   chex.assert_equal_shape([slots, weights])
   state, weights = jax.lax.stop_gradient((state, weights))
-  num_slots = len(state.successor_slots)
   weights = weights.astype(state.precedence_weights.dtype)
-  p_slots, p = state.precedence_slots, state.precedence_weights
-  j, w = _distinct(slots, weights, num_slots)
-  merge = functools.partial(_merge, num_slots)
-  merge_rows = jax.vmap(merge, (0, 0, None, 0))
-
-  # Rows of N that are written.
-  before_slots, before = _rows(
-    state.predecessor_slots, state.predecessor_weights, j
-  )
-  new_slots, new = merge_rows(
-    before_slots, (1 - w)[:, None] * before, p_slots, w[:, None] * p[None]
-  )
+  j, w = _distinct(slots, weights, len(state.successor_slots))
+  old, new = _written_predecessors(state, j, w)
   # Rows of P that the written columns have entries in; no other row has. One
   # that is listed twice is computed and written twice alike.
-  i = jnp.concatenate([p_slots, before_slots.reshape(-1)])
-  after_slots, after = _rows(state.successor_slots, state.successor_weights, i)
-  kept = jnp.any(i[:, None, None] == new_slots[None], axis=-1)  # [rows, J]
-  added = kept * w[None] * _look_up(p_slots, p, i)[:, None]
-  written = after_slots[:, :, None] == j[None, None]  # [rows, L, J]
-  decay = jnp.sum(written * (kept * (1 - w)[None])[:, None], axis=-1)
-  decay = jnp.where(jnp.any(written, axis=-1), decay, 1)
-  after_slots, after = merge_rows(after_slots, decay * after, j, added)
-
-  p_slots, p = merge(p_slots, jnp.maximum(1 - jnp.sum(w), 0) * p, j, w)
-
-  def put(array, rows, values):
-    return array.at[rows].set(values, mode="drop")
+  i = jnp.concatenate([state.precedence_slots, old[0].reshape(-1)])
+  successors = _written_successors(state, j, w, i, new[0])
+  p = _merge(
+    len(state.successor_slots),
+    state.precedence_slots,
+    jnp.maximum(1 - jnp.sum(w), 0) * state.precedence_weights,
+    *(j, w),
+  )
 
   return State(
-    put(state.successor_slots, i, after_slots),
-    put(state.successor_weights, i, after),
-    put(state.predecessor_slots, j, new_slots),
-    put(state.predecessor_weights, j, new),
-    p_slots,
-    p,
+    _put(state.successor_slots, i, successors[0]),
+    _put(state.successor_weights, i, successors[1]),
+    _put(state.predecessor_slots, j, new[0]),
+    _put(state.predecessor_weights, j, new[1]),
+    *p,
+  )
+
+
+def _put(array, rows, values):
+  return array.at[rows].set(values, mode="drop")
+
+
+def _written_predecessors(state, j, w):
+  """Rows j of N, before and after the write."""
+  slots, weights = _rows(state.predecessor_slots, state.predecessor_weights, j)
+  p_slots, p = state.precedence_slots, state.precedence_weights
+  merge = functools.partial(_merge, len(state.successor_slots))
+  new = jax.vmap(merge, (0, 0, None, 0))(
+    slots, (1 - w)[:, None] * weights, p_slots, w[:, None] * p[None]
+  )
+  return (slots, weights), new
+
+
+def _written_successors(state, j, w, i, predecessor_slots):
+  """Rows i of P after the write; rows j of N are now `predecessor_slots`."""
+  slots, weights = _rows(state.successor_slots, state.successor_weights, i)
+  p = _look_up(state.precedence_slots, state.precedence_weights, i)
+  is_kept = jnp.any(i[:, None, None] == predecessor_slots[None], axis=-1)
+  is_written = slots[:, :, None] == j[None, None]  # [rows, L, J]
+  decay = jnp.sum(is_written * (is_kept * (1 - w)[None])[:, None], axis=-1)
+  decay = jnp.where(jnp.any(is_written, axis=-1), decay, 1)
+  merge = functools.partial(_merge, len(state.successor_slots))
+  return jax.vmap(merge, (0, 0, None, 0))(
+    slots, decay * weights, j, is_kept * w[None] * p[:, None]
   )
 
 

@@ -127,16 +127,7 @@ def dam(
     Rae et al. (2016), arXiv:1610.09027, section 3.
   """
 
-  def step(state, *, query, strength, word, write_gate, interpolation_gate):
-    state = dense_access.write(
-      state,
-      word,
-      jax.nn.sigmoid(write_gate),
-      jax.nn.sigmoid(interpolation_gate),
-    )
-    return dense_access.read(
-      state, query, _above_one(strength), usage_discount=usage_discount
-    )
+  step = _access_step(dense_access, {}, {"usage_discount": usage_discount})
 
   def init():
     return dense_access.init(
@@ -185,19 +176,7 @@ def dnc(
   shapes |= {"allocation_gate": (), "write_gate": ()}
 
   def step(state, *, read_keys, read_strengths, read_modes, **write):
-    sigmoid = jax.nn.sigmoid
-    state = differentiable_neural_computer.write(
-      state,
-      differentiable_neural_computer.WriteInterface(
-        key=write["write_key"],
-        strength=_above_one(write["write_strength"]),
-        erase=sigmoid(write["erase"]),
-        word=write["word"],
-        free_gates=sigmoid(write["free_gates"]),
-        allocation_gate=sigmoid(write["allocation_gate"]),
-        write_gate=sigmoid(write["write_gate"]),
-      ),
-    )
+    state = differentiable_neural_computer.write(state, _dnc_write(**write))
     return differentiable_neural_computer.read(
       state,
       differentiable_neural_computer.ReadInterface(
@@ -214,6 +193,15 @@ def dnc(
 
   _check(init)
   return Memory(init, shapes, step, reads=(num_heads, word_size))
+
+
+def _dnc_write(*, write_key, write_strength, word, **gates):
+  return differentiable_neural_computer.WriteInterface(
+    key=write_key,
+    strength=_above_one(write_strength),
+    word=word,
+    **jax.tree.map(jax.nn.sigmoid, gates),
+  )
 
 
 def sam(
@@ -250,16 +238,6 @@ def sam(
     family of memories (US 11,151,443).
   """
 
-  def step(state, *, query, strength, word, write_gate, interpolation_gate):
-    state = sparse_access.write(
-      state,
-      word,
-      jax.nn.sigmoid(write_gate),
-      jax.nn.sigmoid(interpolation_gate),
-      delta=delta,
-    )
-    return sparse_access.read(state, query, _above_one(strength), delta=delta)
-
   def init():
     return sparse_access.init(
       num_slots,
@@ -275,7 +253,7 @@ def sam(
   return Memory(
     init,
     _each(num_heads, _access(word_size)),
-    step,
+    _access_step(sparse_access, {"delta": delta}, {"delta": delta}),
     reads=(num_heads, word_size),
     detach=sparse_access.detach,
   )
@@ -309,27 +287,16 @@ def sdnc(
   """
   base = sam(word_size=word_size, num_heads=num_heads, delta=delta, **sparse)
 
-  def step(state, *, query, strength, word, modes, **gates):
-    state = sparse_neural_computer.write(
-      state,
-      word,
-      jax.nn.sigmoid(gates["write_gate"]),
-      jax.nn.sigmoid(gates["interpolation_gate"]),
-      delta=delta,
-    )
-    return sparse_neural_computer.read(
-      state, query, _above_one(strength), jax.nn.softmax(modes), delta=delta
-    )
-
   def init():
     return sparse_neural_computer.init(base.init(), num_links=num_links)
 
   _check(init)
-  shapes = dict(base.interface) | {"modes": (num_heads, 3)}
   return base._replace(
     init=init,
-    interface=shapes,
-    step=step,
+    interface=dict(base.interface) | {"modes": (num_heads, 3)},
+    step=_access_step(
+      sparse_neural_computer, {"delta": delta}, {"delta": delta}
+    ),
     detach=sparse_neural_computer.detach,
   )
 
@@ -357,6 +324,23 @@ def _access(word_size):
     "write_gate": (),
     "interpolation_gate": (),
   }
+
+
+def _access_step(system, for_write, for_read):
+  """Makes the step of DAM, SAM or SDNC."""
+
+  def step(state, *, query, strength, word, **more):
+    state = system.write(
+      state,
+      word,
+      jax.nn.sigmoid(more["write_gate"]),
+      jax.nn.sigmoid(more["interpolation_gate"]),
+      **for_write,
+    )
+    modes = [jax.nn.softmax(more["modes"])] if "modes" in more else []
+    return system.read(state, query, _above_one(strength), *modes, **for_read)
+
+  return step
 
 
 def _each(num_heads, shapes):

@@ -198,31 +198,32 @@ def with_memory(
     )
 
   def forward(x, state):
-    x = jnp.concatenate([x, state.reads.reshape(-1)])
-    cell = hk.LSTM(hidden_size, name="controller")
-    h, controller = cell(x, state.controller)
-    size = sum(map(math.prod, memory.interface.values()))
-    numbers = hk.Linear(size, name="interface")(h)
-    if clip is not None:
-      numbers = jnp.clip(numbers, -clip, clip)
-    if hk.running_init():  # nothing in the memory is learned
-      content, reads = state.memory, state.reads
-    else:
-      interface = _split(numbers, memory.interface)
-      content, reads = memory.step(state.memory, **interface)
-    if not use_reads:
-      reads = jnp.zeros_like(reads)
+    h, controller = hk.LSTM(hidden_size, name="controller")(
+      jnp.concatenate([x, state.reads.reshape(-1)]), state.controller
+    )
+    content, reads = _access(memory, h, state, clip)
+    reads = reads if use_reads else jnp.zeros_like(reads)
     y = hk.Linear(output_size, name="output")(
       jnp.concatenate([h, reads.reshape(-1)])
     )
     return State(controller, reads, content), y
 
   def detach(state):
-    controller, reads, content = state
-    controller, reads = jax.lax.stop_gradient((controller, reads))
-    return State(controller, reads, memory.detach(content))
+    rest = jax.lax.stop_gradient(state._replace(memory=()))
+    return rest._replace(memory=memory.detach(state.memory))
 
   return _core(forward, initial_state, input_size, detach=detach)
+
+
+def _access(memory, h, state, clip):
+  """Takes one step of the memory."""
+  size = sum(map(math.prod, memory.interface.values()))
+  numbers = hk.Linear(size, name="interface")(h)
+  if clip is not None:
+    numbers = jnp.clip(numbers, -clip, clip)
+  if hk.running_init():  # nothing in the memory is learned
+    return state.memory, state.reads
+  return memory.step(state.memory, **_split(numbers, memory.interface))
 
 
 def _split(numbers, shapes):

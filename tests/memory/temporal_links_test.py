@@ -366,10 +366,15 @@ def test_sizes_must_be_positive(name):
     temporal_links.init(sizes["num_slots"], num_links=sizes["num_links"])
 
 
+def test_there_are_no_more_links_than_slots():
+  with pytest.raises(ValueError, match=r"num_links is 4; .* num_slots, 3"):
+    temporal_links.init(3, num_links=4)
+
+
 def test_one_slot_links_to_itself():
-  state = temporal_links.init(1, num_links=2)
+  state = temporal_links.init(1, num_links=1)
   for weight in (0.5, 0.5):
     state = _write(state, [0], [weight])
-  np.testing.assert_allclose(state.predecessor_weights, [[0.25, 0]])
-  np.testing.assert_allclose(state.successor_weights, [[0.25, 0]])
-  np.testing.assert_allclose(state.precedence_weights, [0.75, 0])
+  np.testing.assert_allclose(state.predecessor_weights, [[0.25]])
+  np.testing.assert_allclose(state.successor_weights, [[0.25]])
+  np.testing.assert_allclose(state.precedence_weights, [0.75])
