@@ -92,7 +92,7 @@ def episode(
   slots = jnp.argsort(jnp.where(mask, by_slot, 2.0))
   shown = slots // num_instances
   rotation, character = jnp.divmod(classes[shown], len(drawings))
-  images = drawings[character, rows[shown, slots % num_instances]]
+  images = jnp.asarray(drawings)[character, rows[shown, slots % num_instances]]
   images = _turned(images, rotation, num_rotations)
   pixels = images.reshape(len(slots), -1).astype(jnp.float32) / 255
   targets = jnp.where(mask[:, None], codes[shown], 0.0)

@@ -1,0 +1,229 @@
+"""Stories with questions as numpy arrays: `load(name, split, data_dir)`.
+
+bAbI: twenty tasks of short English stories, made by simulation, each of which
+tests one kind of reasoning.
+
+| name | questions of each task |
+| --- | --- |
+| babi | train 1,000, test 1,000 |
+| babi_10k | train 10,000, test 1,000 (the same) |
+
+Words are in lower case; full stops and question marks are words. After a
+question comes one "-" for each word of its answer, which is where the answer is
+due. Line numbers and supporting facts are left out.
+
+Reference:
+  Weston et al., 2015, Towards AI-complete question answering
+  (arXiv:1502.05698), version 1.2 of the tasks.
+"""
+
+import gzip
+import hashlib
+import io
+import logging
+import lzma
+import os
+import pathlib
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from lilly.data import array_cache, originals
+from lilly.data.originals import DataError
+
+__all__ = ["ANSWER", "NUM_TASKS", "DataError", "Stories", "load"]
+
+NUM_TASKS = 20
+ANSWER = 0  # the number of "-", which is where an answer is due
+
+_log = logging.getLogger(__name__)
+_SPLITS = ("train", "test")
+_TREE = "tasks_1-20_v1-2"
+_FOLDERS = {"babi": "en", "babi_10k": "en-10k"}
+_ARCHIVES = {
+  "babi": (f"babi_{_TREE}_en.tar.gz", f"{_TREE}.tar.gz"),
+  "babi_10k": (f"babi_{_TREE}_en-10k.tar.xz", f"{_TREE}.tar.gz"),
+}
+# Texts that some archives lack, and whose sum is not known.
+_OPTIONAL = {"babi": (), "babi_10k": ((3, "train"),)}
+# SHA-256 of all other texts, joined in the order of splits and tasks.
+_SHA256 = {
+  "babi": "cfbb60ec8da7d0fce09d735c373eea43e520be27ec836edf704932feaed05726",
+  "babi_10k": (
+    "6f701104e3829ebaf5a92a982da87ac2af752fb6400707d4b923d20354529316"
+  ),
+}
+
+_Texts = dict[tuple[int, str], bytes]  # (task, split) -> text
+
+
+class Stories(NamedTuple):
+  """The stories of a split, one after another, sorted by task."""
+
+  words: np.ndarray  # int16 [W], numbers of words
+  answers: np.ndarray  # int16 [W], the word that is due where words is ANSWER
+  starts: np.ndarray  # int32 [N + 1], story n is words[starts[n]:starts[n + 1]]
+  tasks: np.ndarray  # int32 [N], 1..20
+  vocabulary: np.ndarray  # str [V], the words of all training stories, sorted
+
+
+def load(
+  name: str, split: str, data_dir: str | os.PathLike[str] | None = None
+) -> Stories:
+  """Load one split of a set of stories.
+
+  The first call reads all texts (half a minute for babi_10k) and keeps the
+  arrays in `array_cache.directory()`; later ones read them. The texts are
+  compared with their SHA-256 on every call. Nothing is written to `data_dir`.
+
+  Args:
+    name: "babi" or "babi_10k".
+    split: "train" or "test".
+    data_dir: folder which holds, itself or in a folder babi/, the archive
+      tasks_1-20_v1-2.tar.gz, babi_tasks_1-20_v1-2_en.tar.gz (babi) or
+      babi_tasks_1-20_v1-2_en-10k.tar.xz (babi_10k), or the unpacked folder
+      tasks_1-20_v1-2/, or its en/ or en-10k/. There is no download. In babi_10k
+      the training text of task 3 may be missing: then there are no such
+      stories, and a warning.
+
+  Returns:
+    The stories.
+
+  Raises:
+    ValueError: no such set or split.
+    FileNotFoundError: data_dir is None, does not exist or lacks a file.
+    DataError: a file is damaged or is another one.
+  """
+  if name not in _FOLDERS:
+    known = ", ".join(_FOLDERS)
+    raise ValueError(f"name={name!r} is unknown; known sets: {known}.")
+  if split not in _SPLITS:
+    known = ", ".join(_SPLITS)
+    raise ValueError(f"split={split!r} is unknown; {name} has: {known}.")
+  texts = _read(name, data_dir)
+  for k, each in _OPTIONAL[name]:
+    if each == split and (k, each) not in texts:
+      _log.warning("%s: no %s stories of task %d are there.", name, split, k)
+  sums = ((f"{k}_{s}", _sum(text)) for (k, s), text in texts.items())
+  source = array_cache.fingerprint(sums)
+  file = array_cache.path(name, split, source)
+  if (kept := array_cache.read(file, Stories)) is not None:
+    return kept
+  arrays = _arrange(texts)
+  for each, stories in arrays.items():
+    array_cache.write(array_cache.path(name, each, source), stories)
+  return arrays[split]
+
+
+def _read(name: str, data_dir: str | os.PathLike[str] | None) -> _Texts:
+  """Find the texts, and compare them with their sum."""
+  archive = _ARCHIVES[name][0]
+  if data_dir is None:
+    raise FileNotFoundError(
+      f"{name} cannot be downloaded: give data_dir, a folder that holds "
+      f"{archive}."
+    )
+  folder = pathlib.Path(data_dir).expanduser()
+  if not folder.is_dir():
+    raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder.")
+  if (place := _find(name, folder)) is None:
+    raise FileNotFoundError(
+      f"{folder} lacks {archive} (also in a folder babi/) and no "
+      f"{_TREE}/{_FOLDERS[name]}/ is there: add one or give another data_dir."
+    )
+  texts = _unpack(place, _FOLDERS[name]) if place.is_file() else _list(place)
+  keys = [(k + 1, split) for split in _SPLITS for k in range(NUM_TASKS)]
+  for k, split in keys:
+    if (k, split) not in texts and (k, split) not in _OPTIONAL[name]:
+      raise FileNotFoundError(f"{place} lacks qa{k}_*_{split}.txt of {name}.")
+  known = [texts[key] for key in keys if key not in _OPTIONAL[name]]
+  if (found := _sum(b"".join(known))) != (expected := _SHA256[name]):
+    raise DataError(
+      f"{place} is damaged or another version: its texts of {name} have "
+      f"SHA-256 {found}, expected is {expected}."
+    )
+  return texts
+
+
+def _sum(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()
+
+
+def _find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
+  """Find an archive or an unpacked folder."""
+  for folder in originals.folders("babi", data_dir):
+    files = [folder / archive for archive in _ARCHIVES[name]]
+    trees = [folder / _TREE / _FOLDERS[name], folder / _FOLDERS[name]]
+    for place in [f for f in files if f.is_file()] + trees:
+      if place.exists():
+        return place
+  return None
+
+
+def _key(file: str) -> tuple[int, str] | None:
+  match = re.fullmatch(r"qa(\d+)_.*_(train|test)\.txt", file)
+  return (int(match[1]), match[2]) if match else None
+
+
+def _list(folder: pathlib.Path) -> _Texts:
+  files = {_key(file.name): file for file in folder.iterdir()}
+  return {key: file.read_bytes() for key, file in files.items() if key}
+
+
+def _unpack(archive: pathlib.Path, folder: str) -> _Texts:
+  texts = {}
+  read = lzma.open if archive.suffix == ".xz" else gzip.open
+  try:
+    with read(archive) as stream:  # All of it: tarfile ends early on damage.
+      content = io.BytesIO(stream.read())
+    with tarfile.open(fileobj=content) as members:
+      for member in members:
+        parts = pathlib.PurePosixPath(member.name).parts
+        key = _key(parts[-1]) if parts[-2:-1] == (folder,) else None
+        if key and (stream := members.extractfile(member)):
+          texts[key] = stream.read()
+  except Exception as e:  # Whatever damage provokes in three libraries.
+    raise DataError(
+      f"{archive} is cut or damaged ({type(e).__name__}: {e}): get it again."
+    ) from e
+  return texts
+
+
+def _stories(text: bytes) -> Iterator[list[tuple[str, str]]]:
+  """Yield stories: words, each with the answer that is due, mostly "-"."""
+  story: list[tuple[str, str]] = []
+  for line in text.decode("ascii").lower().splitlines():
+    number, _, sentence = line.partition(" ")
+    if number == "1" and story:
+      yield story
+      story = []
+    sentence, *rest = sentence.split("\t")
+    story += [(word, "-") for word in re.findall(r"\w+|[^\w\s]", sentence)]
+    if rest:
+      story += [("-", answer) for answer in rest[0].split(",")]
+  yield story
+
+
+def _arrange(texts: _Texts) -> dict[str, Stories]:
+  found: dict[str, list[list[tuple[str, str]]]] = {s: [] for s in _SPLITS}
+  tasks: dict[str, list[int]] = {split: [] for split in _SPLITS}
+  for (k, split), text in sorted(texts.items()):
+    stories = list(_stories(text))
+    found[split] += stories
+    tasks[split] += [k] * len(stories)
+  words = {w for story in found["train"] for pair in story for w in pair}
+  vocabulary = sorted(words)  # "-" comes first
+  number = {word: i for i, word in enumerate(vocabulary)}
+  arrays = {}
+  for split, stories in found.items():
+    arrays[split] = Stories(
+      np.array([number[w] for s in stories for w, _ in s], np.int16),
+      np.array([number[a] for s in stories for _, a in s], np.int16),
+      np.cumsum([0, *map(len, stories)]).astype(np.int32),
+      np.array(tasks[split], np.int32),
+      np.array(vocabulary),
+    )
+  return arrays

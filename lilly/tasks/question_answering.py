@@ -1,0 +1,273 @@
+"""Question answering: stories read word by word, questions answered by words.
+
+Every word of a story and of its questions is one step, one-hot. After a
+question comes one "-" for each word of the answer, and there, and only there,
+the network's output is scored: as the word that is due.
+"""
+
+import functools
+import logging
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.data import stories
+from lilly.tasks import sequences
+from lilly.tasks.sequences import Episode
+
+__all__ = [
+  "Texts",
+  "episode",
+  "error",
+  "error_by_task",
+  "question_errors",
+  "task",
+  "texts",
+]
+
+_log = logging.getLogger(__name__)
+_Array = jax.Array | np.ndarray
+
+
+class Texts(NamedTuple):
+  """Stories as arrays for the device; none is longer than `max_steps`."""
+
+  words: _Array  # [W] int16, numbers of words, then max_steps zeros
+  answers: _Array  # [W] int16, the word that is due where words is ANSWER
+  starts: _Array  # [N] int32, where a story begins
+  lengths: _Array  # [N] int32, its words
+  tasks: _Array  # [N] int32, 1..20, sorted
+  firsts: _Array  # [K] int32, the first story of each task that is there
+  counts: _Array  # [K] int32, its number of stories
+
+
+def texts(
+  loaded: stories.Stories, *, max_steps: int, part: str = "all"
+) -> Texts:
+  """Cuts stories to a length.
+
+  A longer story ends with the last question that fits in whole, answer and all;
+  the questions after it are not asked. A story without any question is left
+  out.
+
+  Args:
+    loaded: as from `stories.load`.
+    max_steps: words that are kept, at most.
+    part: "all", or of each task "first" nine tenths or "last" tenth of the
+      stories.
+
+  Returns:
+    The stories that are left.
+
+  Raises:
+    ValueError: no story has a question within max_steps, or no such part.
+  """
+  if part not in ("all", "first", "last"):
+    raise ValueError(f"part={part!r} is unknown; known: all, first, last.")
+  starts, lengths = loaded.starts[:-1], np.diff(loaded.starts)
+  is_due = loaded.words == stories.ANSWER
+  ends = np.flatnonzero(is_due & ~np.append(is_due[1:], False)) + 1
+  # The last answer's end within the limit, maybe one of an earlier story.
+  limits = np.minimum(lengths, max_steps) + starts
+  last = np.append(ends, 0)[np.searchsorted(ends, limits, side="right") - 1]
+  kept = np.maximum(last - starts, 0)
+  ranks = np.arange(len(starts)) - np.searchsorted(loaded.tasks, loaded.tasks)
+  is_first = ranks < np.bincount(loaded.tasks)[loaded.tasks] * 9 // 10
+  chosen = {"all": kept >= 0, "first": is_first, "last": ~is_first}[part]
+  rows = np.flatnonzero(chosen & (kept > 0))
+  before = functools.partial(np.searchsorted, ends, side="right")
+  asked = before(loaded.starts[1:]) - before(starts)
+  lost = (asked - before(starts + kept) + before(starts))[chosen].sum()
+  if lost:
+    _log.warning(
+      "%d of %d questions lie beyond max_steps=%d and are left out.",
+      *(lost, asked[chosen].sum(), max_steps),
+    )
+  if not len(rows):
+    raise ValueError(
+      f"max_steps is {max_steps}; it must be long enough for one question."
+    )
+  _, firsts, counts = np.unique(
+    loaded.tasks[rows], return_index=True, return_counts=True
+  )
+  return Texts(
+    np.pad(loaded.words, (0, max_steps)),
+    np.pad(loaded.answers, (0, max_steps)),
+    *(
+      x.astype(np.int32)
+      for x in (starts[rows], kept[rows], loaded.tasks[rows], firsts, counts)
+    ),
+  )
+
+
+def episode(
+  texts: Texts, row: int | jax.Array, *, num_words: int, max_steps: int
+) -> Episode:
+  """Reads one story.
+
+  Args:
+    texts: as from the function `texts`, with the same max_steps.
+    row: number of the story, [] int32.
+    num_words: words of the vocabulary.
+    max_steps: T.
+
+  Returns:
+    The episode, D = O = num_words; scored where an answer is due.
+
+  Reference:
+    Graves et al., 2016 (Nature 538:471), methods, "bAbI": one-hot words, "-"
+    where an answer is due; Rae et al., 2016 (arXiv 1610.09027), supplementary
+    G.
+  """
+  texts = jax.tree.map(jnp.asarray, texts)
+  start = texts.starts[row]
+  is_read = jnp.arange(max_steps) < texts.lengths[row]
+  words = jax.lax.dynamic_slice(texts.words, (start,), (max_steps,))
+  due = jax.lax.dynamic_slice(texts.answers, (start,), (max_steps,))
+  mask = is_read & (words == stories.ANSWER)
+  return Episode(
+    jnp.where(is_read[:, None], jax.nn.one_hot(words, num_words), 0.0),
+    jnp.where(mask[:, None], jax.nn.one_hot(due, num_words), 0.0),
+    mask,
+  )
+
+
+def question_errors(
+  episode: Episode, logits: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Counts the questions, and those whose answer has a wrong word.
+
+  Args:
+    episode: what was read and asked; answers of neighbouring steps are the
+      words of one.
+    logits: outputs, [T, O].
+
+  Returns:
+    Questions with a wrong answer, [], and questions, [], both int32.
+
+  Reference:
+    Graves et al., 2016 (Nature 538:471), methods, "bAbI": all words of an
+    answer must be right.
+
+  >>> word = jax.nn.one_hot(jnp.array([0, 1, 1, 0, 1]), 2)
+  >>> mask = jnp.array([False, True, True, False, True])
+  >>> says = word.at[2].set(0)
+  >>> wrong, asked = question_errors(Episode(word, word, mask), says)
+  >>> int(wrong), int(asked)
+  (1, 2)
+  """
+  mask = episode.mask
+  begins = mask & ~jnp.pad(mask, (1, 0))[:-1]
+  number = jnp.cumsum(begins)  # of the question, from 1
+  is_wrong = mask & (logits.argmax(-1) != episode.targets.argmax(-1))
+  wrong = jax.ops.segment_sum(is_wrong.astype(jnp.int32), number, len(mask) + 1)
+  return (wrong > 0).sum(), begins.sum()
+
+
+def error(episode: Episode, logits: jax.Array) -> jax.Array:
+  """Measures the part of an episode's questions that is answered wrongly.
+
+  Args:
+    episode: what was read and asked.
+    logits: outputs, [T, O].
+
+  Returns:
+    The error, [], from 0 to 1.
+  """
+  wrong, asked = question_errors(episode, logits)
+  return wrong / jnp.maximum(asked, 1)
+
+
+def error_by_task(
+  wrong: jax.Array, asked: jax.Array, tasks: jax.Array
+) -> jax.Array:
+  """Measures the error of each of the twenty tasks.
+
+  A task counts as failed where it is above 0.05.
+
+  Args:
+    wrong: questions with a wrong answer, by story, [N].
+    asked: questions, by story, [N].
+    tasks: task of each story, 1..20, [N].
+
+  Returns:
+    The part of a task's questions that is answered wrongly, [20]; NaN where
+    none is asked.
+
+  Reference:
+    Weston et al., 2015 (arXiv 1502.05698); Rae et al., 2016 (arXiv 1610.09027),
+    supplementary G.
+
+  >>> wrong, asked, tasks = jnp.array([[1, 0, 2], [1, 3, 2], [1, 1, 2]])
+  >>> error_by_task(wrong, asked, tasks)[:2].tolist()
+  [0.25, 1.0]
+  """
+  counts = jnp.stack([wrong, asked], axis=1).astype(jnp.float32)
+  sums = jax.ops.segment_sum(counts, tasks - 1, stories.NUM_TASKS)
+  return sums[:, 0] / jnp.where(sums[:, 1] > 0, sums[:, 1], jnp.nan)
+
+
+def task(
+  data_dir: str | os.PathLike[str] | None = None,
+  *,
+  name: str = "babi_10k",
+  max_steps: int = 512,
+  held_out: bool = False,
+) -> sequences.Task:
+  """Makes a task of bAbI's twenty tasks, jointly.
+
+  An episode draws a task, then one of its stories, each uniformly. There is one
+  level only.
+
+  Args:
+    data_dir: as in `stories.load`.
+    name: "babi_10k" or "babi".
+    max_steps: T; longer stories are cut, see `texts`. The longest has 1,393
+      words. What is left out is logged.
+    held_out: test on the last tenth of the training stories, which are then not
+      trained on, instead of the test stories: for choosing hyper-parameters.
+
+  Returns:
+    The task; data are training and test `Texts`. O is 159 words: 156, ".", "?"
+    and "-".
+
+  Raises:
+    ValueError: no such set, or max_steps is too small.
+    FileNotFoundError: data_dir is None, does not exist or lacks a file.
+    DataError: a file is damaged.
+
+  Reference:
+    Rae et al., 2016 (arXiv 1610.09027), supplementary G. How stories are drawn
+    there is not known, nor what is done with long ones (unconfirmed).
+  """
+  train = stories.load(name, "train", data_dir)
+  test = train if held_out else stories.load(name, "test", data_dir)
+  parts = ("first", "last") if held_out else ("all", "all")
+  data = tuple(
+    texts(loaded, max_steps=max_steps, part=part)
+    for loaded, part in zip((train, test), parts, strict=True)
+  )
+  num_words = len(train.vocabulary)
+  read = functools.partial(episode, num_words=num_words, max_steps=max_steps)
+
+  def draw(key, texts):
+    texts = jax.tree.map(jnp.asarray, texts)
+    task_key, story_key = jax.random.split(key)
+    k = jax.random.randint(task_key, (), 0, len(texts.firsts))
+    story = jax.random.randint(story_key, (), 0, texts.counts[k])
+    return read(texts, texts.firsts[k] + story)
+
+  return sequences.Task(
+    num_inputs=num_words,
+    num_outputs=num_words,
+    num_steps=max_steps,
+    max_level=1,
+    sample=lambda key, level, data: draw(key, data[0]),
+    test=lambda key, level, data: draw(key, data[1]),
+    loss=sequences.label_loss,
+    error=error,
+    data=data,
+  )
