@@ -21,6 +21,7 @@ from absl import flags
 from etils import epy
 
 from lilly import training
+from lilly.training import claims
 
 with epy.lazy_imports():
   import jax
@@ -44,8 +45,6 @@ CORES = ("lstm", "gru", "ntm", "dam", "dnc", *SPARSE)
 SYSTEMS = ("ntm", "dam", "dnc", "sam_exact", "sam_lsh", "sdnc_lsh")
 FIRST_EXPONENT = 8  # --task=scaling starts at 2^8 words
 
-# Steps of the paper's own hyper-parameters that cost nothing here are kept: an
-# LSTM controller, forget bias 1, gradients clipped at norm 10.
 _SMALL = {"hidden_size": 64, "num_heads": 1, "word_size": 16}
 _MEDIUM = {"hidden_size": 100, "num_heads": 2, "word_size": 24}
 _LEARN = {"log_every": 100, "eval_every": 500, "num_updates": 4000}
@@ -53,7 +52,9 @@ _SCALING = {"num_updates": 13, "log_every": 1, "num_heads": 1, "cores": SYSTEMS}
 _CPU = {
   "task=copy": _LEARN | _SMALL | {"cores": ["sam", "sam_no_read", "lstm"]},
   "task=repeat_copy": _LEARN | _SMALL,
-  "task=associative_recall": _LEARN | _SMALL | {"num_updates": 8000},
+  "task=associative_recall": _LEARN
+  | _SMALL
+  | {"num_updates": 5000, "item_length": 1},
   "task=priority_sort": _LEARN | _SMALL | {"num_updates": 8000},
   "task=one_shot": _LEARN | _MEDIUM,
   "task=omniglot": _LEARN | _MEDIUM,
@@ -87,6 +88,7 @@ for _preset in ("gpu", "paper"):
 # Learning rates by task, then core; "*" stands for all.
 TUNED: dict[str, dict[str, float]] = {
   "copy": {"*": 5e-3},
+  "associative_recall": {"*": 5e-3},
   "*": {"*": 3e-3},
 }
 
@@ -386,6 +388,8 @@ def draw_accesses(results: training.Results, path: Any) -> None:
       ax.set_xlabel("step")
       ax.set_ylabel("words, by first use")
       ax.grid(False)
+      ax.xaxis.get_major_locator().set_params(integer=True)
+      ax.yaxis.get_major_locator().set_params(integer=True)
   pictures.save(sheet, path)
 
 
@@ -448,8 +452,77 @@ def main(options: training.Options) -> int:
   return training.finish(results, CLAIMS, draw)
 
 
-CLAIMS = ()
-REPRODUCE: dict[str, list[str]] = {}
+def _ratio(a: Any, b: Any) -> Any:
+  """The measure a / b, seed by seed."""
+  return lambda results: a(results) / b(results)
+
+
+def _cost(name, exponent, field="seconds"):
+  step = exponent - FIRST_EXPONENT + 1
+  return claims.at(step, name, f"train/{field}")
+
+
+def _error(name, times=1):
+  measure = claims.last(name, "train/error")
+  return lambda results: times * measure(results)
+
+
+def _state(task, *rows, min_seeds=3, **where):
+  """Turns rows of name, sentence, measure, relation, threshold into claims."""
+  where = {"task": [task], "preset": ["cpu"], "curriculum": [False]} | where
+  stated = PRESETS["cpu"][f"task={task}"]
+  for flag in (*_SIZES, "num_updates", "learning_rate", "search", "optimiser"):
+    where.setdefault(flag, [stated.get(flag, FLAGS[flag].default)])
+  return tuple(
+    claims.Claim(f"{task}/{name}", *row, where=where, min_seeds=min_seeds)
+    for name, *row in rows
+  )
+
+
+# fmt: off
+CLAIMS = (
+  *_state(
+    "copy",
+    ("sam", "SAM: bits wrong in the last 100 updates (%)", _error("sam"),
+     "<=", 1.0),
+    ("reads", "three times SAM's wrong bits less those with reads zeroed",
+     claims.difference(_error("sam", 3), _error("sam_no_read")), "<=", 0.0),
+  ),
+  *_state(
+    "scaling",
+    ("seconds", "SAM by LSH: seconds a step at 2^20 words",
+     _cost("sam_lsh", 20), "<", 3e-4),
+    ("flat", "SAM by LSH: a step at 2^20 words over one at 2^10",
+     _ratio(_cost("sam_lsh", 20), _cost("sam_lsh", 10)), "<=", 3.0),
+    ("ntm", "NTM over SAM by LSH: a step at 2^20 words",
+     _ratio(_cost("ntm", 20), _cost("sam_lsh", 20)), ">=", 1000.0),
+    ("bytes", "NTM over SAM by LSH: bytes kept for a step at 2^20 words",
+     _ratio(_cost("ntm", 20, "bytes_per_step"),
+            _cost("sam_lsh", 20, "bytes_per_step")), ">=", 3000.0),
+    min_seeds=1,
+  ),
+  *_state(
+    "scaling",
+    ("sdnc", "4 heads, DNC over SDNC: a step at 2,048 words",
+     _ratio(_cost("dnc", 11), _cost("sdnc_lsh", 11)), ">=", 100.0),
+    ("sdnc-bytes", "4 heads, DNC over SDNC: bytes kept for a step",
+     _ratio(_cost("dnc", 11, "bytes_per_step"),
+            _cost("sdnc_lsh", 11, "bytes_per_step")), ">=", 240.0),
+    min_seeds=1, num_heads=[4], num_updates=[4],
+  ),
+)
+# fmt: on
+
+REPRODUCE = {
+  "copy": ["--num_seeds=8"],
+  "scaling": ["--task=scaling"],
+  "scaling-heads": [
+    "--task=scaling",
+    "--num_heads=4",
+    "--cores=dnc,sdnc_lsh",
+    "--num_updates=4",
+  ],
+}
 
 if __name__ == "__main__":
   training.main(FLAGS, main)
