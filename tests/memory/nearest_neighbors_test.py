@@ -189,7 +189,7 @@ def test_one_table_without_bits_is_exact():
 
   @_jit
   def both(index, words, queries):
-    index = nearest_neighbors.insert(index, jnp.arange(_N), words)
+    index = nearest_neighbors.file(index, words)
     return [
       jax.vmap(lambda query, search=search: search(query))(queries)
       for search in (
@@ -308,6 +308,28 @@ def test_slots_out_of_range_change_nothing(outside):
     np.testing.assert_array_equal(actual, expected)
   deleted = nearest_neighbors.delete(index, jnp.array([outside]))
   np.testing.assert_array_equal(deleted.places, index.places)
+
+
+def test_filing_all_words_files_each_where_it_belongs():
+  words = np.random.default_rng(0).normal(size=(150, 2)).astype(np.float32)
+  words[[0, 70, 149]] = 0
+  index = nearest_neighbors.init(
+    jax.random.key(0), 150, 2, num_tables=2, num_bits=2, bucket_size=150
+  )
+  file = _jit(nearest_neighbors.file)
+  other = file(index, -words)  # and what is filed elsewhere moves
+  for filed in (file(index, words), file(file(other, words), words)):
+    places = np.asarray(filed.places)
+    entries = np.asarray(filed.entries).reshape(2, -1)
+    signs = np.einsum("lbw,nw->nlb", filed.hyperplanes, words) > 0
+    for slot, word in enumerate(words):
+      if word.any():
+        np.testing.assert_array_equal(places[slot] // 150, signs[slot] @ [1, 2])
+        np.testing.assert_array_equal(entries[[0, 1], places[slot]], slot)
+      else:
+        np.testing.assert_array_equal(places[slot], -1)
+  with pytest.raises(AssertionError):
+    nearest_neighbors.file(index, words[1:])
 
 
 def test_deleted_slots_are_gone_until_they_are_filed_again():

@@ -1,10 +1,17 @@
 """Conformance rows of memories that touch few words in a step."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lilly.memory import temporal_links
-from tests.rows.row import Row, arrays
+from lilly.memory import (
+  nearest_neighbors,
+  recency,
+  sparse_access,
+  sparse_rows,
+  temporal_links,
+)
+from tests.rows.row import Row, arrays, keyed
 
 __all__ = ["ROWS"]
 
@@ -23,7 +30,189 @@ def _links(seed, dtype):
   return state, slots, jnp.asarray(rng.dirichlet(np.ones(4))[:3], dtype)
 
 
+_NUM_SLOTS, _WORD_SIZE, _NUM_HEADS, _NUM_READS = 4, 3, 2, 2
+
+
+def _made(*makers):
+  """Makes inputs by functions of a random generator and a type."""
+
+  def make_inputs(seed, dtype):
+    rng = np.random.default_rng(seed)
+    inputs = tuple(make(rng, dtype) for make in makers)
+    return jax.tree.map(jnp.asarray, inputs)
+
+  return make_inputs
+
+
+def _floats(*shape):
+  return lambda rng, dtype: jnp.asarray(rng.normal(size=shape), dtype)
+
+
+def _slots(*shape):
+  """Slots, of which one in five is absent."""
+  return lambda rng, _: rng.integers(0, _NUM_SLOTS + 1, shape, np.int32)
+
+
+def _rows(rng, dtype):
+  """Words of which two have been written in this segment."""
+  tickets = rng.permutation(np.int32([-1, 1, 4, 3]))
+  words = _floats(_NUM_SLOTS, _WORD_SIZE)(rng, dtype)
+  tape = jnp.zeros((3, _WORD_SIZE), dtype)
+  return sparse_rows.State(words, tape, tickets, np.int32(3), np.int32(5))
+
+
+def _accesses(rng, _):
+  times = rng.permutation(np.int32([-4, -2, 0, 1])).reshape(2, 2)
+  return recency.State(times, times.min(axis=1))
+
+
+def _time(*_):
+  return np.int32(2)
+
+
+def _index(rng, dtype):
+  """Two tables of two buckets; some entries and places belong together."""
+  return nearest_neighbors.Index(
+    hyperplanes=_floats(2, 1, _WORD_SIZE)(rng, dtype),
+    entries=_slots(2, 2, 3)(rng, dtype),
+    cursors=rng.integers(0, 9, (2, 2), np.int32),
+    places=rng.integers(-1, 6, (_NUM_SLOTS, 2), np.int32),
+  )
+
+
+def _address(num_slots):
+  def make(rng, dtype):
+    weights = rng.dirichlet(np.ones(num_slots), _NUM_HEADS)
+    slots = _slots(_NUM_HEADS, num_slots)(rng, dtype)
+    return sparse_access.Address(slots, jnp.asarray(weights, dtype))
+
+  return make
+
+
+def _memory(rng, dtype):
+  words = _floats(_NUM_SLOTS, _WORD_SIZE)(rng, dtype)
+  start = np.int32(0)
+  return sparse_access.State(
+    words=sparse_rows.State(words, jnp.zeros_like(words), None, start, start),
+    accesses=_accesses(rng, dtype),
+    reads=_address(_NUM_READS)(rng, dtype),
+    writes=_address(_NUM_READS + 1)(rng, dtype),
+    time=_time(),
+    index=None,
+  )
+
+
+_BY_HEAD = _floats(_NUM_HEADS)
+_WORDS = _floats(_NUM_HEADS, _WORD_SIZE)
+_ADDITIONS = _floats(4, _WORD_SIZE)
+
+
+def _least_recent(state):
+  return recency.least_recent(state, 3)
+
+
+def _exact(words, query):
+  return nearest_neighbors.exact(words, query, 3)
+
+
+def _query(index, words, query):
+  return nearest_neighbors.query(index, words, query, 3)
+
+
+# `init` has no arrays as inputs: the type of one says which it is to have.
+def _access_init(like):
+  return sparse_access.init(
+    *(_NUM_SLOTS, _WORD_SIZE),
+    num_heads=_NUM_HEADS,
+    num_reads=_NUM_READS,
+    dtype=like.dtype,
+  )
+
+
+def _index_init(key):
+  return nearest_neighbors.init(key, _NUM_SLOTS, _WORD_SIZE)
+
+
 ROWS: tuple[Row, ...] = (
+  Row(
+    sparse_access.write,
+    "sparse memory",
+    _made(_memory, _WORDS, _BY_HEAD, _BY_HEAD),
+    state=0,
+  ),
+  Row(
+    sparse_access.read,
+    "sparse memory",
+    _made(_memory, _WORDS, _BY_HEAD),
+    state=0,
+  ),
+  Row(
+    sparse_access.content_address,
+    "sparse memory",
+    _made(_memory, _WORDS, _BY_HEAD),
+    state=0,
+  ),
+  Row(
+    sparse_access.read_at,
+    "sparse memory",
+    _made(_memory, _address(_NUM_READS)),
+    state=0,
+  ),
+  Row(sparse_access.detach, "sparse memory", _made(_memory), state=0),
+  Row(sparse_access.init, "sparse memory", arrays(()), call=_access_init),
+  Row(
+    sparse_rows.write,
+    "sparse memory",
+    _made(_rows, _slots(1), _slots(4), _ADDITIONS),
+    state=0,
+  ),
+  Row(sparse_rows.read, "sparse memory", _made(_rows, _slots(4)), state=0),
+  Row(sparse_rows.detach, "sparse memory", _made(_rows), state=0),
+  Row(sparse_rows.init, "sparse memory", arrays((4, 3))),
+  Row(
+    recency.touch, "sparse memory", _made(_accesses, _slots(4), _time), state=0
+  ),
+  Row(
+    recency.least_recent,
+    "sparse memory",
+    _made(_accesses),
+    call=_least_recent,
+  ),
+  Row(
+    recency.init,
+    "sparse memory",
+    arrays(()),
+    call=lambda _: recency.init(_NUM_SLOTS),
+  ),
+  Row(
+    nearest_neighbors.insert,
+    "sparse memory",
+    _made(_index, _slots(4), _ADDITIONS),
+    state=0,
+  ),
+  Row(
+    nearest_neighbors.file, "sparse memory", _made(_index, _ADDITIONS), state=0
+  ),
+  Row(
+    nearest_neighbors.delete,
+    "sparse memory",
+    _made(_index, _slots(4)),
+    state=0,
+  ),
+  Row(
+    nearest_neighbors.query,
+    "sparse memory",
+    _made(_index, _ADDITIONS, _floats(_WORD_SIZE)),
+    call=_query,
+  ),
+  Row(nearest_neighbors.exact, "function", arrays((4, 3), 3), call=_exact),
+  Row(
+    nearest_neighbors.init,
+    "random",
+    keyed(),
+    call=_index_init,
+    dtypes=(jnp.float32,),
+  ),
   Row(
     temporal_links.init,
     "function",
