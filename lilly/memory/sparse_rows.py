@@ -160,9 +160,10 @@ def _claim(state: State, slots: jax.Array) -> tuple[State, jax.Array]:
   tickets = state.tickets.at[slots].get(mode="fill", fill_value=-1)
   earliest = jnp.argmax(slots[:, None] == slots[None], axis=1)
   is_earliest = earliest == jnp.arange(slots.size)
-  is_new = (tickets < state.first) & (slots < num_slots) & is_earliest
+  is_old = tickets - state.first < 0  # also where tickets wrap around
+  is_new = is_old & (slots < num_slots) & is_earliest
   fresh = state.following + jnp.cumsum(is_new, dtype=jnp.int32) - 1
-  tickets = jnp.where(tickets < state.first, fresh[earliest], tickets)
+  tickets = jnp.where(is_old, fresh[earliest], tickets)
   state = state._replace(
     tickets=state.tickets.at[slots].set(tickets, mode="drop"),
     following=state.following + jnp.sum(is_new, dtype=jnp.int32),

@@ -524,6 +524,31 @@ def test_hashing_in_a_batch_copies_nothing():
     assert not oracles.copies_in_loops(compiled.as_text(), shape)
 
 
+@pytest.mark.parametrize("is_hashed", [False, True])
+def test_any_similarity_chooses_and_weighs(is_hashed):
+  def first(query, words):
+    return query[0] * words[:, 0]
+
+  index = None
+  if is_hashed:
+    index = nearest_neighbors.init(
+      jax.random.key(0), _N, _W, num_tables=1, num_bits=0
+    )
+    index = nearest_neighbors.file(index, jnp.asarray(_WORDS, jnp.float32))
+  state = _state()._replace(index=index)
+  queries, strengths = np.float32([[-1, 9, 0], [2, 0, 9]]), _both(2.0)
+  read = functools.partial(sparse_access.read, similarity=first)
+  state, reads = _jit(read)(state, queries, strengths)
+  scores = queries[:, :1] * _WORDS[:, 0]
+  slots = np.argsort(-scores, axis=1)[:, :_K]
+  np.testing.assert_array_equal(state.reads.slots, slots)
+  weights = np.exp(2 * np.take_along_axis(scores, slots, axis=1))
+  weights /= weights.sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(state.reads.weights, weights, rtol=1e-5)
+  expected = (weights[..., None] * _WORDS[slots]).sum(axis=1)
+  np.testing.assert_allclose(reads, expected, rtol=1e-5)
+
+
 def test_the_number_of_slots_does_not_matter():
   @functools.partial(_jit, static_argnums=0)
   def run(num_slots, inputs):

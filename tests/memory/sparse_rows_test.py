@@ -92,23 +92,33 @@ def _loss(values):
   return jnp.sum(jnp.sin(values) * (1 + jnp.arange(_W)[None, None]))
 
 
-def _with_tape(tape, words, additions, segment, gradient_rows):
+def _with_tape(tape, words, additions, first, segment, gradient_rows):
   state = sparse_rows.init(words, gradient_rows=gradient_rows)
   state = state._replace(tape=state.tape + tape)
+  if gradient_rows is not None:
+    state = state._replace(
+      tickets=state.tickets + first, first=first, following=first
+    )
   state, values = _sparse(state, additions, segment)
   return _loss(values), (values, state.words)
 
 
 @functools.cache
-def _gradients(segment, gradient_rows):
-  """Gradients by the tape and the additions; values and the last words."""
-  tape = np.zeros((gradient_rows or _N, _W))
+def _compiled(segment, gradient_rows):
   function = functools.partial(
     _with_tape, segment=segment, gradient_rows=gradient_rows
   )
-  function = _jit(jax.grad(function, (0, 2), has_aux=True))
+  return _jit(jax.grad(function, (0, 2), has_aux=True))
+
+
+@functools.cache
+def _gradients(segment, gradient_rows, first=0):
+  """Gradients by the tape and the additions; values and the last words."""
+  tape = np.zeros((gradient_rows or _N, _W))
+  function = _compiled(segment, gradient_rows)
   with jax.enable_x64(True):
-    return jax.tree.map(np.asarray, function(tape, _WORDS, _ADDITIONS))
+    results = function(tape, _WORDS, _ADDITIONS, np.int32(first))
+    return jax.tree.map(np.asarray, results)
 
 
 @functools.cache
@@ -186,6 +196,14 @@ def test_words_beyond_the_rows_make_gradients_nan():
         if _is_slot(slot) and slot not in seen:
           seen.append(slot)
         assert bad[t, j].all() == (_is_slot(slot) and slot in seen[rows:])
+
+
+def test_tickets_may_wrap_around():
+  rows = _rows_needed(_SEGMENT)
+  expected = _gradients(_SEGMENT, rows)
+  for left in (0, 3, rows):
+    actual = _gradients(_SEGMENT, rows, first=2**31 - 1 - left)
+    np.testing.assert_array_equal(actual[0][1], expected[0][1])
 
 
 def test_gradients_of_gradients():
