@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Cost", "of_step"]
+from lilly.nets import memories, random_use
+
+__all__ = ["Cost", "of_memory", "of_step"]
 
 PyTree = Any
 
@@ -81,6 +83,38 @@ def of_step(
     bytes_per_step=(sizes[1] - sizes[0]) / (long - short),
     bytes_in_all=sizes[1],
     seconds_once=statistics.median(a for a, _ in times) - short * seconds,
+  )
+
+
+def of_memory(
+  key: jax.Array,
+  make: Callable[[int], memories.Memory],
+  lengths: tuple[int, int],
+  **options: Any,
+) -> Cost:
+  """Measures a memory alone, full, with random numbers for a controller.
+
+  Args:
+    key: draws words and numbers.
+    make: of a number of steps, the memory for gradients over so many.
+    lengths: as in `of_step`.
+    **options: other keywords of `of_step`.
+
+  Returns:
+    The cost of a step, of writing and reading by all heads.
+  """
+  memory = make(lengths[0])
+
+  def state_and_numbers(length):
+    keys = jax.random.split(key)
+    state = random_use.fill(keys[0], make(length).init())
+    return state, random_use.interface(keys[1], memory, length)
+
+  def step(state, numbers):
+    return memory.step(state, **numbers)
+
+  return of_step(
+    step, state_and_numbers, lengths, detach=memory.detach, **options
   )
 
 
