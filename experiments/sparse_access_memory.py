@@ -337,23 +337,8 @@ def draw_accesses(results: training.Results, path: Any) -> None:
     found = sequence_learner.accesses(params, core, episode.inputs)
     if found is not None:
       drawn[name] = jax.device_get(found)
-  if not drawn:
-    return
-  sheet, grid = pictures.axes(len(drawn), 2)
-  for row, (name, shown) in zip(grid, drawn.items(), strict=True):
-    is_used = sum(shown) > 0.01
-    used = np.flatnonzero(is_used.any(axis=0))
-    used = used[np.argsort(is_used.argmax(axis=0)[used], kind="stable")]
-    kinds = zip(row, ("written", "read"), shown, strict=True)
-    for ax, kind, weights in kinds:
-      ax.imshow(weights[:, used].T, aspect="auto", cmap="viridis", vmin=0)
-      ax.set_title(f"{name}: {kind}")
-      ax.set_xlabel("step")
-      ax.set_ylabel("words, by first use")
-      ax.grid(False)
-      ax.xaxis.get_major_locator().set_params(integer=True)
-      ax.yaxis.get_major_locator().set_params(integer=True)
-  pictures.save(sheet, path)
+  if drawn:
+    pictures.accesses(drawn, path)
 
 
 def draw_scaling(results: training.Results, out_dir: Any) -> None:

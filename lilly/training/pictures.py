@@ -12,7 +12,15 @@ import numpy as np
 
 from lilly.training import claims, experiment, statistics
 
-__all__ = ["COLOURS", "axes", "band", "curves", "save", "sweep"]
+__all__ = [
+  "COLOURS",
+  "accesses",
+  "axes",
+  "band",
+  "curves",
+  "save",
+  "sweep",
+]
 
 # Okabe and Ito's colours, told apart by colour-blind readers, yellow left out.
 COLOURS = (
@@ -162,6 +170,39 @@ def sweep(
       ax.legend(frameon=False)
   save(sheet, path)
   _save_table(path.with_suffix(".csv"), hyper, table)
+
+
+def accesses(
+  memories: Mapping[str, Sequence[np.ndarray]],
+  path: pathlib.Path,
+  threshold: float = 0.01,
+) -> None:
+  """Draws where memories are written and read along an episode.
+
+  Args:
+    memories: for each its weights of writing and of reading, [T, N] each.
+    path: of the PNG.
+    threshold: words that never weigh more are left out; the others stand in the
+      order in which they first do.
+  """
+  sheet, grid = axes(len(memories), 2)
+  for row, (name, weights) in zip(grid, memories.items(), strict=True):
+    used = _by_first_use(np.add(*weights) > threshold)
+    for ax, kind, shown in zip(row, ("written", "read"), weights, strict=True):
+      ax.imshow(shown[:, used].T, aspect="auto", cmap="viridis", vmin=0)
+      ax.set_title(f"{name}: {kind}")
+      ax.set_xlabel("step")
+      ax.set_ylabel("words, by first use")
+      ax.grid(False)
+      for axis in (ax.xaxis, ax.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+  save(sheet, path)
+
+
+def _by_first_use(is_used):
+  """Columns with any use, the earliest used first."""
+  used = np.flatnonzero(is_used.any(axis=0))
+  return used[np.argsort(is_used.argmax(axis=0)[used], kind="stable")]
 
 
 def save(sheet: Any, path: pathlib.Path) -> None:

@@ -210,3 +210,31 @@ def test_a_sweep_draws_finals_against_the_hyper_parameter(sheets, tmp_path):
   np.testing.assert_allclose(line.get_ydata(), [1.5, 4.0])
   assert legend(ax) == ["the error (n=2)"] and ax.get_xscale() == "log"
   assert path.with_suffix(".csv").read_text().count("\n") == 3
+
+
+def test_accesses_draws_a_row_for_each_memory(tmp_path):
+  weights = np.zeros((5, 9))
+  weights[1, 7] = weights[3, 2] = 1.0
+  sizes = []
+  for names in (["sam"], ["sam", "dam"]):
+    path = tmp_path / f"{len(names)}.png"
+    pictures.accesses(dict.fromkeys(names, (weights, weights / 2)), path)
+    sizes.append(Image.open(path).size)
+  assert sizes[1] == (sizes[0][0], 2 * sizes[0][1])
+
+
+def test_words_stand_in_the_order_of_their_first_use():
+  is_used = np.zeros((4, 6), bool)
+  is_used[[0, 2, 2], [5, 1, 3]] = True
+  is_used[3] = [True, True, False, False, False, False]
+  assert pictures._by_first_use(is_used).tolist() == [5, 1, 3, 0]
+
+
+def test_curves_against_what_a_step_stands_for(tmp_path):
+  results = make_results({"a": [[1.0, 2.0, 3.0]]}, steps=(1, 2, 3))
+  path = tmp_path / "sizes.png"
+  pictures.curves(
+    results, path, {"eval/error": "s"}, x=lambda s: 2.0**s, x_label="words"
+  )
+  rows = list(csv.DictReader(path.with_suffix(".csv").open()))
+  assert [row["words"] for row in rows] == ["2", "4", "8"]
