@@ -48,7 +48,7 @@ def copy(
     The episode, D = num_bits + 2, O = num_bits.
 
   Raises:
-    ValueError: a size is not a positive integer, or the level is out of range.
+    ValueError: a size is too small, or the level is out of range.
 
   Reference:
     Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.1, who use 8
@@ -59,13 +59,9 @@ def copy(
   >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum()) <= 3
   ((18, 8), (18, 6), True)
   """
-  _check_positive(
-    num_bits=num_bits, max_length=max_length, min_length=min_length
-  )
+  _check(num_bits=num_bits, max_length=max_length, min_length=min_length)
   length_key, bits_key = jax.random.split(key)
-  length = _draw(
-    length_key, min_length, sequences.clip_level(level, max_length)
-  )
+  length = _draw(length_key, level, min_length, max_length)
   x = _bits(bits_key, max_length, num_bits)
   steps = jnp.arange(2 * max_length + 2)
   end = length + 1
@@ -109,38 +105,34 @@ def repeat_copy(
     The episode, D = num_bits + 2 (start, number), O = num_bits + 1 (marker).
 
   Raises:
-    ValueError: a size is not a positive integer, or the level is out of range.
+    ValueError: a size is too small, or the level is out of range.
 
   Reference:
-    Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.2; the number
-    is there scaled to mean 0 and variance 1, here to (0, 1], so that none of
-    its values is silence.
+    Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.2; there the
+    number has mean 0 and variance 1, here it is in (0, 1], never silence.
 
   >>> episode = repeat_copy(jax.random.key(0), 3)
   >>> episode.inputs.shape, episode.targets.shape
   ((113, 10), (113, 9))
   """
-  _check_positive(num_bits=num_bits, max_length=max_length)
-  _check_positive(max_repeats=max_repeats, min_length=min_length)
-  _check_positive(min_repeats=min_repeats)
+  _check(num_bits=num_bits, max_length=max_length)
+  _check(max_repeats=max_repeats, min_length=min_length)
+  _check(min_repeats=min_repeats)
   length_key, repeats_key, bits_key = jax.random.split(key, 3)
   level = sequences.clip_level(level, max(max_length, max_repeats))
-  length = _draw(length_key, min_length, jnp.minimum(level, max_length))
-  repeats = _draw(repeats_key, min_repeats, jnp.minimum(level, max_repeats))
+  length = _draw(length_key, level, min_length, max_length)
+  repeats = _draw(repeats_key, level, min_repeats, max_repeats)
   x = _bits(bits_key, max_length, num_bits)
   steps = jnp.arange(max_length * (max_repeats + 1) + 3)
   end = length + 1
   number = _flag(steps == end) * (repeats / max_repeats)
-  since_end = steps - end - 1
-  answer = jnp.where(
-    _inside(since_end, length * repeats)[:, None], x[since_end % length], 0.0
-  )
+  inputs = [_place(x, steps - 1, length), _flag(steps == 0), number]
+  since_end, num_asked = steps - end - 1, length * repeats
+  copies = x[since_end % length] * _inside(since_end, num_asked)[:, None]
   return Episode(
-    jnp.concatenate(
-      [_place(x, steps - 1, length), _flag(steps == 0), number], axis=1
-    ),
-    jnp.concatenate([answer, _flag(since_end == length * repeats)], axis=1),
-    _inside(since_end, length * repeats + 1),
+    jnp.concatenate(inputs, axis=1),
+    jnp.concatenate([copies, _flag(since_end == num_asked)], axis=1),
+    _inside(since_end, num_asked + 1),
   )
 
 
@@ -163,8 +155,7 @@ def associative_recall(
 
   Args:
     key: typed key.
-    level: greatest number of items, 1..max_items (a traced one is clipped), []
-      int32.
+    level: most items, 1..max_items (a traced one is clipped), [] int32.
     num_bits: bits of a vector; the flags have two further channels.
     item_length: vectors of an item.
     max_items: greatest level, at least 2.
@@ -174,8 +165,7 @@ def associative_recall(
     The episode, D = num_bits + 2, O = num_bits.
 
   Raises:
-    ValueError: a size is not a positive integer or too small, or the level is
-      out of range.
+    ValueError: a size is too small, or the level is out of range.
 
   Reference:
     Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.3 (2 to 6
@@ -186,30 +176,23 @@ def associative_recall(
   >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum())
   ((32, 8), (32, 6), 3)
   """
-  _check_positive(num_bits=num_bits, item_length=item_length)
-  _check_positive(min_items=min_items)
-  if max_items < 2:
-    raise ValueError(f"max_items is {max_items}; it must be at least 2.")
-  number_key, query_key, bits_key = jax.random.split(key, 3)
-  level = sequences.clip_level(level, max_items)
-  number = jnp.maximum(_draw(number_key, min_items, level), 2)
-  query = jax.random.randint(query_key, (), 0, number - 1)
-  items = _bits(bits_key, max_items * item_length, num_bits)
-  items = _set_apart(items.reshape(max_items, item_length, num_bits), query)
+  _check(num_bits=num_bits, item_length=item_length)
+  _check(min_items=min_items)
+  _check(2, max_items=max_items)
+  number_key, items_key = jax.random.split(key)
+  number = jnp.maximum(_draw(number_key, level, min_items, max_items), 2)
+  query, items = _items(items_key, number, max_items, item_length, num_bits)
 
   width = item_length + 1  # of an item with its flag
   flagged = jnp.pad(items, ((0, 0), (1, 0), (0, 0)))  # the flag's own step
-  steps = jnp.arange(max_items * width + 2 * width)
-  end = number * width
+  steps, end = jnp.arange((max_items + 2) * width), number * width
   shown = _place(flagged.reshape(-1, num_bits), steps, end)
   asked = _place(items[query], steps - end - 1, item_length)
-  flags = _flag(
-    (steps % width == 0) & (steps < end),
-    (steps == end) | (steps == end + width),
-  )
+  is_item = (steps % width == 0) & (steps < end)
+  is_query = (steps == end) | (steps == end + width)
   since_query = steps - end - width - 1
   return Episode(
-    jnp.concatenate([shown + asked, flags], axis=1),
+    jnp.concatenate([shown + asked, _flag(is_item, is_query)], axis=1),
     _place(items[query + 1], since_query, item_length),
     _inside(since_query, item_length),
   )
@@ -236,7 +219,7 @@ def priority_sort(
     key: typed key.
     level: greatest n, 1..max_inputs (a traced one is clipped), [] int32.
     num_bits: bits of a vector.
-    max_inputs: greatest level.
+    max_inputs: greatest level, at least max_outputs.
     max_outputs: m at n = max_inputs.
     min_inputs: least n, where the level allows it; None is max_inputs, so that
       n is the level.
@@ -245,8 +228,7 @@ def priority_sort(
     The episode, D = num_bits + 2 (priority, flag), O = num_bits.
 
   Raises:
-    ValueError: a size is not a positive integer, max_outputs is greater than
-      max_inputs, or the level is out of range.
+    ValueError: a size is too small, or the level is out of range.
 
   Reference:
     Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.5: 20 vectors
@@ -259,22 +241,14 @@ def priority_sort(
   """
   if min_inputs is None:
     min_inputs = max_inputs
-  _check_positive(num_bits=num_bits, max_inputs=max_inputs)
-  _check_positive(max_outputs=max_outputs, min_inputs=min_inputs)
-  if max_outputs > max_inputs:
-    raise ValueError(
-      f"max_outputs is {max_outputs}; it must be at most max_inputs, which is "
-      f"{max_inputs}."
-    )
+  _check(num_bits=num_bits, max_outputs=max_outputs, min_inputs=min_inputs)
+  _check(max_outputs, max_inputs=max_inputs)
   number_key, priority_key, bits_key = jax.random.split(key, 3)
-  number = _draw(
-    number_key, min_inputs, sequences.clip_level(level, max_inputs)
-  )
+  number = _draw(number_key, level, min_inputs, max_inputs)
   x = _bits(bits_key, max_inputs, num_bits)
   p = jax.random.uniform(priority_key, (max_inputs,), minval=-1.0)
   is_shown = jnp.arange(max_inputs) < number
   order = jnp.argsort(jnp.where(is_shown, -p, jnp.inf))  # stable
-
   steps = jnp.arange(max_inputs + 1 + max_outputs)
   shown = _place(jnp.concatenate([x, p[:, None]], axis=1), steps, number)
   num_outputs = -(-number * max_outputs // max_inputs)
@@ -334,14 +308,18 @@ def task(name: str, **sizes: int) -> sequences.Task:
   )
 
 
-def _check_positive(**sizes: int) -> None:
+def _check(least: int = 1, **sizes: int) -> None:
   for name, value in sizes.items():
-    if value < 1:
-      raise ValueError(f"{name} is {value}; it must be a positive integer.")
+    if value < least:
+      raise ValueError(f"{name} is {value}; it must be at least {least}.")
 
 
-def _draw(key: jax.Array, low: int, high: jax.Array) -> jax.Array:
-  return jax.random.randint(key, (), jnp.minimum(low, high), high + 1)
+def _draw(
+  key: jax.Array, level: int | jax.Array, least: int, most: int
+) -> jax.Array:
+  """Draws from U{least .. level}; at a lower level than that, the level."""
+  high = sequences.clip_level(level, most)
+  return jax.random.randint(key, (), jnp.minimum(least, high), high + 1)
 
 
 def _bits(key: jax.Array, *shape: int) -> jax.Array:
@@ -364,9 +342,17 @@ def _flag(*channels: jax.Array) -> jax.Array:
   return jnp.stack(channels, axis=1).astype(jnp.float32)
 
 
-def _set_apart(items: jax.Array, query: jax.Array) -> jax.Array:
-  """Flips the first bit of the items [n, l, bits] that equal the query's."""
+def _items(
+  key: jax.Array, number: jax.Array, *shape: int
+) -> tuple[jax.Array, jax.Array]:
+  """Draws a query among the first number - 1 items, and items [n, l, bits].
+
+  Of the items that equal the query's by chance, the first bit is flipped.
+  """
+  query_key, bits_key = jax.random.split(key)
+  query = jax.random.randint(query_key, (), 0, number - 1)
+  items = _bits(bits_key, *shape)
   equal = (items == items[query][None]).all((1, 2))
   twins = equal & (jnp.arange(len(items)) != query)
   first = items[:, 0, 0]
-  return items.at[:, 0, 0].set(jnp.where(twins, 1 - first, first))
+  return query, items.at[:, 0, 0].set(jnp.where(twins, 1 - first, first))

@@ -41,8 +41,7 @@ def episode(
 
   Args:
     key: typed key.
-    level: classes of this episode, 1..num_classes (a traced one is clipped), []
-      int32.
+    level: classes shown, 1..num_classes (a traced one is clipped), [] int32.
     drawings: ink, uint8 [characters, drawings, size, size].
     num_classes: hardest level.
     num_instances: presentations of each class.
@@ -55,14 +54,12 @@ def episode(
     The episode, D = size² + O, O = num_classes, or 25 with letters.
 
   Raises:
-    ValueError: too few characters or drawings for these sizes, a size that is
-      not allowed, or a level out of range.
+    ValueError: a size that the drawings do not allow, or a level out of range.
 
   Reference:
     Santoro et al., 2016 (arXiv 1605.06065), sections 2 and 4.2: 5 classes in 50
-    steps, 15 in 100. There drawings are also turned by small angles and
-    shifted; here they are not. That each class is shown equally often is our
-    reading (unconfirmed).
+    steps, 15 in 100. There drawings are also shifted and turned a little. That
+    each class is shown equally often is our reading (unconfirmed).
 
   >>> drawings = np.zeros((6, 10, 4, 4), np.uint8)
   >>> shown = episode(jax.random.key(0), 5, drawings)
@@ -71,31 +68,16 @@ def episode(
   """
   _check(drawings.shape, num_classes, num_instances, num_rotations)
   symbols, values = _encoding(label_encoding, num_classes)
-  level = sequences.clip_level(level, num_classes)
-  num_steps = num_classes * num_instances
-  # All numbers in one draw: it compiles faster. Their order is a permutation.
-  sizes = [
-    len(drawings) * num_rotations,
-    values**symbols,
-    num_classes * drawings.shape[1],
-  ]
-  u = jax.random.uniform(key, (sum(sizes) + num_steps,))
-  by_class, by_label, by_row, by_slot = jnp.split(u, np.cumsum(sizes))
-  classes = jnp.argsort(by_class)[:num_classes]
-  labels = jnp.argsort(by_label)[:num_classes]
-  rows = jnp.argsort(by_row.reshape(num_classes, -1), axis=1)[:, :num_instances]
-  codes = _written(labels, symbols, values)
-
-  slots = jnp.arange(num_steps)
-  mask = slots < level * num_instances
-  # Those that are not shown come last.
-  slots = jnp.argsort(jnp.where(mask, by_slot, 2.0))
-  shown = slots // num_instances
-  rotation, character = jnp.divmod(classes[shown], len(drawings))
-  images = jnp.asarray(drawings)[character, rows[shown, slots % num_instances]]
-  images = _turned(images, rotation, num_rotations)
-  pixels = images.reshape(len(slots), -1).astype(jnp.float32) / 255
-  targets = jnp.where(mask[:, None], codes[shown], 0.0)
+  num_shown = sequences.clip_level(level, num_classes)
+  choices = (len(drawings) * num_rotations, values**symbols, drawings.shape[1])
+  classes, labels, rows = _schedule(
+    key, num_shown, num_classes, num_instances, choices
+  )
+  mask = jnp.arange(num_classes * num_instances) < num_shown * num_instances
+  rotation, character = jnp.divmod(classes, len(drawings))
+  images = _turned(jnp.asarray(drawings)[character, rows], rotation)
+  pixels = images.reshape(len(images), -1).astype(jnp.float32) / 255
+  targets = jnp.where(mask[:, None], _written(labels, symbols, values), 0.0)
   told = jnp.pad(targets, ((1, 0), (0, 0)))[:-1]
   inputs = jnp.concatenate([pixels, told], axis=1)
   return Episode(jnp.where(mask[:, None], inputs, 0.0), targets, mask)
@@ -157,23 +139,21 @@ def task(
   image_size: int = 20,
   label_encoding: str = "one_hot",
 ) -> sequences.Task:
-  """Makes a task of labelling characters.
+  """Makes a task of labelling characters; those of tests are others.
 
-  Test characters are never trained on. Training turns characters by multiples
-  of 90 degrees to have four times as many; tests leave them upright.
+  Training turns characters to have four times as many; tests do not.
 
   Args:
     name: "generated" (150 characters to train on, 50 to test on, the same in
       every program) or "omniglot" (964 and 659, of different alphabets).
     data_dir: for Omniglot, as in `datasets.load`.
-    num_classes: hardest level.
-    num_instances: presentations of each class.
+    num_classes: as in `episode`, so are num_instances and label_encoding.
+    num_instances: at most 20.
     image_size: side of the drawings, in pixels.
-    label_encoding: as in `episode`.
+    label_encoding: "one_hot" or "letters".
 
   Returns:
-    The task; data are training and test drawings, uint8 [characters, 20, size,
-    size] each.
+    The task; data are training and test drawings, uint8 [.., 20, size, size].
 
   Raises:
     ValueError: no such task, or sizes that do not fit the characters.
@@ -182,19 +162,10 @@ def task(
 
   Reference:
     Rae et al., 2016 (arXiv 1610.09027), section 4.4; Santoro et al., 2016
-    (arXiv 1605.06065). Omniglot is split as Lake et al. (2015) did; Santoro et
-    al. train on 1,200 characters and also turn those they test on.
+    (arXiv 1605.06065), who train on 1,200 characters and also turn those they
+    test on; here Omniglot is split as Lake et al. (2015) did.
   """
-  if name == "omniglot":
-    data = tuple(
-      characters.omniglot(split, data_dir, image_size=image_size)
-      for split in ("train", "test")
-    )
-  elif name == "generated":
-    ink = characters.generate(jax.random.key(0), image_size=image_size)
-    data = tuple(np.split(np.asarray(ink), [150]))
-  else:
-    raise ValueError(f"name={name!r} is unknown; known: generated, omniglot.")
+  data = _drawings(name, data_dir, image_size)
   symbols, values = _encoding(label_encoding, num_classes)
   _check(data[1].shape, num_classes, num_instances, num_rotations=1)
   draw = functools.partial(
@@ -214,6 +185,21 @@ def task(
     error=functools.partial(sequences.label_errors, num_groups=symbols),
     data=data,
   )
+
+
+def _drawings(
+  name: str, data_dir: str | os.PathLike[str] | None, image_size: int
+) -> tuple[np.ndarray, ...]:
+  """Returns the drawings to train and to test on."""
+  if name == "generated":
+    ink = characters.generate(jax.random.key(0), image_size=image_size)
+    return tuple(np.split(np.asarray(ink), [150]))
+  if name == "omniglot":
+    return tuple(
+      characters.omniglot(split, data_dir, image_size=image_size)
+      for split in ("train", "test")
+    )
+  raise ValueError(f"name={name!r} is unknown; known: generated, omniglot.")
 
 
 def _check(
@@ -246,6 +232,34 @@ def _encoding(name: str, num_classes: int) -> tuple[int, int]:
   return symbols, values
 
 
+def _schedule(
+  key: jax.Array,
+  num_shown: jax.Array,
+  num_classes: int,
+  num_instances: int,
+  choices: tuple[int, int, int],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Draws the class, the label and the drawing of each step, all [T].
+
+  Slots of num_instances steps belong to a class; those of the first num_shown
+  come first, in random order. Choices are the numbers of classes, labels and
+  drawings.
+  """
+  slots = jnp.arange(num_classes * num_instances)
+  # All numbers in one draw: it compiles faster. Their order is a permutation.
+  sizes = np.cumsum([*choices[:2], num_classes * choices[2], len(slots)])
+  u = jax.random.uniform(key, (int(sizes[-1]),))
+  by_class, by_label, by_row, by_slot = jnp.split(u, sizes[:-1])
+  classes = jnp.argsort(by_class)[:num_classes]
+  labels = jnp.argsort(by_label)[:num_classes]
+  rows = jnp.argsort(by_row.reshape(num_classes, -1), axis=1)[:, :num_instances]
+  order = jnp.argsort(
+    jnp.where(slots < num_shown * num_instances, by_slot, 2.0)
+  )
+  shown, instance = jnp.divmod(slots[order], num_instances)
+  return classes[shown], labels[shown], rows[shown, instance]
+
+
 def _written(labels: jax.Array, symbols: int, values: int) -> jax.Array:
   """Writes labels [n] in one-hot symbols, [n, symbols values]."""
   digits = labels[:, None] // values ** jnp.arange(symbols)[None] % values
@@ -262,9 +276,7 @@ def _label_numbers(x: jax.Array, symbols: int) -> jax.Array:
   return grouped.argmax(-1) @ grouped.shape[-1] ** jnp.arange(symbols)
 
 
-def _turned(
-  images: jax.Array, rotation: jax.Array, num_rotations: int
-) -> jax.Array:
+def _turned(images: jax.Array, rotation: jax.Array) -> jax.Array:
   """Turns image t [T, size, size] by rotation[t] times 90 degrees."""
-  turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(num_rotations)]
+  turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
   return jnp.stack(turned)[rotation, jnp.arange(len(images))]

@@ -49,9 +49,8 @@ def texts(
 ) -> Texts:
   """Cuts stories to a length.
 
-  A longer story ends with the last question that fits in whole, answer and all;
-  the questions after it are not asked. A story without any question is left
-  out.
+  A longer story ends with the last question that fits in whole, answer and all.
+  Later questions are not asked, and a story without any question is left out.
 
   Args:
     loaded: as from `stories.load`.
@@ -241,15 +240,14 @@ def task(
 
   Reference:
     Rae et al., 2016 (arXiv 1610.09027), supplementary G. How stories are drawn
-    there is not known, nor what is done with long ones (unconfirmed).
+    and cut there is not known (unconfirmed).
   """
   train = stories.load(name, "train", data_dir)
-  test = train if held_out else stories.load(name, "test", data_dir)
-  parts = ("first", "last") if held_out else ("all", "all")
-  data = tuple(
-    texts(loaded, max_steps=max_steps, part=part)
-    for loaded, part in zip((train, test), parts, strict=True)
-  )
+  cut = functools.partial(texts, max_steps=max_steps)
+  if held_out:
+    data = (cut(train, part="first"), cut(train, part="last"))
+  else:
+    data = (cut(train), cut(stories.load(name, "test", data_dir)))
   num_words = len(train.vocabulary)
   read = functools.partial(episode, num_words=num_words, max_steps=max_steps)
 

@@ -198,15 +198,19 @@ def test_the_published_sizes():
 @pytest.mark.parametrize(
   ("name", "sizes", "message"),
   [
-    ("copy", {"num_bits": 0}, "num_bits is 0; it must be a positive"),
-    ("copy", {"max_length": -1}, "max_length is -1; it must be a positive"),
-    ("copy", {"min_length": 0}, "min_length is 0; it must be a positive"),
+    ("copy", {"num_bits": 0}, "num_bits is 0; it must be at least 1"),
+    ("copy", {"max_length": -1}, "max_length is -1; it must be at least 1"),
+    ("copy", {"min_length": 0}, "min_length is 0; it must be at least 1"),
     ("repeat_copy", {"max_repeats": 0}, "max_repeats is 0; it must be"),
     ("repeat_copy", {"min_repeats": 0}, "min_repeats is 0; it must be"),
     ("associative_recall", {"item_length": 0}, "item_length is 0; it must"),
     ("associative_recall", {"max_items": 1}, "max_items is 1; it must be at"),
     ("priority_sort", {"max_outputs": 0}, "max_outputs is 0; it must be"),
-    ("priority_sort", {"max_inputs": 9}, "max_outputs is 16; it must be at"),
+    (
+      "priority_sort",
+      {"max_inputs": 9},
+      "max_inputs is 9; it must be at least 16",
+    ),
     ("sort", {}, "name='sort' is unknown; known: copy"),
   ],
 )
