@@ -219,7 +219,8 @@ def test_accesses_draws_a_row_for_each_memory(tmp_path):
   for names in (["sam"], ["sam", "dam"]):
     path = tmp_path / f"{len(names)}.png"
     pictures.accesses(dict.fromkeys(names, (weights, weights / 2)), path)
-    sizes.append(Image.open(path).size)
+    with Image.open(path) as image:
+      sizes.append(image.size)
   assert sizes[1] == (sizes[0][0], 2 * sizes[0][1])
 
 
@@ -236,5 +237,5 @@ def test_curves_against_what_a_step_stands_for(tmp_path):
   pictures.curves(
     results, path, {"eval/error": "s"}, x=lambda s: 2.0**s, x_label="words"
   )
-  rows = list(csv.DictReader(path.with_suffix(".csv").open()))
-  assert [row["words"] for row in rows] == ["2", "4", "8"]
+  with open(path.with_suffix(".csv"), encoding="utf-8") as table:
+    assert [row["words"] for row in csv.DictReader(table)] == ["2", "4", "8"]
