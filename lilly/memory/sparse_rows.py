@@ -142,12 +142,12 @@ def _in_range(state: State, slots: jax.Array) -> jax.Array:
 
 
 def _lookup(state: State, slots: jax.Array) -> jax.Array:
-  """Rows of the tape; its length for slots that have none."""
+  """Rows of the tape; its length or more for slots that have none."""
   num_rows, _ = state.tape.shape
   if state.tickets is None:
     return slots
   tickets = state.tickets.at[slots].get(mode="fill", fill_value=-1)
-  rows = jnp.minimum(tickets - state.first, num_rows + 1)
+  rows = tickets - state.first
   return jnp.where(rows < 0, num_rows, rows)
 
 

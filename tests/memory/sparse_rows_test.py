@@ -20,7 +20,8 @@ def _edits():
   rng = np.random.default_rng(0)
   erased = np.stack([rng.permutation(_N - 2)[:2] for _ in range(_STEPS)])
   erased[2, 1], erased[5, 0] = _N + 3, -1
-  slots = rng.integers(0, _N - 2, (_STEPS, 5))
+  slots = rng.integers(0, _N - 4, (_STEPS, 5))
+  slots[_SEGMENT:] += 3
   slots[:, 4] = np.where(np.arange(_STEPS) % 2, slots[:, 1], erased[:, 0])
   slots[1, 0], slots[3, 2], slots[6, 1] = _N, _N + 1, -2
   reads = rng.integers(0, _N - 1, (_STEPS, 4))
