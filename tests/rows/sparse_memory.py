@@ -8,6 +8,7 @@ from lilly.memory import (
   nearest_neighbors,
   recency,
   sparse_access,
+  sparse_neural_computer,
   sparse_rows,
   temporal_links,
 )
@@ -133,6 +134,27 @@ def _index_init(key):
   return nearest_neighbors.init(key, _NUM_SLOTS, _WORD_SIZE)
 
 
+def _follower(rng, dtype):
+  """An SDNC's memory; both heads link all of its slots."""
+
+  def links(*leading):
+    slots = np.argsort(rng.random((*leading, _NUM_SLOTS)))[..., :2]
+    weights = -np.sort(-rng.random((*leading, 2)) / 2)
+    return slots.astype(np.int32), jnp.asarray(weights, dtype)
+
+  rows = _NUM_HEADS, _NUM_SLOTS
+  state = temporal_links.State(*links(*rows), *links(*rows), *links(_NUM_HEADS))
+  return sparse_neural_computer.State(_memory(rng, dtype), state)
+
+
+def _modes(rng, dtype):
+  return jnp.asarray(rng.dirichlet(np.ones(3), _NUM_HEADS), dtype)
+
+
+def _follower_init(like):
+  return sparse_neural_computer.init(_access_init(like), num_links=2)
+
+
 ROWS: tuple[Row, ...] = (
   Row(
     sparse_access.write,
@@ -226,5 +248,26 @@ ROWS: tuple[Row, ...] = (
     "function",
     lambda seed, dtype: _links(seed, dtype)[1:],
     call=lambda *x: temporal_links.strongest(*x, count=2, num_slots=5),
+  ),
+  Row(
+    sparse_neural_computer.write,
+    "sparse memory",
+    _made(_follower, _WORDS, _BY_HEAD, _BY_HEAD),
+    state=0,
+  ),
+  Row(
+    sparse_neural_computer.read,
+    "sparse memory",
+    _made(_follower, _WORDS, _BY_HEAD, _modes),
+    state=0,
+  ),
+  Row(
+    sparse_neural_computer.detach, "sparse memory", _made(_follower), state=0
+  ),
+  Row(
+    sparse_neural_computer.init,
+    "sparse memory",
+    arrays(()),
+    call=_follower_init,
   ),
 )
