@@ -121,10 +121,6 @@ def _linear_of(make_cell, initial_state, input_size, output_size) -> Core:
 def _core(forward, initial_state, input_size, **functions) -> Core:
   network = hk.without_apply_rng(hk.transform(forward))
 
-  def fresh_state():
-    # No two leaves may be one array, or the state could not be donated.
-    return jax.tree.map(jnp.copy, initial_state())
-
   def init(key):
     return network.init(key, jnp.zeros(input_size), initial_state())
 
@@ -132,7 +128,7 @@ def _core(forward, initial_state, input_size, **functions) -> Core:
     chex.assert_shape(x, (input_size,))
     return network.apply(params, x, state)
 
-  return Core(init, fresh_state, apply, **functions)
+  return Core(init, initial_state, apply, **functions)
 
 
 def _lstm_state(size):
