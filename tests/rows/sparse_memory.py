@@ -151,6 +151,20 @@ def _modes(rng, dtype):
   return jnp.asarray(rng.dirichlet(np.ones(3), _NUM_HEADS), dtype)
 
 
+# Uncompiled, one operation after another, these take a minute; what they
+# consist of has rows of its own.
+_compiled_write = jax.jit(sparse_neural_computer.write)
+_compiled_read = jax.jit(sparse_neural_computer.read)
+
+
+def _follower_write(*inputs):
+  return _compiled_write(*inputs)
+
+
+def _follower_read(*inputs):
+  return _compiled_read(*inputs)
+
+
 def _follower_init(like):
   return sparse_neural_computer.init(_access_init(like), num_links=2)
 
@@ -253,12 +267,14 @@ ROWS: tuple[Row, ...] = (
     sparse_neural_computer.write,
     "sparse memory",
     _made(_follower, _WORDS, _BY_HEAD, _BY_HEAD),
+    call=_follower_write,
     state=0,
   ),
   Row(
     sparse_neural_computer.read,
     "sparse memory",
     _made(_follower, _WORDS, _BY_HEAD, _modes),
+    call=_follower_read,
     state=0,
   ),
   Row(
