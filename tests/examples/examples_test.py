@@ -53,3 +53,8 @@ def test_an_own_experiment_learns_and_leaves_files(tmp_path, capsys):
   error = "eval/error"
   assert learns["final"][error]["median"] < stays["final"][error]["median"]
   assert summary["claims"][0]["verdict"] == "not applicable"
+
+
+def test_a_sam_core_in_a_scan_of_ones_own_learns():
+  first, last = load("sam_core_in_a_scan").main(num_segments=600)
+  assert last < 0.8 * first
