@@ -262,6 +262,22 @@ def test_a_table_without_bits_equals_exact_search():
   np.testing.assert_array_equal(_times(state), _times(expected, 0))
 
 
+def test_each_segment_has_all_the_rows():
+  state = _started(_WORDS.astype(np.float32), gradient_rows=_H)
+  gates = np.ones(_H, np.float32), np.zeros(_H, np.float32)
+
+  def loss(words, state):
+    state = sparse_access.write(state, words, *gates)
+    address = jax.tree.map(lambda x: x[:, -1:], state.writes)
+    return jnp.sum(sparse_access.read_at(state, address)[1]), state
+
+  gradient = _jit(jax.grad(loss, has_aux=True))
+  for _ in range(3):
+    grad, state = gradient(np.ones((_H, _W), np.float32), state)
+    np.testing.assert_array_equal(grad, np.ones((_H, _W)))
+    state = sparse_access.detach(state)
+
+
 # Single steps in float32, each call of the same compiled programs.
 
 _compiled_write = _jit(sparse_access.write)
@@ -597,6 +613,15 @@ def test_types_are_those_of_the_memory():
   after, reads = jax.eval_shape(_step, state, inputs)
   assert after == state
   assert reads.dtype == jnp.bfloat16
+
+
+def test_a_memory_starts_full_of_a_number_and_unread():
+  state = sparse_access.init(8, 2, num_reads=3, fill=0.5)
+  np.testing.assert_array_equal(state.words.words, np.full((8, 2), 0.5))
+  assert np.all(sparse_access.init(8, 2).words.words == np.float32(1e-6))
+  for address, count in ((state.reads, 3), (state.writes, 4)):
+    np.testing.assert_array_equal(address.slots, np.full((4, count), 8))
+    np.testing.assert_array_equal(address.weights, np.zeros((4, count)))
 
 
 def test_all_of_a_state_can_be_donated():

@@ -263,7 +263,7 @@ def test_types_are_those_of_the_words():
     }
     return jnp.sum(values.astype(jnp.float32))
 
-  value, grad = _jit(jax.value_and_grad(loss))(jnp.full((2, 2), 0.5))
+  value, grad = _jit(jax.value_and_grad(loss))(np.full((2, 2), 0.5, np.float32))
   assert value == 2 * 0.5 + 2 * 1.5
   np.testing.assert_array_equal(grad, np.ones((2, 2), np.float32))
 
