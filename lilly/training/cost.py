@@ -106,7 +106,7 @@ def of_memory(
   memory = make(lengths[0])
 
   def state_and_numbers(length):
-    keys = jax.random.split(key)
+    keys = jax.random.split(jax.random.clone(key))  # for both lengths
     state = random_use.fill(keys[0], make(length).init())
     return state, random_use.interface(keys[1], memory, length)
 
