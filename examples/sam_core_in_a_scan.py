@@ -8,8 +8,7 @@ from lilly.nets import cores
 
 SEGMENT, LAG = 20, 6  # steps between updates; recall what was 6 steps ago
 SIZES = {"hidden_size": 32, "num_slots": 4096, "word_size": 8, "num_heads": 1}
-# A head writes one word more in a step than the 4 that it reads.
-CORE = cores.sam(1, 1, gradient_rows=SEGMENT * (4 + 1), **SIZES)
+CORE = cores.sam(1, 1, gradient_rows=SEGMENT * (4 + 1), **SIZES)  # K + 1
 OPTIMISER = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(3e-3))
 
 

@@ -165,10 +165,7 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
   is_word = jnp.any(words != 0, axis=1)
   is_new = ~is_filed & (is_earliest & is_word & (slots < num_slots))[:, None]
   # Several new entries of one bucket take consecutive positions.
-  same = buckets[:, None] == buckets[None]
-  same &= is_new[:, None] & is_new[None]  # [J, J, L]
-  count = jnp.sum(same, axis=1, dtype=jnp.int32)
-  rank = jnp.tril(same.transpose(2, 0, 1), -1).sum(axis=2, dtype=jnp.int32).T
+  count, rank = _places_in_line(buckets, is_new)
   new_buckets = jnp.where(is_new, buckets, num_buckets)
   cursors = index.cursors.at[tables, new_buckets].add(1, mode="drop")
   # Read after the write: see `recency`.
@@ -187,6 +184,15 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
     cursors=cursors,
     places=index.places.at[kept].set(new_places, mode="drop"),
   )
+
+
+def _places_in_line(buckets, is_new):
+  """How many new entries share an entry's bucket, and how many before it."""
+  same = buckets[:, None] == buckets[None]
+  same &= is_new[:, None] & is_new[None]  # [J, J, L]
+  count = jnp.sum(same, axis=1, dtype=jnp.int32)
+  earlier = jnp.tril(same.transpose(2, 0, 1), -1)
+  return count, jnp.sum(earlier, axis=2, dtype=jnp.int32).T
 
 
 def file(index: Index, words: jax.Array) -> Index:

@@ -91,18 +91,13 @@ def init(
   >>> init(1024, 32).reads.slots.shape
   (4, 4)
   """
-  sizes = {"num_slots": num_slots, "word_size": word_size}
-  sizes |= {"num_heads": num_heads, "num_reads": num_reads}
-  for name, size in sizes.items():
-    if size < 1:
-      raise ValueError(f"{name} must be positive, got {size}.")
-  for name in ("num_heads", "num_reads"):
-    if sizes[name] > num_slots:
-      raise ValueError(
-        f"{name} must be at most num_slots={num_slots}, got {sizes[name]}."
-      )
-  if not math.isfinite(fill):
-    raise ValueError(f"fill must be finite, got {fill}.")
+  _check(
+    fill,
+    num_slots=num_slots,
+    word_size=word_size,
+    num_heads=num_heads,
+    num_reads=num_reads,
+  )
   if index is not None and len(index.places) != num_slots:
     raise ValueError(
       f"index must be for num_slots={num_slots}, got {len(index.places)}."
@@ -121,6 +116,20 @@ def init(
     time=jnp.int32(0),
     index=index,
   )
+
+
+def _check(fill, **sizes):
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f"{name} must be positive, got {size}.")
+  for name in ("num_heads", "num_reads"):
+    if sizes[name] > sizes["num_slots"]:
+      raise ValueError(
+        f"{name} must be at most num_slots={sizes['num_slots']}, got "
+        f"{sizes[name]}."
+      )
+  if not math.isfinite(fill):
+    raise ValueError(f"fill must be finite, got {fill}.")
 
 
 def detach(state: State) -> State:

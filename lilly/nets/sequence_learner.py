@@ -65,13 +65,16 @@ def accesses(
 
 
 def _weights(memory):
+  """Of writing and of reading, [N] each."""
   if isinstance(memory, sparse_neural_computer.State):
     return _weights(memory.memory)
   if isinstance(memory, sparse_access.State):
-    nothing = jnp.zeros(len(memory.words.words))
-    return tuple(
-      nothing.at[address.slots].add(address.weights, mode="drop")
-      for address in (memory.writes, memory.reads)
-    )
-  heads = memory.write_weights, memory.read_weights
-  return tuple(jnp.atleast_2d(weights).sum(axis=0) for weights in heads)
+    num_slots = len(memory.words.words)
+    return _spread(memory.writes, num_slots), _spread(memory.reads, num_slots)
+  heads = jnp.atleast_2d(memory.write_weights)
+  return heads.sum(axis=0), memory.read_weights.sum(axis=0)
+
+
+def _spread(address, num_slots):
+  weights = jnp.zeros(num_slots)
+  return weights.at[address.slots].add(address.weights, mode="drop")
