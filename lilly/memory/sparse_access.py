@@ -91,13 +91,7 @@ def init(
   >>> init(1024, 32).reads.slots.shape
   (4, 4)
   """
-  _check(
-    fill,
-    num_slots=num_slots,
-    word_size=word_size,
-    num_heads=num_heads,
-    num_reads=num_reads,
-  )
+  _check(fill, num_slots, word_size, num_heads, num_reads)
   if index is not None and len(index.places) != num_slots:
     raise ValueError(
       f"index must be for num_slots={num_slots}, got {len(index.places)}."
@@ -118,7 +112,9 @@ def init(
   )
 
 
-def _check(fill, **sizes):
+def _check(fill, *sizes):
+  names = ("num_slots", "word_size", "num_heads", "num_reads")
+  sizes = dict(zip(names, sizes, strict=True))
   for name, size in sizes.items():
     if size < 1:
       raise ValueError(f"{name} must be positive, got {size}.")
