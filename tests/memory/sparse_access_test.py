@@ -223,6 +223,7 @@ def test_reading_all_slots_in_segments_equals_the_dense_twin():
   assert np.any(actual[1][0])
 
 
+@pytest.mark.slow
 def test_gradients_equal_finite_differences():
   grads = jax.tree.map(lambda x: x[0], _gradients(_K)[0])
   _, chosen, _ = _naive(_WORDS, _INPUTS, _K)
@@ -533,6 +534,7 @@ def test_exact_search_in_a_batch_copies_nothing():
     assert not oracles.copies_in_loops(compiled.as_text(), shape)
 
 
+@pytest.mark.slow
 def test_hashing_in_a_batch_copies_nothing():
   state = jax.eval_shape(lambda: _large_state(1000, True, gradient_rows=120))
   compiled, shapes = _compiled(_forward, state, (10, 4, 11), 3)

@@ -255,7 +255,9 @@ def test_detach_ends_a_segment_and_links_have_no_gradient(run):
   assert (state.memory.words.tickets >= 0).sum() > len(state.memory.words.tape)
 
 
-@pytest.mark.parametrize("function", [_whole, _truncated])
+@pytest.mark.parametrize(
+  "function", [_whole, pytest.param(_truncated, marks=pytest.mark.slow)]
+)
 def test_a_step_copies_nothing_large(function):
   program, (_, (_, state)) = _compiled(function)
   text = program.as_text()

@@ -33,7 +33,15 @@ _OPTIONS = {
   "sam": _SIZES | _SPARSE,
   "sdnc": _SIZES | _SPARSE | {"num_links": 3},
 }
-_all_cores = pytest.mark.parametrize("name", cores.CORES)
+# Those that take longest to compile are left to the full run.
+_LONG = ("ntm", "dnc", "sdnc")
+_all_cores = pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in _LONG else ())
+    for name in cores.CORES
+  ],
+)
 
 
 @functools.cache
@@ -149,6 +157,7 @@ def test_every_parameter_learns_and_detach_ends_a_segment(name):
     assert start == bias.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam", "sdnc"])
 def test_a_step_of_a_sparse_core_copies_nothing_large(name):
   text = _program(name)[0].as_text()
