@@ -294,6 +294,7 @@ def _some_state():
 _value_and_grads = jax.jit(jax.value_and_grad(_loss, (0, 1)))
 
 
+@pytest.mark.slow
 def test_gradients_equal_finite_differences():
   rng, step = np.random.default_rng(6), 1e-6
   arguments = _some_state(), _interfaces(8, 3)

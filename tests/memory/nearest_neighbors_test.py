@@ -239,12 +239,14 @@ def test_an_empty_index_finds_nothing():
   assert _found(nearest_neighbors.insert(_index(), *nothing)) == []
 
 
+@pytest.mark.slow
 def test_a_full_bucket_forgets_the_oldest():
   index = _insert(_insert(_index(), 0, 1, 2), 3, 4)
   assert _found(index) == [1, 2, 3, 4]
   assert _found(_insert(index, 0)) == [0, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_of_more_than_a_bucket_holds_the_last_are_found():
   index = _insert(_index(bucket_size=3), 7, 3, 5, 1)
   assert _found(index) == [1, 3, 5]

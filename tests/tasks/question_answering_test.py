@@ -155,6 +155,7 @@ def test_errors_by_task_equal_a_loop():
     np.testing.assert_allclose(errors[k - 1], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_task_draws_tasks_evenly(monkeypatch):
   test = _loaded()._replace(tasks=np.array([1, 1, 2, 2, 3, 3], np.int32))
   loaded = {"train": _loaded(), "test": test}
