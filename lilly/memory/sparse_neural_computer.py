@@ -145,7 +145,7 @@ def read(
   """
   num_heads, count = state.memory.reads.slots.shape
   chex.assert_shape(modes, (num_heads, 3))
-  previous = jax.lax.stop_gradient(state.memory.reads)
+  previous = state.memory.reads  # from which a gradient flows, links or not
   memory, content, _ = sparse_access.content_address(
     state.memory, query, strength, similarity=similarity
   )

@@ -44,12 +44,12 @@ def _naive(words, inputs, given=None):
   Args:
     words: the first words.
     inputs: of each step.
-    given: f and b of each step, to be taken as constants.
+    given: N and P of each step, to be taken as constants.
 
   Returns:
-    Reads; f and b; slots that were read, of all steps; words, N, P and p of
-    each head, weights of the last read and times of the last access, at the
-    end.
+    Reads; N and P of each step; slots that were read, of all steps; words, N,
+    P and p of each head, weights of the last read and times of the last access,
+    at the end.
   """
   M, w_read, last = words.copy(), np.zeros((_H, _N)), np.arange(-_N, 0)
   forth, back, p = *np.zeros((2, _H, _N, _N)), np.zeros((_H, _N))
@@ -66,9 +66,10 @@ def _naive(words, inputs, given=None):
           forth[h, i, j] = (1 - w[i]) * forth[h, i, j] + w[i] * p[h, j]
           back[h, i, j] = (1 - w[j]) * back[h, i, j] + w[j] * p[h, i]
       p[h] = (1 - sum(w)) * p[h] + w
-      f[h], b[h] = forth[h] @ w_read[h], back[h] @ w_read[h]
     if given is not None:
-      f, b = given[t]
+      forth, back = (links.copy() for links in given[t])
+    for h in range(_H):
+      f[h], b[h] = forth[h] @ w_read[h], back[h] @ w_read[h]
     w_read = np.zeros((_H, _N))
     for h in range(_H):
       norms = np.sqrt((M**2).sum(1) + 1e-6) * np.sqrt(q[h] @ q[h] + 1e-6)
@@ -84,7 +85,7 @@ def _naive(words, inputs, given=None):
       chosen.append((*found, *kept))
     last = np.where((w_write + w_read).sum(0) > _DELTA, t + 1, last)
     reads.append(w_read @ M)
-    followed.append((f, b))
+    followed.append((forth.copy(), back.copy()))
   return np.stack(reads), followed, chosen, (M, forth, back, p, w_read, last)
 
 
