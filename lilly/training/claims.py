@@ -14,6 +14,7 @@ __all__ = [
   "Measure",
   "NotApplicable",
   "at",
+  "at_equal_time",
   "difference",
   "final",
   "judge",
@@ -123,6 +124,43 @@ def at(step: int, variant: str, metric: str, **point: float) -> Measure:
     return values[:, found[0]]
 
   return measure
+
+
+def at_equal_time(
+  variant: str, metric: str, variants: Sequence[str], **point: float
+) -> Measure:
+  """Makes the measure of a metric when the quickest of the variants ended.
+
+  Time is that of updates at the variant's rate; what compiling took does not
+  count. The value is the last one that was logged by then.
+
+  Args:
+    variant: which one.
+    metric: as in `trajectory`.
+    variants: which have the time of the quickest of them, this one included.
+    **point: as in `trajectory`.
+  """
+
+  def measure(results):
+    steps, values = trajectory(results, variant, metric, **point)
+    seconds = {name: _seconds(results, name) for name in {*variants, variant}}
+    share = min(seconds.values()) / seconds[variant]
+    logged = np.flatnonzero(steps <= share * steps[-1] * (1 + 1e-9))
+    if not logged.size:
+      raise NotApplicable(f"{metric} was not logged soon enough")
+    return values[:, logged[-1]]
+
+  return measure
+
+
+def _seconds(results, variant):
+  """Seconds that a variant's updates take at its rate."""
+  row = results.summary["variants"].get(variant)
+  if row is None:
+    raise NotApplicable(f"{variant} was not run")
+  if not row["updates_per_second"]:
+    raise NotApplicable(f"no rate was measured for {variant}")
+  return row["updates"] / row["updates_per_second"]
 
 
 def difference(a: Measure, b: Measure) -> Measure:

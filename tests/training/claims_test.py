@@ -142,6 +142,31 @@ def test_measures_by_step_and_difference():
     claims.at(7, "a", "eval/error")(results)
 
 
+def test_a_value_at_the_time_when_the_quickest_ended():
+  results = make_results(
+    {"slow": [1.0, 2.0], "quick": [3.0, 4.0], "new": [5.0]}
+  )
+  for name, rate in (("slow", 2.5), ("quick", 10.0), ("new", None)):
+    row = {"updates": 10, "updates_per_second": rate}
+    results.summary["variants"][name] |= row
+    steps = np.arange(10.0, 110.0, 10.0)
+    results.metrics[name]["train/level"] = (steps, np.tile(steps, (2, 1)))
+
+  def level(variant, *others):
+    return claims.at_equal_time(variant, "train/level", others)(results)
+
+  # Quick ends after 1 s, by when slow has made 2.5 of its 10 updates.
+  np.testing.assert_array_equal(level("slow", "quick", "slow"), [20, 20])
+  np.testing.assert_array_equal(level("slow", "slow"), [100, 100])
+  np.testing.assert_array_equal(level("quick", "slow"), [100, 100])
+  for others, reason in ((["new"], "rate"), (["absent"], "not run")):
+    with pytest.raises(claims.NotApplicable, match=reason):
+      level("slow", *others)
+  results.summary["variants"]["quick"]["updates_per_second"] = 1000.0
+  with pytest.raises(claims.NotApplicable, match="soon enough"):
+    level("slow", "quick")
+
+
 def test_failed_seeds_are_counted():
   results = make_results({"a": [0.5, 0.5, 0.5]}, failed=[1])
   row = verdict(make_claim(min_seeds=2), results)
