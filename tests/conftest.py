@@ -2,8 +2,11 @@
 
 import chex
 
+from tests import haste
+
 # Before JAX starts a backend: otherwise the multi-device tests find one device.
 chex.set_n_cpu_devices(2)
+haste.hurry()
 
 import jax  # noqa: E402
 

@@ -3,11 +3,16 @@
 A step is the write and then the read of one time step. The numbers are a linear
 layer's; here they become what the equations want:
 
-  gates, erasures    sigmoid
+  gates, erasures    sigmoid; of DAM, SAM and SDNC
+    write gates α            sigmoid(x + 1)
+    interpolation gates γ    sigmoid(x - 1)
   strengths β        1 + softplus
   NTM's exponents γ  1 + softplus
   shifts, modes      softmax
   queries, words     as they are
+
+The shifts of α and γ make a new network write most of each word to a slot of
+its own. The papers do not say how theirs begin.
 """
 
 from collections.abc import Callable, Mapping
@@ -333,8 +338,8 @@ def _access_step(system, for_write, for_read):
     state = system.write(
       state,
       word,
-      jax.nn.sigmoid(more["write_gate"]),
-      jax.nn.sigmoid(more["interpolation_gate"]),
+      jax.nn.sigmoid(more["write_gate"] + 1),
+      jax.nn.sigmoid(more["interpolation_gate"] - 1),
       **for_write,
     )
     modes = [jax.nn.softmax(more["modes"])] if "modes" in more else []

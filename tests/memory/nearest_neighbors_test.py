@@ -11,8 +11,6 @@ import pytest
 
 from lilly.memory import addressing, nearest_neighbors
 
-_IN_HASTE = {"xla_backend_optimization_level": 0}
-_jit = functools.partial(jax.jit, compiler_options=_IN_HASTE)
 _N, _W, _J, _K = 12, 3, 4, 5
 
 
@@ -139,7 +137,7 @@ def _run(num_tables, num_bits, bucket_size):
     found = jax.lax.scan(step, index, inputs)[1]
     return index.hyperplanes, found
 
-  return _jit(run)
+  return jax.jit(run)
 
 
 @pytest.mark.parametrize("sizes", [(3, 2, 3), (2, 1, 1), (1, 0, 2)], ids=str)
@@ -187,7 +185,7 @@ def test_one_table_without_bits_is_exact():
     jax.random.key(0), _N, _W, num_tables=1, num_bits=0, bucket_size=_N
   )
 
-  @_jit
+  @jax.jit
   def both(index, words, queries):
     index = nearest_neighbors.file(index, words)
     return [
@@ -215,8 +213,8 @@ def _index(bucket_size=4, num_bits=0):
   )
 
 
-_compiled_insert = _jit(nearest_neighbors.insert)
-_compiled_query = _jit(nearest_neighbors.query, static_argnums=3)
+_compiled_insert = jax.jit(nearest_neighbors.insert)
+_compiled_query = jax.jit(nearest_neighbors.query, static_argnums=3)
 _WORDS = np.random.default_rng(1).normal(size=(_N, _W)).astype(np.float32)
 
 
@@ -318,7 +316,7 @@ def test_filing_all_words_files_each_where_it_belongs():
   index = nearest_neighbors.init(
     jax.random.key(0), 150, 2, num_tables=2, num_bits=2, bucket_size=150
   )
-  file = _jit(nearest_neighbors.file)
+  file = jax.jit(nearest_neighbors.file)
   other = file(index, -words)  # and what is filed elsewhere moves
   for filed in (file(index, words), file(file(other, words), words)):
     places = np.asarray(filed.places)
@@ -367,7 +365,7 @@ def test_searches_have_no_gradient():
     filed = nearest_neighbors.query(index, words, query, 2)
     return jnp.sum(words[slots]) + jnp.sum(words[filed])
 
-  grads, of_query = _jit(jax.grad(loss, (0, 1)))(_WORDS, _WORDS[0])
+  grads, of_query = jax.jit(jax.grad(loss, (0, 1)))(_WORDS, _WORDS[0])
   assert not np.any(of_query)
   assert set(np.unique(grads)) <= {0.0, 1.0, 2.0}
 

@@ -1,6 +1,5 @@
 """Tests of the order of accesses against a list that is sorted anew."""
 
-import functools
 import math
 
 import jax
@@ -9,9 +8,7 @@ import numpy as np
 import pytest
 
 from lilly.memory import recency
-from tests import oracles
-
-_IN_HASTE = {"xla_backend_optimization_level": 0}
+from tests import haste, oracles
 
 
 def _order(times):
@@ -32,7 +29,7 @@ def _accesses(num_slots, steps=60):
 def test_least_recent_slots_are_those_of_a_sorted_list(num_slots):
   counts = sorted({1, min(2, num_slots), num_slots // 2 or 1, num_slots})
 
-  @functools.partial(jax.jit, compiler_options=_IN_HASTE)
+  @jax.jit
   def run(slots, times):
     def step(state, access):
       state = recency.touch(state, *access)
@@ -91,7 +88,7 @@ def test_a_step_copies_no_times(batch):
   )
   for _ in batch:
     run = jax.vmap(run)
-  compiled = jax.jit(run).lower(*inputs).compile(_IN_HASTE)
+  compiled = jax.jit(run).lower(*inputs).compile(haste.AS_USED)
   for array in state:
     shape = (*batch, *array.shape)
     assert not oracles.copies_in_loops(compiled.as_text(), shape)

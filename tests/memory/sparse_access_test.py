@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from lilly.memory import nearest_neighbors, sparse_access, sparse_rows
-from tests import oracles
+from tests import haste, oracles
 
-_IN_HASTE = {"xla_backend_optimization_level": 0}
-_jit = functools.partial(jax.jit, compiler_options=_IN_HASTE)
 _N, _W, _H, _K, _STEPS, _SEGMENT = 19, 3, 2, 2, 8, 4
 _BATCH = 4
 _DELTA = 0.05
@@ -145,7 +143,7 @@ def _run(function, segment):
   else:
     inputs = _WORDS, _INPUTS
   with jax.enable_x64(True):
-    return jax.tree.map(np.asarray, _jit(function)(*inputs))
+    return jax.tree.map(np.asarray, jax.jit(function)(*inputs))
 
 
 @functools.cache
@@ -272,7 +270,7 @@ def test_each_segment_has_all_the_rows():
     address = jax.tree.map(lambda x: x[:, -1:], state.writes)
     return jnp.sum(sparse_access.read_at(state, address)[1]), state
 
-  gradient = _jit(jax.grad(loss, has_aux=True))
+  gradient = jax.jit(jax.grad(loss, has_aux=True))
   for _ in range(3):
     grad, state = gradient(np.ones((_H, _W), np.float32), state)
     np.testing.assert_array_equal(grad, np.ones((_H, _W)))
@@ -281,9 +279,9 @@ def test_each_segment_has_all_the_rows():
 
 # Single steps in float32, each call of the same compiled programs.
 
-_compiled_write = _jit(sparse_access.write)
-_compiled_read = _jit(sparse_access.read)
-_compiled_read_at = _jit(sparse_access.read_at)
+_compiled_write = jax.jit(sparse_access.write)
+_compiled_read = jax.jit(sparse_access.read)
+_compiled_read_at = jax.jit(sparse_access.read_at)
 
 
 _ONES = np.ones((_H, _W))
@@ -445,7 +443,7 @@ def test_reading_at_an_address_that_content_gave_is_reading():
   state = _write(_state(), 0.5, 0.0)
   expected_state, expected = _read(state, _QUERIES, 2.0)
 
-  @_jit
+  @jax.jit
   def by_address(state):
     state, address, rows = sparse_access.content_address(
       state, _QUERIES, _both(2.0)
@@ -501,8 +499,8 @@ def _compiled(function, state, inputs, *batch):
   )
   for _ in batch:
     function = jax.vmap(function)
-  function = _jit(function, donate_argnums=(0, 1))
-  compiled = function.lower(*arguments).compile()
+  function = jax.jit(function, donate_argnums=(0, 1))
+  compiled = function.lower(*arguments).compile(haste.AS_USED)
   return compiled, [(*batch, *shape) for shape in large]
 
 
@@ -556,7 +554,7 @@ def test_any_similarity_chooses_and_weighs(is_hashed):
   state = _state()._replace(index=index)
   queries, strengths = np.float32([[-1, 9, 0], [2, 0, 9]]), _both(2.0)
   read = functools.partial(sparse_access.read, similarity=first)
-  state, reads = _jit(read)(state, queries, strengths)
+  state, reads = jax.jit(read)(state, queries, strengths)
   scores = queries[:, :1] * _WORDS[:, 0]
   slots = np.argsort(-scores, axis=1)[:, :_K]
   np.testing.assert_array_equal(state.reads.slots, slots)

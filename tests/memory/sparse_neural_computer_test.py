@@ -14,7 +14,7 @@ from lilly.memory import (
   sparse_neural_computer,
   sparse_rows,
 )
-from tests import haste, oracles
+from tests import oracles
 
 _N, _W, _H, _K, _STEPS, _BATCH = 19, 3, 2, 3, 10, 3
 _SEGMENT, _DELTA = 2, 0.05
@@ -176,7 +176,7 @@ def _compiled(function):
   """Compiles it for all runs, with states made inside `vmap`, in float64."""
   with jax.enable_x64(True):
     lowered = jax.jit(jax.vmap(function)).lower(_ALL_WORDS, _ALL_INPUTS)
-    program = lowered.compile(compiler_options=haste.options())
+    program = lowered.compile()
     return program, program(_ALL_WORDS, _ALL_INPUTS)
 
 
@@ -275,7 +275,7 @@ _BY_DISTANCE = {"similarity": addressing.euclidean_similarity}
 _EMPTY = np.full((2 * _N, _W), 1e-6, np.float32)
 
 
-@haste.compiled
+@jax.jit
 def _run(inputs):
   """Reads and states of each step."""
 
@@ -299,7 +299,7 @@ def _told(**changes):
 def test_reading_by_content_alone_is_sparse_access():
   inputs = _told(modes=[0, 1, 0])
 
-  @haste.compiled
+  @jax.jit
   def without_links(inputs):
     def step(state, inputs):
       state = sparse_access.write(state, *inputs[:3], delta=_DELTA)

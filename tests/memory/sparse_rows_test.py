@@ -10,8 +10,6 @@ import pytest
 
 from lilly.memory import sparse_rows
 
-_IN_HASTE = {"xla_backend_optimization_level": 0}
-_jit = functools.partial(jax.jit, compiler_options=_IN_HASTE)
 _N, _W, _STEPS, _SEGMENT = 9, 2, 8, 4
 
 
@@ -109,7 +107,7 @@ def _compiled(segment, gradient_rows):
   function = functools.partial(
     _with_tape, segment=segment, gradient_rows=gradient_rows
   )
-  return _jit(jax.grad(function, (0, 2), has_aux=True))
+  return jax.jit(jax.grad(function, (0, 2), has_aux=True))
 
 
 @functools.cache
@@ -126,7 +124,7 @@ def _gradients(segment, gradient_rows, first=0):
 def _dense_gradients(segment):
   with jax.enable_x64(True):
     loss = lambda words, additions: _loss(_dense(words, additions, segment))
-    grads = _jit(jax.grad(loss, (0, 1)))(_WORDS, _ADDITIONS)
+    grads = jax.jit(jax.grad(loss, (0, 1)))(_WORDS, _ADDITIONS)
     return jax.tree.map(np.asarray, grads)
 
 
@@ -222,7 +220,7 @@ def test_gradients_of_gradients():
 
   with jax.enable_x64(True):
     actual, expected = (
-      _jit(jax.grad(slope(f)))(_ADDITIONS) for f in (sparse, dense)
+      jax.jit(jax.grad(slope(f)))(_ADDITIONS) for f in (sparse, dense)
     )
   assert np.any(expected)
   np.testing.assert_allclose(actual, expected, atol=1e-12)
@@ -237,7 +235,7 @@ def test_queries_of_one_memory_share_its_gradient():
     return jnp.sum(values * jnp.arange(1.0, 4.0)[:, None, None])
 
   words = jnp.asarray(_WORDS, jnp.float32)
-  grads = _jit(jax.grad(loss))(jnp.zeros_like(words), words)
+  grads = jax.jit(jax.grad(loss))(jnp.zeros_like(words), words)
   expected = np.zeros((_N, _W))
   expected[[0, 3, 1]] = [[1], [1 + 2 + 2], [3]]
   np.testing.assert_array_equal(grads, expected)
@@ -263,14 +261,16 @@ def test_types_are_those_of_the_words():
     }
     return jnp.sum(values.astype(jnp.float32))
 
-  value, grad = _jit(jax.value_and_grad(loss))(np.full((2, 2), 0.5, np.float32))
+  value, grad = jax.jit(jax.value_and_grad(loss))(
+    np.full((2, 2), 0.5, np.float32)
+  )
   assert value == 2 * 0.5 + 2 * 1.5
   np.testing.assert_array_equal(grad, np.ones((2, 2), np.float32))
 
 
 @pytest.mark.parametrize("gradient_rows", [None, 4])
 def test_all_of_a_state_can_be_donated(gradient_rows):
-  @functools.partial(_jit, donate_argnums=0)
+  @functools.partial(jax.jit, donate_argnums=0)
   def write(state):
     return sparse_rows.write(
       state, jnp.array([0]), jnp.array([1]), jnp.ones((1, 2))

@@ -64,7 +64,7 @@ def _run(num_links):
     inputs = (slots, weights, read_slots, read_weights)
     return jax.lax.scan(step, state, inputs)[1]
 
-  return haste.compiled(run)
+  return jax.jit(run)
 
 
 def _writes(kind, steps=40):
@@ -159,12 +159,12 @@ def test_following_multiplies_by_the_matrices(num_links):
       np.testing.assert_allclose(backward[t], P[t] @ w, atol=1e-12)
 
 
-@haste.compiled
+@jax.jit
 def _update(state, slots, weights):
   return temporal_links.update(state, slots, weights)
 
 
-_follow = haste.compiled(temporal_links.follow)
+_follow = jax.jit(temporal_links.follow)
 
 
 def _write(state, slots, weights):
@@ -259,9 +259,7 @@ def test_no_gradient_goes_through_the_links():
     if name.endswith("weights")
   }
   write_weights, read_weights = np.float32([0.5, 0.25]), np.float32([0.3, 0.6])
-  grads = haste.compiled(jax.grad(loss, (0, 1, 2)))(
-    links, write_weights, read_weights
-  )
+  grads = jax.jit(jax.grad(loss, (0, 1, 2)))(links, write_weights, read_weights)
   for leaf in jax.tree.leaves(grads[:2]):
     np.testing.assert_array_equal(leaf, 0)
   # p = (.5, .25), N(2, .) = .5 p, N(3, .) = .25 p; nothing follows 2, and
@@ -303,13 +301,11 @@ def test_a_step_copies_no_links(function, batch):
   for _ in batch:
     function = jax.vmap(function)
   lowered = jax.jit(function).lower(*inputs)
-  text = lowered.compile(
-    compiler_options={"xla_backend_optimization_level": 0}
-  ).as_text()
+  text = lowered.compile(haste.AS_USED).as_text()
   assert not oracles.copies_in_loops(text, (*batch, num_slots, 8))
 
 
-@haste.compiled
+@jax.jit
 def _strongest(slots, weights, cotangent):
   def keep(weights):
     slots_out, kept = temporal_links.strongest(

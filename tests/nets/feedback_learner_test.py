@@ -30,9 +30,7 @@ def make(rule):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
   target = jnp.asarray(rng.uniform(size=(2, 3)), jnp.float32)
-  # Compiled in haste: it runs once.
-  options = {"xla_backend_optimization_level": 0}
-  init = jax.jit(network.init, compiler_options=options)
+  init = jax.jit(network.init)
   return learner, *init(jax.random.key(0), x), x, target
 
 
