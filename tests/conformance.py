@@ -5,12 +5,17 @@ To cover a new function add a row to its subject's module in `tests/rows`;
 to `EXEMPT`, with the reason.
 """
 
-from tests.rows import dense_memory, rules, sparse_memory
+from tests.rows import control, dense_memory, rules, sparse_memory
 from tests.rows.row import Row
 
 __all__ = ["EXEMPT", "ROWS", "Row"]
 
-ROWS = (*rules.ROWS, *dense_memory.ROWS, *sparse_memory.ROWS)
+ROWS = (
+  *rules.ROWS,
+  *dense_memory.ROWS,
+  *sparse_memory.ROWS,
+  *control.ROWS,
+)
 
 # Function, "module.name" -> why none of the checks fits it.
 EXEMPT: dict[str, str] = {}

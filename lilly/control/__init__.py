@@ -1,0 +1,1 @@
+"""Control: exploration, planners, models of dynamics."""

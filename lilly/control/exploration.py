@@ -1,0 +1,55 @@
+"""Exploration: noise for the actions of deterministic policies."""
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["ornstein_uhlenbeck"]
+
+
+def ornstein_uhlenbeck(
+  key: jax.Array,
+  noise: jax.Array,
+  *,
+  theta: float | jax.Array = 0.15,
+  sigma: float | jax.Array = 0.2,
+  dt: float = 1.0,
+) -> jax.Array:
+  """Takes one step of an Ornstein-Uhlenbeck process, which is its own state.
+
+  x <- x - θ x dt + σ √dt ε,  ε ~ N(0, I).
+
+  With dt = 1 neighbouring values correlate by 1 - θ and their standard
+  deviation tends to σ / √(1 - (1 - θ)²), 0.38 by default. With dt = 0.01, as in
+  several implementations, the noise hardly changes during an episode: another
+  explorer. The paper gives no dt.
+
+  Args:
+    key: typed key.
+    noise: x, of any shape; zeros at the start of an episode.
+    theta: θ, how fast it goes back to 0.
+    sigma: σ, of the innovations.
+    dt: length of a step.
+
+  Returns:
+    The next x; add it to the action, then clip the action.
+
+  Raises:
+    ValueError: dt is not positive.
+
+  Reference:
+    Uhlenbeck and Ornstein, 1930; Lillicrap et al., 2016 (arXiv 1509.02971),
+    section 3 and supplement 7. `rlax.add_ornstein_uhlenbeck_noise` is the same
+    with dt = 1, but returns the sum only, from which the state is lost where
+    actions are clipped.
+
+  >>> noise = jnp.zeros(2)
+  >>> noise = ornstein_uhlenbeck(jax.random.key(0), noise)
+  >>> noise.shape
+  (2,)
+  """
+  if not dt > 0:
+    raise ValueError(f"dt is {dt}; it must be positive.")
+  innovation = jax.random.normal(key, noise.shape, noise.dtype)
+  decay = jnp.asarray(1 - theta * dt, noise.dtype)
+  scale = jnp.asarray(sigma * dt**0.5, noise.dtype)
+  return decay * noise + scale * innovation

@@ -1,0 +1,1 @@
+"""Losses of one transition or one episode; `vmap` over a batch."""

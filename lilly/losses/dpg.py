@@ -1,0 +1,71 @@
+"""Losses of the deterministic policy gradient, for one transition."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import rlax
+
+__all__ = ["actor_loss", "critic_loss"]
+
+
+def critic_loss(
+  q_tm1: jax.Array, r_t: jax.Array, discount_t: jax.Array, q_t: jax.Array
+) -> jax.Array:
+  """Squares the temporal-difference error of a critic.
+
+  L = (y - Q(s, a))²,  y = r + γ Q'(s', μ'(s')), a constant.
+
+  The plain square, as the paper has it: twice `rlax.l2_loss` of the error.
+
+  Args:
+    q_tm1: Q(s, a), [].
+    r_t: reward, [].
+    discount_t: γ, or 0 where s' is terminal; a time limit is not terminal, [].
+    q_t: Q'(s', μ'(s')) by the target networks, [].
+
+  Returns:
+    The loss, []; no gradient goes to q_t.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), eq. 4 and 5.
+
+  >>> float(critic_loss(*map(jnp.asarray, (1.0, 2.0, 0.5, 4.0))))
+  9.0
+  """
+  return jnp.square(rlax.td_learning(q_tm1, r_t, discount_t, q_t))
+
+
+def actor_loss(
+  a_t: jax.Array,
+  dqda_t: jax.Array,
+  *,
+  max_norm: float | None = None,
+) -> jax.Array:
+  """Makes a scalar whose gradient is minus the deterministic policy gradient.
+
+  ∇ L = -∇_a Q(s, a)|_{a = μ(s)} ∇_θ μ(s).
+
+  The value itself, half the squared length of ∇_a Q, says nothing.
+
+  Args:
+    a_t: μ(s), [m].
+    dqda_t: ∇_a Q(s, a) at that action, [m]; a constant.
+    max_norm: length to which ∇_a Q is clipped; the paper does not clip.
+
+  Returns:
+    The loss, [].
+
+  Raises:
+    ValueError: max_norm is not positive.
+
+  Reference:
+    Silver et al., 2014; Lillicrap et al., 2016 (arXiv 1509.02971), eq. 6. It is
+    `rlax.dpg_loss`, summed.
+
+  >>> jax.grad(actor_loss)(jnp.zeros(2), jnp.array([1.0, -3.0])).tolist()
+  [-1.0, 3.0]
+  """
+  if max_norm is not None and not max_norm > 0:
+    raise ValueError(f"max_norm is {max_norm}; it must be positive or None.")
+  chex.assert_equal_shape([a_t, dqda_t])
+  return jnp.sum(rlax.dpg_loss(a_t, dqda_t, max_norm))

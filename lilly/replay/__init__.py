@@ -1,0 +1,1 @@
+"""Replay: memories of experience, as pure functions of a state."""

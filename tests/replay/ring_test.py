@@ -1,0 +1,109 @@
+"""Tests of lilly.replay.ring against a list that forgets its oldest."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lilly.replay import ring
+from tests import haste, oracles
+
+
+def items_of(numbers):
+  """Items that say their number in two shapes and dtypes."""
+  numbers = np.asarray(numbers)
+  pixels = np.broadcast_to(numbers[..., None, None], (*numbers.shape, 2, 3))
+  return {
+    "pixels": pixels.astype(np.uint8),
+    "reward": numbers.astype(np.float32),
+  }
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.lists(st.integers(0, 4), max_size=6))
+def test_holds_the_latest(capacity, counts):
+  state = ring.init(jax.tree.map(jnp.asarray, items_of(0)), capacity)
+  expected, number = collections.deque(maxlen=capacity), 1
+  for count in counts:
+    count = min(count, capacity)
+    numbers = np.arange(number, number + count)
+    state = ring.extend(state, items_of(numbers))
+    expected.extend(numbers)
+    number += count
+  assert int(state.size) == len(expected)
+  oldest = (int(state.position) - len(expected)) % capacity
+  order = (oldest + np.arange(len(expected))) % capacity
+  for name, wanted in items_of(list(expected) or np.zeros(0)).items():
+    found = state.items[name]
+    assert found.dtype == wanted.dtype
+    np.testing.assert_array_equal(np.asarray(found)[order], wanted)
+
+
+def test_one_item_is_added_as_a_list_of_one():
+  states = [ring.init(jnp.zeros(()), 3)] * 2
+  for number in range(5):
+    states[0] = ring.add(states[0], jnp.float32(number))
+    states[1] = ring.extend(states[1], jnp.full(1, number, jnp.float32))
+  for one, other in zip(*states, strict=True):
+    np.testing.assert_array_equal(one, other)
+  np.testing.assert_array_equal(states[0].items, [3, 4, 2])
+
+
+def test_samples_are_uniform_over_what_is_there():
+  state = ring.extend(ring.init(jnp.zeros(()), 10), jnp.arange(1.0, 5.0))
+  drawn = np.asarray(ring.sample(jax.random.key(0), state, 4000))
+  values, counts = np.unique(drawn, return_counts=True)
+  np.testing.assert_array_equal(values, [1, 2, 3, 4])  # never an empty place
+  # Chi-square of 3 degrees of freedom: above 16.3 once in a thousand.
+  assert np.sum((counts - 1000) ** 2 / 1000) < 16.3
+  state = ring.extend(state, jnp.arange(5.0, 13.0))
+  drawn = np.asarray(ring.sample(jax.random.key(1), state, 4000))
+  values, counts = np.unique(drawn, return_counts=True)
+  np.testing.assert_array_equal(values, np.arange(3, 13))
+  assert np.sum((counts - 400) ** 2 / 400) < 27.9  # 9 degrees of freedom
+
+
+def test_parts_of_an_item_stay_together():
+  example = jax.tree.map(jnp.asarray, items_of(0))
+  state = ring.extend(ring.init(example, 8), items_of(np.arange(6)))
+  batch = ring.sample(jax.random.key(0), state, 32)
+  np.testing.assert_array_equal(batch["pixels"][:, 1, 2], batch["reward"])
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_nothing_is_copied_in_a_loop(batch):
+  def step(carry, _):
+    state, total, key = carry
+    key, key_sample = jax.random.split(key)
+    state = ring.add(state, (jnp.full(3, total), total))
+    rows, values = ring.sample(key_sample, state, 4)
+    return (state, total + jnp.sum(rows) + jnp.sum(values), key), None
+
+  def run(state, key):
+    return jax.lax.scan(step, (state, jnp.float32(1), key), None, length=7)
+
+  state = jax.eval_shape(lambda: ring.init((jnp.zeros(3), jnp.zeros(())), 50))
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  inputs = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((*batch, *x.shape), x.dtype), (state, key)
+  )
+  for _ in batch:
+    run = jax.vmap(run)
+  lowered = jax.jit(run, donate_argnums=0).lower(*inputs)
+  text = lowered.compile(haste.AS_USED).as_text()
+  for shape in ((50, 3), (50,)):
+    assert not oracles.copies_in_loops(text, (*batch, *shape))
+
+
+def test_bad_input_is_refused():
+  with pytest.raises(ValueError, match="capacity is 0"):
+    ring.init(jnp.zeros(()), 0)
+  state = ring.init(jnp.zeros(2), 3)
+  with pytest.raises(ValueError, match="4 items do not fit into a ring of 3"):
+    ring.extend(state, jnp.zeros((4, 2)))
+  with pytest.raises(AssertionError):
+    ring.add(state, jnp.zeros(1))

@@ -1,0 +1,43 @@
+"""Conformance rows of losses, exploration and replay."""
+
+from lilly.control import exploration
+from lilly.losses import dpg
+from lilly.replay import ring
+from tests.rows.row import Row, arrays, keyed
+
+__all__ = ["ROWS"]
+
+
+def _ring(seed, dtype):
+  items, more = arrays((4, 3), (2, 3))(seed, dtype)
+  return ring.extend(ring.init(items[0], 5), items), more
+
+
+def _one_more(seed, dtype):
+  state, more = _ring(seed, dtype)
+  return state, more[0]
+
+
+def _to_sample(seed, dtype):
+  state, _ = _ring(seed, dtype)
+  return keyed()(seed, dtype)[0], state
+
+
+def _sample(key, state):
+  return ring.sample(key, state, 6)
+
+
+ROWS = (
+  Row(dpg.critic_loss, "loss", arrays((), (), (), ())),
+  Row(dpg.actor_loss, "loss", arrays(3, 3)),
+  Row(exploration.ornstein_uhlenbeck, "function", keyed(3)),
+  Row(
+    ring.init,
+    "function",
+    arrays((2, 3)),
+    call=lambda example: ring.init(example, 4).items + example[None],
+  ),
+  Row(ring.add, "replay", _one_more, state=0),
+  Row(ring.extend, "replay", _ring, state=0),
+  Row(ring.sample, "replay", _to_sample, call=_sample),
+)
