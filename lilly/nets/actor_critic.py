@@ -1,0 +1,192 @@
+"""Networks of deterministic policies and of their critics.
+
+Haiku modules of one example, to be called inside `hk.transform_with_state`.
+With `batch_norm` they must be called under `vmap(axis_name="batch")`, acting
+too: a single example is a batch of one.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+__all__ = ["DeterministicPolicy", "LateActionCritic", "PixelEncoder"]
+
+_AXIS = "batch"
+
+
+def _fan_in() -> hk.initializers.Initializer:
+  """U[-1/√f, 1/√f], f the number of inputs; of biases too, as given."""
+  return hk.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
+def _linear(num_inputs: int, size: int, name: str) -> hk.Linear:
+  bound = num_inputs**-0.5
+  return hk.Linear(
+    size,
+    w_init=_fan_in(),
+    b_init=hk.initializers.RandomUniform(-bound, bound),
+    name=name,
+  )
+
+
+def _output(size: int, bound: float) -> hk.Linear:
+  uniform = hk.initializers.RandomUniform(-bound, bound)
+  return hk.Linear(size, w_init=uniform, b_init=uniform, name="output")
+
+
+def _normalized(x, is_training, options, name):
+  """Batch normalisation, unless the options are None."""
+  if options is None:
+    return x
+  settings: dict[str, Any] = {"decay_rate": 0.99, "eps": 1e-5} | options
+  module = hk.BatchNorm(
+    create_scale=True,
+    create_offset=True,
+    cross_replica_axis=_AXIS,
+    name=name,
+    **settings,
+  )
+  return module(x, is_training or hk.running_init())  # init makes averages
+
+
+def _check(**sizes):
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f"{name} is {size}; it must be at least 1.")
+
+
+class DeterministicPolicy(hk.Module):
+  """An action of each observation: ReLU layers, then tanh.
+
+  Normalisation, where wanted, is of the observation and of each layer before
+  its ReLU.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7. Where in a layer it
+    normalises, and with which decay and epsilon, is not said (unconfirmed).
+  """
+
+  def __init__(
+    self,
+    num_actions: int,
+    hidden_sizes: Sequence[int] = (400, 300),
+    *,
+    batch_norm: dict[str, Any] | None = None,
+    output_bound: float = 3e-3,
+    name: str | None = None,
+  ):
+    """Makes the module.
+
+    Args:
+      num_actions: numbers in an action, m.
+      hidden_sizes: units of each layer.
+      batch_norm: None for none; a dict for `hk.BatchNorm`, whose keywords
+        `decay_rate` (0.99) and `eps` (1e-5) it may set.
+      output_bound: the last layer starts within ± this; 3e-4 for pixels.
+      name: of the module.
+
+    Raises:
+      ValueError: a size is not positive.
+    """
+    super().__init__(name)
+    _check(num_actions=num_actions, **_named(hidden_sizes))
+    self._num_actions, self._hidden_sizes = num_actions, hidden_sizes
+    self._batch_norm, self._output_bound = batch_norm, output_bound
+
+  def __call__(
+    self, observation: jax.Array, is_training: bool = False
+  ) -> jax.Array:
+    """Returns the action in (-1, 1), [m], of an observation, [o]."""
+    chex.assert_rank(observation, 1)
+    x = _normalized(observation, is_training, self._batch_norm, "norm_input")
+    for l, size in enumerate(self._hidden_sizes):
+      x = _linear(len(x), size, f"hidden_{l}")(x)
+      x = _normalized(x, is_training, self._batch_norm, f"norm_{l}")
+      x = jax.nn.relu(x)
+    return jnp.tanh(_output(self._num_actions, self._output_bound)(x))
+
+
+class LateActionCritic(hk.Module):
+  """The value of an observation and an action, which enters at the 2nd layer.
+
+  Normalisation, where wanted, is of the observation and of the first layer:
+  all there is before the action enters.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7.
+  """
+
+  def __init__(
+    self,
+    hidden_sizes: Sequence[int] = (400, 300),
+    *,
+    batch_norm: dict[str, Any] | None = None,
+    output_bound: float = 3e-3,
+    action_layer: int = 1,
+    name: str | None = None,
+  ):
+    """Makes the module.
+
+    Args:
+      hidden_sizes: units of each layer.
+      batch_norm: as in `DeterministicPolicy`.
+      output_bound: the last layer starts within ± this; 3e-4 for pixels.
+      action_layer: the layer that also sees the action: 1, the second; with
+        pixels 0.
+      name: of the module.
+
+    Raises:
+      ValueError: a size is not positive, or there is no such layer.
+    """
+    super().__init__(name)
+    _check(**_named(hidden_sizes))
+    if not 0 <= action_layer < len(hidden_sizes):
+      raise ValueError(
+        f"action_layer is {action_layer}; there are {len(hidden_sizes)} layers."
+      )
+    self._hidden_sizes, self._action_layer = hidden_sizes, action_layer
+    self._batch_norm, self._output_bound = batch_norm, output_bound
+
+  def __call__(
+    self, observation: jax.Array, action: jax.Array, is_training: bool = False
+  ) -> jax.Array:
+    """Returns Q(s, a), [], of an observation [o] and an action [m]."""
+    chex.assert_rank([observation, action], 1)
+    x = _normalized(observation, is_training, self._batch_norm, "norm_input")
+    for l, size in enumerate(self._hidden_sizes):
+      if l == self._action_layer:
+        x = jnp.concatenate([x, action])
+      x = _linear(len(x), size, f"hidden_{l}")(x)
+      if l < self._action_layer:
+        x = _normalized(x, is_training, self._batch_norm, f"norm_{l}")
+      x = jax.nn.relu(x)
+    return _output(1, self._output_bound)(x)[0]
+
+
+class PixelEncoder(hk.Module):
+  """Three convolutions without pooling, ReLU, flattened.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7: 32 filters each.
+    Kernels and strides are not given (unconfirmed); 3 x 3 and 2 make about
+    470,000 parameters with two layers of 200, where the paper has 430,000.
+  """
+
+  def __call__(self, pixels: jax.Array) -> jax.Array:
+    """Returns features of an image, uint8 [height, width, channels]."""
+    chex.assert_rank(pixels, 3)
+    x = pixels.astype(jnp.float32) / 255
+    for l in range(3):
+      x = hk.Conv2D(32, 3, stride=2, w_init=_fan_in(), name=f"conv_{l}")(x)
+      x = jax.nn.relu(x)
+    return x.reshape(-1)
+
+
+def _named(sizes):
+  if not sizes:
+    raise ValueError("hidden_sizes is empty; give at least one layer.")
+  return {f"hidden_sizes[{i}]": size for i, size in enumerate(sizes)}
