@@ -74,7 +74,7 @@ for _preset in ("gpu", "paper"):
   PRESETS[_preset]["task=scaling"] = _SCALING | {"num_updates": 16}
 # Learning rates, chosen on seeds that no claim is judged on; "*": other tasks.
 TUNED = {"copy": 5e-3, "associative_recall": 5e-3, "priority_sort": 5e-3}
-TUNED |= {"*": 1e-3}
+TUNED |= {"one_shot": 3e-3, "omniglot": 3e-3, "*": 1e-3}
 
 FLAGS = flags.FlagValues()
 training.define_flags(FLAGS, PRESETS)

@@ -5,14 +5,14 @@ layer's; here they become what the equations want:
 
   gates, erasures    sigmoid; of DAM, SAM and SDNC
     write gates α            sigmoid(x + 1)
-    interpolation gates γ    sigmoid(x - 1)
+    interpolation gates γ    sigmoid(x - 3)
   strengths β        1 + softplus
   NTM's exponents γ  1 + softplus
   shifts, modes      softmax
   queries, words     as they are
 
-The shifts of α and γ make a new network write most of each word to a slot of
-its own. The papers do not say how theirs begin.
+The shifts of α and γ make a new network write each word to a slot of its own,
+and leave the words that it reads alone. The papers do not say how theirs begin.
 """
 
 from collections.abc import Callable, Mapping
@@ -339,7 +339,7 @@ def _access_step(system, for_write, for_read):
       state,
       word,
       jax.nn.sigmoid(more["write_gate"] + 1),
-      jax.nn.sigmoid(more["interpolation_gate"] - 1),
+      jax.nn.sigmoid(more["interpolation_gate"] - 3),
       **for_write,
     )
     modes = [jax.nn.softmax(more["modes"])] if "modes" in more else []

@@ -327,7 +327,7 @@ def _expected_calls(name, x):
     return (write,), (read,)
   gates = (
     _sigmoid(x["write_gate"] + 1),
-    _sigmoid(x["interpolation_gate"] - 1),
+    _sigmoid(x["interpolation_gate"] - 3),
   )
   read = x["query"], 1 + _softplus(x["strength"])
   if name == "sdnc":
