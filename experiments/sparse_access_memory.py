@@ -383,9 +383,13 @@ def _cost(name, exponent, field="seconds"):
   return claims.at(step, name, f"train/{field}")
 
 
-def _error(name, times=1):
-  measure = claims.last(name, "train/error")
+def _error(name, times=1, metric="train/error"):
+  measure = claims.last(name, metric)
   return lambda results: times * measure(results)
+
+
+def _level(name):
+  return claims.at_equal_time(name, "train/level", ("sam", "dam"))
 
 
 def _state(task, *rows, min_seeds=3, **where):
@@ -424,6 +428,18 @@ CLAIMS = (
   *_learnt("associative_recall", 5.0),
   *_learnt("priority_sort", 5.0),
   *_state(
+    "associative_recall",
+    ("level", "curriculum: SAM's level over DAM's after the same time",
+     _ratio(_level("sam"), _level("dam")), ">=", 1.0),
+    curriculum=[True], max_level=[32], num_updates=[4000],
+  ),
+  *_state(
+    "omniglot",
+    ("lstm", "new characters: an LSTM's wrong labels less SAM's (points)",
+     claims.difference(_error("lstm", metric="eval/error"),
+                       _error("sam", metric="eval/error")), ">=", 10.0),
+  ),
+  *_state(
     "scaling",
     ("seconds", "SAM by LSH: seconds a step at 2^20 words",
      _cost("sam_lsh", 20), "<", 3e-4),
@@ -452,6 +468,15 @@ REPRODUCE = {
   "copy": ["--num_seeds=8"],
   "associative_recall": ["--task=associative_recall", "--num_seeds=8"],
   "priority_sort": ["--task=priority_sort", "--num_seeds=8"],
+  "curriculum": [
+    "--task=associative_recall",
+    "--curriculum",
+    "--max_level=32",
+    "--cores=sam,dam",
+    "--num_updates=4000",
+    "--num_seeds=3",
+  ],
+  "omniglot": ["--task=omniglot", "--cores=sam,lstm", "--num_seeds=3"],
   "scaling": ["--task=scaling"],
   "scaling-heads": [
     "--task=scaling",

@@ -1,0 +1,287 @@
+"""One update of DDPG: a critic, its policy, and slow copies of both."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+from lilly.losses import dpg
+from lilly.nets import actor_critic
+
+__all__ = [
+  "Networks",
+  "State",
+  "Transition",
+  "Weights",
+  "act",
+  "init",
+  "networks",
+  "update",
+  "value",
+]
+
+
+class Transition(NamedTuple):
+  """What a step of an environment taught."""
+
+  observation: jax.Array  # s
+  action: jax.Array  # a, [m]
+  reward: jax.Array  # r, []
+  discount: jax.Array  # [], 0 where s' is terminal, else 1, also at time limits
+  next_observation: jax.Array  # s', the true one
+
+
+class Networks(NamedTuple):
+  """Functions of one example, `hk.transform_with_state`d."""
+
+  policy: hk.TransformedWithState  # (observation, is_training) -> action [m]
+  critic: hk.TransformedWithState  # (observation, action, is_training) -> []
+
+
+class Weights(NamedTuple):
+  """What a network has learnt."""
+
+  params: Any
+  norms: Any  # running averages of batch normalisation
+
+
+class State(NamedTuple):
+  """What an agent has learnt."""
+
+  policy: Weights
+  critic: Weights
+  target_policy: Weights
+  target_critic: Weights
+  policy_moments: optax.OptState
+  critic_moments: optax.OptState
+
+
+def networks(
+  num_actions: int,
+  hidden_sizes: Sequence[int] = (400, 300),
+  *,
+  pixels: bool = False,
+  batch_norm: dict[str, Any] | None = None,
+) -> Networks:
+  """Makes the paper's networks.
+
+  Args:
+    num_actions: numbers in an action, m.
+    hidden_sizes: units of the dense layers; with pixels the paper has 200, 200.
+    pixels: whether observations are images; then policy and critic have
+      convolutions of their own, and actions enter at the first dense layer.
+    batch_norm: as in `actor_critic.DeterministicPolicy`.
+
+  Returns:
+    The networks.
+
+  Raises:
+    ValueError: when called, if a size is not positive.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7.
+  """
+  options: dict[str, Any] = {"batch_norm": batch_norm}
+  options["output_bound"] = 3e-4 if pixels else 3e-3
+
+  def seen(observation):
+    return actor_critic.PixelEncoder()(observation) if pixels else observation
+
+  def policy(observation, is_training=False):
+    network = actor_critic.DeterministicPolicy(
+      num_actions, hidden_sizes, **options
+    )
+    return network(seen(observation), is_training)
+
+  def critic(observation, action, is_training=False):
+    network = actor_critic.LateActionCritic(
+      hidden_sizes, action_layer=0 if pixels else 1, **options
+    )
+    return network(seen(observation), action, is_training)
+
+  return Networks(
+    hk.transform_with_state(policy), hk.transform_with_state(critic)
+  )
+
+
+def init(
+  key: jax.Array,
+  nets: Networks,
+  observations: jax.Array,
+  policy_optimiser: optax.GradientTransformation,
+  critic_optimiser: optax.GradientTransformation,
+) -> State:
+  """Starts an agent; the slow copies begin equal to what they copy.
+
+  Args:
+    key: typed key.
+    nets: as from `networks`.
+    observations: a batch, from whose moments batch normalisation begins,
+      [B, ...].
+    policy_optimiser: of the policy.
+    critic_optimiser: of the critic.
+
+  Returns:
+    The state.
+  """
+  keys = jax.random.split(key)
+
+  def start(key, network, *inputs):
+    def of_one(*inputs):
+      return network.init(key, *inputs)
+
+    of_batch = jax.vmap(of_one, out_axes=None, axis_name="batch")
+    weights = Weights(*of_batch(*inputs))
+    outputs, norms = _apply(network, weights, *inputs, is_training=True)
+    return weights._replace(norms=norms), outputs
+
+  policy, actions = start(keys[0], nets.policy, observations)
+  critic, _ = start(keys[1], nets.critic, observations, actions)
+  copies = jax.tree.map(jnp.array, (policy, critic))
+  return State(
+    policy=policy,
+    critic=critic,
+    target_policy=copies[0],
+    target_critic=copies[1],
+    policy_moments=policy_optimiser.init(policy.params),
+    critic_moments=critic_optimiser.init(critic.params),
+  )
+
+
+def _apply(network, weights, *inputs, is_training=False):
+  """Applies to a batch; returns outputs and running averages."""
+
+  def of_one(*inputs):
+    params, norms = weights
+    return network.apply(params, norms, None, *inputs, is_training=is_training)
+
+  return jax.vmap(of_one, out_axes=(0, None), axis_name="batch")(*inputs)
+
+
+def act(nets: Networks, policy: Weights, observation: jax.Array) -> jax.Array:
+  """Acts greedily: batch normalisation uses its running averages.
+
+  Args:
+    nets: as from `networks`.
+    policy: of the state.
+    observation: one.
+
+  Returns:
+    The action, in (-1, 1), [m].
+  """
+  return _apply(nets.policy, policy, observation[None])[0][0]
+
+
+def value(
+  nets: Networks, critic: Weights, observation: jax.Array, action: jax.Array
+) -> jax.Array:
+  """Returns the critic's Q(s, a), [], as `act` uses the policy.
+
+  Args:
+    nets: as from `networks`.
+    critic: of the state.
+    observation: one.
+    action: [m].
+
+  Returns:
+    The expected sum of discounted rewards.
+  """
+  return _apply(nets.critic, critic, observation[None], action[None])[0][0]
+
+
+def update(
+  nets: Networks,
+  state: State,
+  batch: Transition,
+  policy_optimiser: optax.GradientTransformation,
+  critic_optimiser: optax.GradientTransformation,
+  *,
+  discount: float | jax.Array = 0.99,
+  tau: float | jax.Array = 1e-3,
+) -> tuple[State, dict[str, jax.Array]]:
+  """Takes a step of the critic, one of the policy, and moves the copies.
+
+  y = r + γ Q'(s', μ'(s')); the critic descends the mean of (y - Q(s, a))², the
+  policy ascends the mean of Q(s, μ(s)) of the new critic, and then
+  θ' <- τ θ + (1 - τ) θ'.
+
+  Batch normalisation uses the batch's moments in what learns, and running
+  averages in the copies, whose averages follow slowly as their parameters do.
+  The paper does not say what the copies use (unconfirmed).
+
+  Args:
+    nets: as from `networks`.
+    state: of the agent.
+    batch: transitions, [B, ...] each.
+    policy_optimiser: of the policy.
+    critic_optimiser: of the critic; it adds the weight decay.
+    discount: γ.
+    tau: τ; 1 is learning without slow copies.
+
+  Returns:
+    The state, and scalars: critic_loss, q (mean of Q(s, a)) and policy_value
+    (mean of Q(s, μ(s))).
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), algorithm 1.
+  """
+
+  observation, following = batch.observation, batch.next_observation
+  a_next, _ = _apply(nets.policy, state.target_policy, following)
+  q_next, _ = _apply(nets.critic, state.target_critic, following, a_next)
+
+  def critic_loss(params):
+    weights = state.critic._replace(params=params)
+    inputs = (observation, batch.action)
+    q, norms = _apply(nets.critic, weights, *inputs, is_training=True)
+    losses = jax.vmap(dpg.critic_loss)(
+      q, batch.reward, discount * batch.discount, q_next
+    )
+    return jnp.mean(losses), (norms, jnp.mean(q))
+
+  slope = jax.value_and_grad(critic_loss, has_aux=True)
+  (loss, (norms, q)), grads = slope(state.critic.params)
+  updates, critic_moments = critic_optimiser.update(
+    grads, state.critic_moments, state.critic.params
+  )
+  critic = Weights(optax.apply_updates(state.critic.params, updates), norms)
+
+  def policy_loss(params):
+    weights = state.policy._replace(params=params)
+    actions, norms = _apply(nets.policy, weights, observation, is_training=True)
+    inputs = (observation, actions)
+    values, _ = _apply(nets.critic, critic, *inputs, is_training=True)
+    return -jnp.mean(values), norms
+
+  slope = jax.value_and_grad(policy_loss, has_aux=True)
+  (minus_value, norms), grads = slope(state.policy.params)
+  updates, policy_moments = policy_optimiser.update(
+    grads, state.policy_moments, state.policy.params
+  )
+  policy = Weights(optax.apply_updates(state.policy.params, updates), norms)
+
+  targets = (state.target_policy, state.target_critic)
+  target_policy, target_critic = _follow((policy, critic), targets, tau)
+  metrics = {"critic_loss": loss, "q": q, "policy_value": -minus_value}
+  state = State(
+    policy=policy,
+    critic=critic,
+    target_policy=target_policy,
+    target_critic=target_critic,
+    policy_moments=policy_moments,
+    critic_moments=critic_moments,
+  )
+  return state, metrics
+
+
+def _follow(new, slow, tau):
+  """Moves numbers towards the new ones; takes counters as they are."""
+
+  def of_leaf(x, y):
+    is_number = jnp.issubdtype(x.dtype, jnp.floating)
+    return optax.incremental_update(x, y, tau) if is_number else x
+
+  return jax.tree.map(of_leaf, new, slow)
