@@ -48,6 +48,7 @@ class Canvas(NamedTuple):
   colours: jax.Array  # [size, size, 3], from 0 to 1; first row on top
   x: jax.Array  # [size, size], of the centres of pixels, in the world
   y: jax.Array  # [size, size], upwards
+  pixel: float  # its width in the world
 
 
 def canvas(
@@ -74,7 +75,7 @@ def canvas(
   places = ((np.arange(size) + 0.5) / size - 0.5) * width
   x, y = np.meshgrid(centre[0] + places, centre[1] - places)
   x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
-  return Canvas(jnp.ones((size, size, 3)), x, y)
+  return Canvas(jnp.ones((size, size, 3)), x, y, width / size)
 
 
 def circle(canvas: Canvas, centre: Point, radius: float) -> jax.Array:
@@ -165,11 +166,9 @@ def paint(
   >>> paint(white, jnp.zeros((1, 1)), (0.0, 0.0, 1.0)).colours.tolist()
   [[[0.5, 0.5, 1.0]]]
   """
-  width = jnp.abs(canvas.y[0, 0] - canvas.y[-1, 0]) / max(len(canvas.y) - 1, 1)
-  width = jnp.where(width == 0, 1.0, width)
-  cover = jnp.clip(0.5 - distances / width, 0, 1)[..., None]
-  colours = (1 - cover) * canvas.colours
-  return canvas._replace(colours=colours + cover * jnp.asarray(colour)[None, None])
+  cover = jnp.clip(0.5 - distances / canvas.pixel, 0, 1)[..., None]
+  painted = cover * jnp.asarray(colour)[None, None]
+  return canvas._replace(colours=(1 - cover) * canvas.colours + painted)
 
 
 def image(canvas: Canvas) -> jax.Array:
@@ -185,3 +184,51 @@ def image(canvas: Canvas) -> jax.Array:
   [[[255, 255, 255]]]
   """
   return jnp.round(255 * canvas.colours).astype(jnp.uint8)
+
+
+def pixels(
+  env: Environment, size: int = 64, num_frames: int = 3
+) -> Environment:
+  """Lets an agent see pictures instead of numbers.
+
+  Each action is taken `num_frames` times, and the observation is the pictures
+  after each, oldest first along the channels.
+
+  Args:
+    env: an environment with pictures.
+    size: pixels of an edge.
+    num_frames: pictures in an observation, and repeats of an action.
+
+  Returns:
+    The environment, with the states of `env`; observations are
+    [size, size, 3 num_frames] uint8.
+
+  Raises:
+    ValueError: env has no pictures, or a size is not positive.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 4: 64 x 64 pixels, 3
+    frames.
+
+  >>> from lilly.envs import pendulum
+  >>> pixels(pendulum.make()).observation_spec.shape
+  (64, 64, 9)
+  """
+  render = env.render
+  if render is None:
+    raise ValueError("env has no render; pixels need one.")
+  if size < 1:
+    raise ValueError(f"size is {size}; it must be at least 1.")
+
+  def reset(key):
+    state, _ = env.reset(key)
+    return state, render(state, size)
+
+  def step(key, state, action):
+    state, step = env.step(key, state, action)
+    return state, step._replace(observation=render(state, size))
+
+  low, high = np.zeros((), np.uint8), np.full((), 255, np.uint8)
+  spec = Spec((size, size, 3), jnp.uint8, low, high)
+  env = env._replace(reset=reset, step=step, observation_spec=spec)
+  return wrappers.action_repeat(env, num_frames, stack=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lilly.envs import environment
-from lilly.envs.environment import Environment, Step
+from lilly.envs.environment import Environment
 
 __all__ = [
   "AutoResetState",
@@ -203,8 +203,8 @@ def action_repeat(
 
   if stack:
     size = spec.shape[-1] * num_repeats
-    repeats = [spec._replace(shape=(*spec.shape[:-1], size))]
-    return env._replace(reset=reset, step=step, observation_spec=repeats[0])
+    spec = spec._replace(shape=(*spec.shape[:-1], size))
+    return env._replace(reset=reset, step=step, observation_spec=spec)
   return env._replace(step=step)
 
 
