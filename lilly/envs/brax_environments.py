@@ -50,7 +50,8 @@ def make(
     from brax import envs
   except ImportError as error:
     raise ImportError(
-      'brax environments need brax: pip install "lilly[experiments]".'
+      "Brax's environments need brax, pip install "
+      f'"lilly[experiments]": {error}'
     ) from error
   try:
     engine = envs.get_environment(name, backend=backend, **options)

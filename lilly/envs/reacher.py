@@ -76,7 +76,8 @@ def joints(
 def _links(lengths):
   """What links resist with, for their directions φ.
 
-  Twice the kinetic energy is Σ_jk C_jk cos(φ_j - φ_k) φ'_j φ'_k + Σ_k I_k φ'_k².
+  Twice the kinetic energy is
+  Σ_jk C_jk cos(φ_j - φ_k) φ'_j φ'_k + Σ_k I_k φ'_k².
 
   Returns:
     C [n, n] and I [n].
