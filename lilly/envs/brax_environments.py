@@ -76,13 +76,18 @@ def adapt(engine: Any) -> Environment:
   Raises:
     ValueError: there are no actions, or an observation is not one vector.
   """
-  start = jax.eval_shape(engine.reset, jax.random.key(0))
-  if not hasattr(start.obs, "shape") or len(start.obs.shape) != 1:
-    raise ValueError(f"engine observes {start.obs}; it must be one vector.")
-  ones, unbounded = [1.0] * engine.action_size, [np.inf] * len(start.obs)
+
+  def start(key):
+    # As plain numbers: some engines use a key twice, which typed keys forbid.
+    return engine.reset(jax.random.key_data(key))
+
+  first = jax.eval_shape(start, jax.random.key(0)).obs
+  if not hasattr(first, "shape") or len(first.shape) != 1:
+    raise ValueError(f"engine observes {first}; it must be one vector.")
+  ones, unbounded = [1.0] * engine.action_size, [np.inf] * len(first)
 
   def reset(key):
-    state = engine.reset(key)
+    state = start(key)
     return state, state.obs
 
   def step(key, state, action):
