@@ -203,8 +203,8 @@ def action_repeat(
 
   if stack:
     size = spec.shape[-1] * num_repeats
-    spec = spec._replace(shape=(*spec.shape[:-1], size))
-    return env._replace(reset=reset, step=step, observation_spec=spec)
+    longer = spec._replace(shape=(*spec.shape[:-1], size))
+    return env._replace(reset=reset, step=step, observation_spec=longer)
   return env._replace(step=step)
 
 

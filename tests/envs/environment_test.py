@@ -18,7 +18,7 @@ def test_a_box_has_at_least_one_number(bounds):
   "bounds", [([0.0], [0.0, 1.0]), ([0.0, 2.0], [1.0, 1])]
 )
 def test_bounds_fit_each_other(bounds):
-  with pytest.raises(ValueError, match="maximum is .*none below it"):
+  with pytest.raises(ValueError, match=r"maximum is .*none below it"):
     environment.box(*bounds)
 
 

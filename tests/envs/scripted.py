@@ -19,7 +19,7 @@ def counter(length=None, on_reset=None):
   def reset(key):
     if on_reset is not None:
       on_reset()
-    start = 100 * jax.random.randint(key, (), 1, 2**20)
+    start = 100 * jax.random.randint(key, (), 1, 2**16)
     return start, jnp.asarray(start, jnp.float32)[None]
 
   def step(key, state, action):
