@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lilly.envs import environment
+from tests import haste
 
 
 @pytest.mark.parametrize("bounds", [([], []), (1.0, 2.0)])
@@ -22,23 +23,25 @@ def test_bounds_fit_each_other(bounds):
     environment.box(*bounds)
 
 
+def _samples(spec, count):
+  draw = haste.compiled(jax.vmap(lambda key: environment.sample(key, spec)))
+  return np.asarray(draw(jax.random.split(jax.random.key(0), count)))
+
+
 def test_samples_fill_a_box_uniformly():
   spec = environment.box([-2.0, 10.0], [4.0, 11.0])
-  keys = jax.random.split(jax.random.key(0), 2000)
-  x = np.asarray(jax.vmap(lambda key: environment.sample(key, spec))(keys))
+  x = _samples(spec, 2000)
   assert x.shape == (2000, 2) and x.dtype == np.float32
   place = (x - [-2, 10]) / [6, 1]
-  np.testing.assert_allclose(
-    np.quantile(place, [0, 0.5, 1], axis=0).T, [[0, 0.5, 1]] * 2, atol=0.05
-  )
+  quantiles = np.quantile(place, [0, 0.5, 1], axis=0)
+  np.testing.assert_allclose(quantiles.T, [[0, 0.5, 1]] * 2, atol=0.05)
   assert abs(np.corrcoef(place.T)[0, 1]) < 0.1
 
 
 def test_samples_of_a_choice_are_all_its_values():
   low, high = np.array(0), np.array(2)
   spec = environment.Spec((), jnp.int32, low, high, num_values=3)
-  keys = jax.random.split(jax.random.key(0), 300)
-  x = jax.vmap(lambda key: environment.sample(key, spec))(keys)
+  x = _samples(spec, 300)
   assert x.dtype == jnp.int32
   assert (np.bincount(x, minlength=4) > [70, 70, 70, -1]).all()
   assert x.max() == 2

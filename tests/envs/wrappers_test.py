@@ -8,27 +8,20 @@ import numpy as np
 import pytest
 
 from lilly.envs import environment, wrappers
-from tests import haste
 from tests.envs import scripted
 
 
 def _roll(env, length, seed=0):
-  """Observations acted on [T, 1], the steps that followed, the last state."""
-
-  def step(carry, key):
-    state, _ = carry
-    state, step = env.step(key, state, jnp.zeros(1))
-    following = getattr(state, "observation", step.observation)
-    return (state, following), (carry[1], step)
-
-  def run(start_key, key):
-    keys = jax.random.split(key, length)
-    (state, _), found = jax.lax.scan(step, env.reset(start_key), keys)
-    return state, *found
-
-  keys = jax.random.split(jax.random.key(seed))
-  state, before, steps = haste.compiled(run)(*keys)
-  return np.asarray(before), jax.tree.map(np.asarray, steps), state
+  """Observations acted on [T, ...], the steps that followed, the last state."""
+  start_key, key = jax.random.split(jax.random.key(seed))
+  state, observation = env.reset(start_key)
+  before, steps = [], []
+  for step_key in jax.random.split(key, length):
+    before.append(observation)
+    state, step = env.step(step_key, state, jnp.zeros(1))
+    steps.append(step)
+    observation = getattr(state, "observation", step.observation)
+  return np.stack(before), jax.tree.map(lambda *x: np.stack(x), *steps), state
 
 
 @pytest.mark.parametrize(
