@@ -230,5 +230,5 @@ def pixels(
 
   low, high = np.zeros((), np.uint8), np.full((), 255, np.uint8)
   spec = Spec((size, size, 3), jnp.uint8, low, high)
-  env = env._replace(reset=reset, step=step, observation_spec=spec)
-  return wrappers.action_repeat(env, num_frames, stack=True)
+  seen = env._replace(reset=reset, step=step, observation_spec=spec)
+  return wrappers.action_repeat(seen, num_frames, stack=True)
