@@ -83,7 +83,8 @@ def cost(state: State, torque: jax.Array) -> jax.Array:
   >>> round(float(cost(State(2 * jnp.pi, 1.0), jnp.array(0.0))), 3)
   0.1
   """
-  angle = (state.angle + jnp.pi) % (2 * jnp.pi) - jnp.pi
+  turns = jnp.floor((state.angle + jnp.pi) / (2 * jnp.pi))
+  angle = state.angle - 2 * jnp.pi * turns
   return angle**2 + 0.1 * state.velocity**2 + 0.001 * torque**2
 
 

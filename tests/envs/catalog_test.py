@@ -165,6 +165,8 @@ def test_options_reach_the_task():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Brax System, piplines:UserWarning")
+@pytest.mark.filterwarnings("ignore:Accessing `:DeprecationWarning")
 def test_brax_moves_as_by_itself():
   envs = pytest.importorskip("brax.envs")
   # Brax promotes ranks.
