@@ -57,7 +57,9 @@ class Environment(NamedTuple):
   render: Callable[[Any, int], jax.Array] | None = None
 
 
-def box(minimum: Sequence[float], maximum: Sequence[float]) -> Spec:
+def box(
+  minimum: Sequence[float] | np.ndarray, maximum: Sequence[float] | np.ndarray
+) -> Spec:
   """Describes a vector of float32 numbers with bounds.
 
   Args:

@@ -256,27 +256,15 @@ def make(
   >>> make(lengths=(0.1, 0.1, 0.1)).action_spec.shape
   (3,)
   """
-  if not lengths or min(lengths) <= 0:
-    raise ValueError(
-      f"lengths is {list(lengths)}; it must be one positive number or more."
-    )
-  if target is not None and len(target) != 2:
-    raise ValueError(f"target is {list(target)}; it must be two numbers.")
-  n, reach = len(lengths), sum(lengths)
+  _check(lengths, target)
+  n = len(lengths)
   move = functools.partial(dynamics, lengths=lengths, **constants)
-
-  def place(key):
-    if target is not None:
-      return jnp.asarray(target, jnp.float32)
-    low = jnp.array([5 / 24 * reach, -jnp.pi])
-    high = jnp.array([20 / 24 * reach, jnp.pi])
-    radius, angle = jax.random.uniform(key, (2,), minval=low, maxval=high)
-    return radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
   def reset(key):
     angle_key, target_key = jax.random.split(key)
     q = jax.random.uniform(angle_key, (n,), minval=-jnp.pi, maxval=jnp.pi)
-    state = State(q, jnp.zeros(n), place(target_key))
+    place = _place(target_key, target, sum(lengths))
+    state = State(q, jnp.zeros(n), place)
     return state, observe(state, lengths=lengths)
 
   def step(key, state, action):
@@ -296,6 +284,25 @@ def make(
     render=functools.partial(render, lengths=lengths),
   )
   return wrappers.time_limit(env, num_steps)
+
+
+def _check(lengths, target):
+  if not lengths or min(lengths) <= 0:
+    raise ValueError(
+      f"lengths is {list(lengths)}; it must be one positive number or more."
+    )
+  if target is not None and len(target) != 2:
+    raise ValueError(f"target is {list(target)}; it must be two numbers.")
+
+
+def _place(key, target, reach):
+  """Where the target is in an episode."""
+  if target is not None:
+    return jnp.asarray(target, jnp.float32)
+  low = jnp.array([5 / 24 * reach, -jnp.pi])
+  high = jnp.array([20 / 24 * reach, jnp.pi])
+  radius, angle = jax.random.uniform(key, (2,), minval=low, maxval=high)
+  return radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
 def render(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lilly.envs import environment
-from lilly.envs.environment import Environment
+from lilly.envs.environment import Environment, Step
 
 __all__ = [
   "AutoResetState",
@@ -136,8 +136,9 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
     step_key, start_key = (jax.random.fold_in(key, i) for i in range(2))
     inner, step = env.step(step_key, state.state, action)
     fresh = start(start_key, state.starts)
-    chosen = _where(environment.is_last(step), fresh, (inner, step.observation))
-    return AutoResetState(*chosen, state.starts), step
+    is_last = environment.is_last(step)
+    inner, following = _where(is_last, fresh, (inner, step.observation))
+    return AutoResetState(inner, following, state.starts), step
 
   return env._replace(reset=reset, step=step, render=_inner_render(env))
 
@@ -187,12 +188,7 @@ def action_repeat(
 
   def step(key, state, action):
     def repeat(carry, key):
-      state, total = carry
-      new_state, new = env.step(key, state, action)
-      reward = total.reward + total.discount * new.reward
-      discount = total.discount * new.discount
-      new = new._replace(reward=reward, discount=discount)
-      carry = _where(environment.is_last(total), carry, (new_state, new))
+      carry = _accumulate(carry, *env.step(key, carry[0], action))
       return carry, carry[1].observation if stack else ()
 
     nothing = environment.make_step(jnp.zeros(spec.shape, spec.dtype), 0.0)
@@ -202,11 +198,22 @@ def action_repeat(
       total = total._replace(observation=stacked(observations))
     return state, total
 
-  if stack:
-    size = spec.shape[-1] * num_repeats
-    longer = spec._replace(shape=(*spec.shape[:-1], size))
-    return env._replace(reset=reset, step=step, observation_spec=longer)
-  return env._replace(step=step)
+  if not stack:
+    return env._replace(step=step)
+  shape = (*spec.shape[:-1], spec.shape[-1] * num_repeats)
+  longer = spec._replace(shape=shape)
+  return env._replace(reset=reset, step=step, observation_spec=longer)
+
+
+def _accumulate(
+  carry: tuple[Any, Step], state: Any, step: Step
+) -> tuple[Any, Step]:
+  """Adds a step to those so far, unless they came to an end."""
+  total = carry[1]
+  reward = total.reward + total.discount * step.reward
+  discount = total.discount * step.discount
+  new = state, step._replace(reward=reward, discount=discount)
+  return _where(environment.is_last(total), carry, new)
 
 
 def normalize_actions(env: Environment) -> Environment:
