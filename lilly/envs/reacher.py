@@ -246,8 +246,7 @@ def make(
     The environment.
 
   Raises:
-    ValueError: there is no link, one has no length, the target has not two
-      coordinates, or num_steps is not positive.
+    ValueError: a link has no length, a target no two numbers, or bad num_steps.
 
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), reacher, of two links; its second one

@@ -85,8 +85,8 @@ def test_energy_is_kept_by_small_steps():
 def test_constants_reach_the_dynamics():
   env = pendulum.make(gravity=0.0, mass=2.0, length=0.5, max_speed=50.0)
   assert env.observation_spec.maximum.tolist() == [1, 1, 50]
-  state, _ = env.reset(jax.random.key(0))
-  moved, _ = env.step(jax.random.key(1), state, jnp.ones(1))
+  state, _ = haste.compiled(env.reset)(jax.random.key(0))
+  moved, _ = haste.compiled(env.step)(jax.random.key(1), state, jnp.ones(1))
   gained = moved.state.velocity - state.state.velocity
   np.testing.assert_allclose(gained, 3 / (2 * 0.5**2) * 0.05, rtol=1e-4)
 

@@ -43,12 +43,13 @@ def test_moves_as_in_mujoco():
 
 
 def test_walls_stop_the_ball_across_and_not_along():
+  move = haste.compiled(point_mass.dynamics)
   state = point_mass.State(jnp.array([0.285, -0.1]), jnp.array([1.0, 0.05]))
-  state = point_mass.dynamics(state, jnp.zeros(2))
+  state = move(state, jnp.zeros(2))
   np.testing.assert_allclose(state.position[0], 0.29)
   assert state.velocity[0] == 0 and state.velocity[1] > 0.04
   # It is free to leave.
-  state = point_mass.dynamics(state, jnp.array([-0.1, 0.0]))
+  state = move(state, jnp.array([-0.1, 0.0]))
   assert state.velocity[0] < 0 and state.position[0] < 0.29
 
 
@@ -66,8 +67,8 @@ def test_reward_is_the_suites(away, margin):
 def test_options_reach_the_task():
   env = point_mass.make(wall=np.inf, mass=1e9, margin=0.3)
   assert np.isinf(env.observation_spec.maximum).all()
-  state, _ = env.reset(jax.random.key(0))
+  state, _ = haste.compiled(env.reset)(jax.random.key(0))
   assert np.abs(state.state.position).max() <= 0.29
-  new, step = env.step(jax.random.key(1), state, jnp.ones(2))
+  new, step = haste.compiled(env.step)(jax.random.key(1), state, jnp.ones(2))
   np.testing.assert_allclose(new.state.position, state.state.position)
   assert step.reward > 0.01

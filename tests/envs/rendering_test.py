@@ -66,8 +66,10 @@ _shapes = pytest.mark.parametrize("shape", _SHAPES)
 @_shapes
 def test_distances_are_those_to_the_outline(shape):
   draw, outline, _ = _SHAPES[shape]
-  scene = rendering.canvas(_SIZE, _WIDTH, _CENTRE)
-  actual = np.asarray(draw(scene))
+  distances = haste.compiled(
+    lambda: draw(rendering.canvas(_SIZE, _WIDTH, _CENTRE))
+  )
+  actual = np.asarray(distances())
   points = np.transpose(outline(np.linspace(0, 1, 4001)))
   signs = set()
   for row in range(_SIZE):
@@ -83,9 +85,13 @@ def test_distances_are_those_to_the_outline(shape):
 @_shapes
 def test_the_inside_is_painted(shape):
   draw, _, area = _SHAPES[shape]
-  scene = rendering.canvas(100, 4.0)
-  scene = rendering.paint(scene, draw(scene), (0.0, 0.0, 0.0))
-  cover = 1 - np.asarray(scene.colours)
+
+  @haste.compiled
+  def colours():
+    scene = rendering.canvas(100, 4.0)
+    return rendering.paint(scene, draw(scene), (0.0, 0.0, 0.0)).colours
+
+  cover = 1 - np.asarray(colours())
   np.testing.assert_allclose(cover[..., 0].sum() * 0.04**2, area, rtol=0.005)
 
 
@@ -104,14 +110,13 @@ def test_pixels_are_covered_in_part_along_an_edge():
 
 
 def test_small_movements_show():
-  scene = rendering.canvas(8, 8.0)
-  pictures = [
-    rendering.image(
-      rendering.paint(scene, rendering.circle(scene, (x, 0.0), 2.0), (0, 0, 0))
-    )
-    for x in (0.0, 0.05)
-  ]
-  assert (pictures[0] != pictures[1]).any()
+  @haste.compiled
+  def draw(x):
+    scene = rendering.canvas(8, 8.0)
+    disc = rendering.circle(scene, (x, 0.0), 2.0)
+    return rendering.image(rendering.paint(scene, disc, (0, 0, 0)))
+
+  assert (draw(0.0) != draw(0.05)).any()
 
 
 def test_pixels_show_the_picture_after_each_repeat():
