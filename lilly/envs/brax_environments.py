@@ -94,7 +94,7 @@ def adapt(engine: Any) -> Environment:
     del key
     new = engine.step(state, action)
     made = environment.make_step(new.obs, new.reward, new.done)
-    # Rewards that are Python's numbers would not fit a scan.
+    # Some rewards are Python's numbers: the state would change its types.
     new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
     return new, made
 

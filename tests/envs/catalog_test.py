@@ -76,6 +76,15 @@ def test_an_engine_becomes_an_environment():
   assert (steps.discount == 1).all()
 
 
+def test_the_state_of_an_engine_keeps_its_form():
+  env = brax_environments.adapt(_Engine())
+  state, _ = jax.eval_shape(env.reset, jax.random.key(0))
+  new, _ = jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(2))
+  for old, leaf in zip(*map(jax.tree.leaves, (state, new)), strict=True):
+    # A weak type, of Python's numbers, would compile a loop's body twice.
+    assert (leaf.dtype, leaf.weak_type) == (old.dtype, old.weak_type)
+
+
 def test_an_engine_without_actions_or_with_other_observations_is_refused():
   with pytest.raises(ValueError, match="action of size 0 cannot be used"):
     brax_environments.adapt(_Engine(action_size=0))
