@@ -18,6 +18,7 @@ __all__ = [
   "axes",
   "band",
   "curves",
+  "gif",
   "save",
   "sweep",
 ]
@@ -208,6 +209,35 @@ def _by_first_use(is_used):
 def save(sheet: Any, path: pathlib.Path) -> None:
   """Writes a figure as PNG, without a date inside."""
   sheet.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def gif(path: pathlib.Path, frames: np.ndarray, fps: float = 30.0) -> None:
+  """Writes a film that starts again at its end, such as of a trained policy.
+
+  Args:
+    path: of the GIF.
+    frames: pictures in their order, [T, height, width, 3] uint8.
+    fps: pictures a second. The format counts in hundredths of a second: beyond
+      50, the film is slower than asked for.
+
+  Raises:
+    ValueError: there are no frames, their form is another, or fps is not
+      positive.
+  """
+  frames = np.asarray(frames)
+  is_film = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
+  if not is_film or frames.dtype != np.uint8:
+    raise ValueError(
+      f"frames has shape {frames.shape} and type {frames.dtype}; it must be "
+      "[T, height, width, 3] uint8, with at least one picture."
+    )
+  if not fps > 0:
+    raise ValueError(f"fps is {fps}; it must be positive.")
+  from PIL import Image
+
+  first, *rest = map(Image.fromarray, frames)
+  duration = 10 * max(2, round(100 / fps))  # in ms
+  first.save(path, save_all=True, append_images=rest, duration=duration, loop=0)
 
 
 def _save_table(path, x, rows):

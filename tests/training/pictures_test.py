@@ -239,3 +239,45 @@ def test_curves_against_what_a_step_stands_for(tmp_path):
   )
   with open(path.with_suffix(".csv"), encoding="utf-8") as table:
     assert [row["words"] for row in csv.DictReader(table)] == ["2", "4", "8"]
+
+
+def test_a_gif_holds_the_frames(tmp_path):
+  frames = np.zeros((3, 8, 12, 3), np.uint8)
+  frames[:, :, :4] = [255, 0, 0]
+  for t in range(3):
+    frames[t, 2 * t, 6:] = [0, 0, 255]
+  pictures.gif(tmp_path / "film.gif", frames, fps=20)
+  with Image.open(tmp_path / "film.gif") as film:
+    assert (film.format, film.size, film.n_frames) == ("GIF", (12, 8), 3)
+    assert film.info["loop"] == 0  # without end
+    for t in range(3):
+      film.seek(t)
+      assert film.info["duration"] == 50
+      np.testing.assert_array_equal(film.convert("RGB"), frames[t])
+
+
+def test_a_gif_is_not_faster_than_viewers_play(tmp_path):
+  frames = np.arange(2, dtype=np.uint8)[:, None, None, None] * np.uint8(255)
+  frames = np.broadcast_to(frames, (2, 4, 4, 3))
+  pictures.gif(tmp_path / "film.gif", frames, fps=1000)
+  with Image.open(tmp_path / "film.gif") as film:
+    assert film.info["duration"] == 20
+
+
+@pytest.mark.parametrize(
+  ("shape", "dtype", "fps", "message"),
+  [
+    ((0, 4, 4, 3), np.uint8, 30, "frames has shape"),
+    ((4, 4, 3), np.uint8, 30, "frames has shape"),
+    ((2, 4, 4, 1), np.uint8, 30, "frames has shape"),
+    ((2, 4, 4, 3), np.float32, 30, "type float32"),
+    ((2, 4, 4, 3), np.uint8, 0, "fps is 0"),
+    ((2, 4, 4, 3), np.uint8, NAN, "fps is nan"),
+  ],
+)
+def test_a_gif_of_something_else_is_refused(
+  tmp_path, shape, dtype, fps, message
+):
+  with pytest.raises(ValueError, match=message):
+    pictures.gif(tmp_path / "film.gif", np.zeros(shape, dtype), fps)
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""Environments: experience as pure functions of a key, a state, an action."""

@@ -1,0 +1,106 @@
+"""Brax's environments, and those of simulators that follow its interface.
+
+Brax's own wrappers are left out: they count steps, reset and hide the true last
+observation in their own ways. Resets are dear here: use
+`wrappers.auto_reset(env, num_starts=...)`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.envs import environment, wrappers
+from lilly.envs.environment import Environment
+
+__all__ = ["adapt", "make"]
+
+
+def make(
+  name: str,
+  *,
+  backend: str = "spring",
+  num_steps: int | None = 1000,
+  **options: Any,
+) -> Environment:
+  """Makes an environment of brax.
+
+  Its first step compiles for seconds to more than a minute. "generalized" is
+  far too slow for large bodies on a CPU.
+
+  Args:
+    name: as brax has it: "inverted_pendulum", "halfcheetah", ...
+    backend: "spring", "positional", "generalized" or "mjx".
+    num_steps: of an episode; None: only the world ends it.
+    **options: further arguments of the environment's class.
+
+  Returns:
+    The environment; actions are in [-1, 1].
+
+  Raises:
+    ImportError: brax is not installed.
+    ValueError: brax has no such environment or backend, or num_steps is not
+      positive.
+
+  Reference:
+    Freeman et al., 2021 (arXiv 2106.13281).
+  """
+  try:
+    from brax import envs
+  except ImportError as error:
+    raise ImportError(
+      "Brax's environments need brax, pip install "
+      f'"lilly[experiments]": {error}'
+    ) from error
+  try:
+    engine = envs.get_environment(name, backend=backend, **options)
+  except KeyError as error:
+    raise ValueError(
+      f"name is {name!r}; brax has no such environment."
+    ) from error
+  return wrappers.time_limit(adapt(engine), num_steps)
+
+
+def adapt(engine: Any) -> Environment:
+  """Adapts an environment of brax's interface that is not wrapped.
+
+  Args:
+    engine: has `reset(key)` and `step(state, action)`, both of which return a
+      state with `obs`, `reward` and `done`, and `action_size`.
+
+  Returns:
+    The environment; its states are the engine's, `done` is a termination, and
+    actions are in [-1, 1].
+
+  Raises:
+    ValueError: there are no actions, or an observation is not one vector.
+  """
+
+  def start(key):
+    # As plain numbers: some engines use a key twice, which typed keys forbid.
+    return engine.reset(jax.random.key_data(key))
+
+  first = jax.eval_shape(start, jax.random.key(0)).obs
+  if not hasattr(first, "shape") or len(first.shape) != 1:
+    raise ValueError(f"engine observes {first}; it must be one vector.")
+  ones, unbounded = [1.0] * engine.action_size, [np.inf] * len(first)
+
+  def reset(key):
+    state = start(key)
+    return state, state.obs
+
+  def step(key, state, action):
+    del key
+    new = engine.step(state, action)
+    made = environment.make_step(new.obs, new.reward, new.done)
+    # Some rewards are Python's numbers: the state would change its types.
+    new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
+    return new, made
+
+  return Environment(
+    reset,
+    step,
+    observation_spec=environment.box(np.negative(unbounded), unbounded),
+    action_spec=environment.box(np.negative(ones), ones),
+  )

@@ -1,0 +1,174 @@
+"""Pendulum: swing a rod up with a torque too weak to lift it at once.
+
+Gym's Pendulum-v1, its constants and its order of integration: the new velocity
+moves the rod.
+"""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.envs import environment, rendering, wrappers
+from lilly.envs.environment import Environment
+
+__all__ = ["State", "cost", "dynamics", "make", "observe", "render"]
+
+_MAX_TORQUE, _MAX_SPEED = 2.0, 8.0
+
+
+class State(NamedTuple):
+  """Where the rod is."""
+
+  angle: jax.Array  # [] rad, 0 upright, not wrapped
+  velocity: jax.Array  # [] rad/s
+
+
+def dynamics(
+  state: State,
+  torque: jax.Array,
+  *,
+  dt: float = 0.05,
+  gravity: float = 10.0,
+  mass: float = 1.0,
+  length: float = 1.0,
+  max_speed: float = _MAX_SPEED,
+) -> State:
+  """Moves the rod by one step.
+
+  ω' = clip(ω + (3 g / 2 l sin θ + 3 / (m l²) u) dt),  θ' = θ + ω' dt.
+
+  Args:
+    state: θ and ω.
+    torque: u, [], taken as it is.
+    dt: seconds.
+    gravity: g.
+    mass: m.
+    length: l.
+    max_speed: bound of |ω'|; where it binds, ω' has gradient 0.
+
+  Returns:
+    The next state.
+
+  Reference:
+    Gymnasium, Pendulum-v1.
+
+  >>> round(float(dynamics(State(0.0, 0.0), jnp.array(1.0)).velocity), 3)
+  0.15
+  """
+  fall = 3 * gravity / (2 * length) * jnp.sin(state.angle)
+  velocity = state.velocity + (fall + 3 / (mass * length**2) * torque) * dt
+  velocity = jnp.clip(velocity, -max_speed, max_speed)
+  return State(state.angle + velocity * dt, velocity)
+
+
+def cost(state: State, torque: jax.Array) -> jax.Array:
+  """Measures how far from resting upright a state is: minus the reward.
+
+  θ² + 0.1 ω² + 0.001 u², θ wrapped to [-π, π).
+
+  Args:
+    state: θ and ω, before the torque acts.
+    torque: u, [].
+
+  Returns:
+    The cost, [].
+
+  Reference:
+    Gymnasium, Pendulum-v1.
+
+  >>> round(float(cost(State(2 * jnp.pi, 1.0), jnp.array(0.0))), 3)
+  0.1
+  """
+  turns = jnp.floor((state.angle + jnp.pi) / (2 * jnp.pi))
+  angle = state.angle - 2 * jnp.pi * turns
+  return angle**2 + 0.1 * state.velocity**2 + 0.001 * torque**2
+
+
+def observe(state: State) -> jax.Array:
+  """Gives cos θ, sin θ and ω.
+
+  Args:
+    state: θ and ω.
+
+  Returns:
+    The observation, [3].
+
+  >>> observe(State(0.0, 2.0)).tolist()
+  [1.0, 0.0, 2.0]
+  """
+  angle, velocity = state
+  return jnp.stack([jnp.cos(angle), jnp.sin(angle), jnp.asarray(velocity)])
+
+
+def make(num_steps: int | None = 200, **constants: float) -> Environment:
+  """Makes the task.
+
+  Actions are torques, cut to [-2, 2]. θ ~ U[-π, π], ω ~ U[-1, 1] at first.
+
+  Args:
+    num_steps: of an episode; None: it never ends.
+    **constants: keyword arguments of `dynamics`.
+
+  Returns:
+    The environment.
+
+  Raises:
+    ValueError: num_steps is not positive.
+
+  Reference:
+    Gymnasium, Pendulum-v1.
+
+  >>> make().observation_spec.shape, make().action_spec.maximum.tolist()
+  ((3,), [2.0])
+  """
+  move = functools.partial(dynamics, **constants)
+  max_speed = constants.get("max_speed", _MAX_SPEED)
+
+  def reset(key):
+    high = jnp.array([jnp.pi, 1.0])
+    state = State(*jax.random.uniform(key, (2,), minval=-high, maxval=high))
+    return state, observe(state)
+
+  def step(key, state, action):
+    del key
+    chex.assert_shape(action, (1,))
+    torque = jnp.clip(action[0], -_MAX_TORQUE, _MAX_TORQUE)
+    reward = -cost(state, torque)
+    state = move(state, torque)
+    return state, environment.make_step(observe(state), reward)
+
+  high = [1.0, 1.0, max_speed]
+  env = Environment(
+    reset,
+    step,
+    observation_spec=environment.box(np.negative(high), high),
+    action_spec=environment.box([-_MAX_TORQUE], [_MAX_TORQUE]),
+    render=render,
+  )
+  return wrappers.time_limit(env, num_steps)
+
+
+def render(state: State, size: int = 64) -> jax.Array:
+  """Draws the rod.
+
+  Args:
+    state: θ and ω.
+    size: pixels of an edge.
+
+  Returns:
+    [size, size, 3] uint8.
+
+  >>> render(State(0.0, 0.0), size=8).shape
+  (8, 8, 3)
+  """
+  scene = rendering.canvas(size, 2.6)
+  # Positive angles are counter-clockwise, as in Gym's pictures.
+  tip = (-jnp.sin(state.angle), jnp.cos(state.angle))
+  rod = rendering.capsule(scene, (0.0, 0.0), tip, 0.12)
+  axle = rendering.circle(scene, (0.0, 0.0), 0.06)
+  scene = rendering.paint(scene, rod, rendering.ORANGE)
+  return rendering.image(rendering.paint(scene, axle, rendering.BLACK))

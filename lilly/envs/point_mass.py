@@ -1,0 +1,192 @@
+"""Point mass: bring a ball on a plane to the middle.
+
+The DM suite's easy point mass: its mass, friction and motors, velocities first
+and friction implicitly. Its walls are soft; here the ball stops at them.
+"""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lilly.envs import environment, rendering, rewards, wrappers
+from lilly.envs.environment import Environment
+
+__all__ = ["State", "dynamics", "make", "observe", "render", "reward"]
+
+_WALL = 0.29  # m from the middle
+_FORCE = 0.1  # newtons at an action of 1
+_TARGET_SIZE = 0.015
+
+
+class State(NamedTuple):
+  """Where the ball is."""
+
+  position: jax.Array  # [2] m
+  velocity: jax.Array  # [2] m/s
+
+
+def dynamics(
+  state: State,
+  force: jax.Array,
+  *,
+  dt: float = 0.02,
+  mass: float = 0.3,
+  damping: float = 1.0,
+  wall: float = _WALL,
+) -> State:
+  """Moves the ball by one step.
+
+  v' = v + dt (f - b v) / (m + dt b),  x' = x + dt v'; what would pass a wall
+  stays there, at rest across it.
+
+  Args:
+    state: x and v.
+    force: f, [2].
+    dt: seconds.
+    mass: m.
+    damping: b.
+    wall: bound of |x|, of each coordinate; inf: there is none.
+
+  Returns:
+    The next state.
+
+  Reference:
+    Tassa et al., 2018 (arXiv 1801.00690), its `point_mass.xml`.
+
+  >>> state = State(jnp.array([0.289, 0.0]), jnp.array([0.1, 0.1]))
+  >>> print(dynamics(state, jnp.zeros(2)).velocity.round(3))
+  [0.    0.094]
+  """
+  chex.assert_shape([*state, force], (2,))
+  push = force - damping * state.velocity
+  velocity = state.velocity + dt * push / (mass + dt * damping)
+  position = state.position + dt * velocity
+  velocity = jnp.where(jnp.abs(position) > wall, 0, velocity)
+  return State(jnp.clip(position, -wall, wall), velocity)
+
+
+def reward(
+  state: State, action: jax.Array, *, margin: float = _TARGET_SIZE
+) -> jax.Array:
+  """Rewards a ball at the middle, and small actions.
+
+  tolerance(|x|) (4 + mean(1 - u²)) / 5; the tolerance is 1 up to 0.015.
+
+  Args:
+    state: after the step.
+    action: u, from -1 to 1, [2].
+    margin: how far beyond 0.015 the tolerance is 0.1.
+
+  Returns:
+    The reward, [], from 0 to 1.
+
+  Reference:
+    Tassa et al., 2018 (arXiv 1801.00690), `point_mass.py`.
+
+  >>> float(reward(State(jnp.zeros(2), jnp.zeros(2)), jnp.zeros(2)))
+  1.0
+  """
+  # Its gradient is finite in the middle too.
+  distance = optax.safe_norm(state.position, 1e-6)
+  near = rewards.tolerance(distance, upper=_TARGET_SIZE, margin=margin)
+  return near * rewards.small_control(action)
+
+
+def observe(state: State) -> jax.Array:
+  """Gives position and velocity.
+
+  Args:
+    state: x and v.
+
+  Returns:
+    The observation, [4].
+
+  >>> observe(State(jnp.ones(2), jnp.zeros(2))).tolist()
+  [1.0, 1.0, 0.0, 0.0]
+  """
+  return jnp.concatenate(state)
+
+
+def make(
+  *,
+  num_steps: int | None = 1000,
+  margin: float = _TARGET_SIZE,
+  **constants: float,
+) -> Environment:
+  """Makes the task.
+
+  Actions are in [-1, 1], of 0.1 N. The ball is anywhere and still at first. No
+  state ends an episode.
+
+  Args:
+    num_steps: of an episode; None: it never ends.
+    margin: of the reward; a wider one than the DM suite's guides from afar.
+    **constants: keyword arguments of `dynamics`.
+
+  Returns:
+    The environment.
+
+  Raises:
+    ValueError: num_steps is not positive.
+
+  Reference:
+    Tassa et al., 2018 (arXiv 1801.00690), point_mass, easy.
+
+  >>> make().observation_spec.shape, make().action_spec.shape
+  ((4,), (2,))
+  """
+  wall = constants.get("wall", _WALL)
+  move = functools.partial(dynamics, **constants)
+
+  def reset(key):
+    # A wall at infinity leaves the starts where they are.
+    high = min(wall, _WALL)
+    position = jax.random.uniform(key, (2,), minval=-high, maxval=high)
+    state = State(position, jnp.zeros(2))
+    return state, observe(state)
+
+  def step(key, state, action):
+    del key
+    chex.assert_shape(action, (2,))
+    action = jnp.clip(action, -1, 1)
+    state = move(state, _FORCE * action)
+    r = reward(state, action, margin=margin)
+    return state, environment.make_step(observe(state), r)
+
+  high = [wall, wall, np.inf, np.inf]
+  env = Environment(
+    reset,
+    step,
+    observation_spec=environment.box(np.negative(high), high),
+    action_spec=environment.box([-1.0] * 2, [1.0] * 2),
+    render=render,
+  )
+  return wrappers.time_limit(env, num_steps)
+
+
+def render(state: State, size: int = 64) -> jax.Array:
+  """Draws walls, target and ball, larger than they are.
+
+  Args:
+    state: x and v.
+    size: pixels of an edge.
+
+  Returns:
+    [size, size, 3] uint8.
+
+  >>> render(State(jnp.zeros(2), jnp.zeros(2)), size=8).shape
+  (8, 8, 3)
+  """
+  scene = rendering.canvas(size, 2.4 * _WALL)
+  floor = rendering.box(scene, (0.0, 0.0), (_WALL + 0.02, _WALL + 0.02))
+  wall = jnp.abs(floor) - 0.008
+  target = rendering.circle(scene, (0.0, 0.0), 0.04)
+  ball = rendering.circle(scene, state.position, 0.025)
+  scene = rendering.paint(scene, wall, rendering.GREY)
+  scene = rendering.paint(scene, target, rendering.GREEN)
+  return rendering.image(rendering.paint(scene, ball, rendering.ORANGE))

@@ -1,0 +1,334 @@
+"""Reacher: bring the tip of a planar arm onto a target.
+
+An arm of n links that lies flat, so that nothing pulls it down. Links are
+capsules of the DM suite's thickness and density, and the motors' gain, the
+damping and the integration are its too: velocities first, friction implicitly.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lilly.envs import (
+  environment,
+  rendering,
+  rewards,
+  rigid_bodies,
+  wrappers,
+)
+from lilly.envs.environment import Environment
+
+__all__ = [
+  "State",
+  "dynamics",
+  "joints",
+  "make",
+  "mass_matrix",
+  "observe",
+  "render",
+  "reward",
+]
+
+_LENGTHS = (0.12, 0.12)
+_RADIUS, _DENSITY = 0.01, 1000.0  # of links
+_TORQUE = 0.05  # at an action of 1
+_TARGET_SIZE = 0.05
+
+# Not in the coarser products that accelerators offer by default.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class State(NamedTuple):
+  """Where the arm and its target are."""
+
+  angles: jax.Array  # [n] rad, each from the link before it, not wrapped
+  velocities: jax.Array  # [n] rad/s
+  target: jax.Array  # [2] m
+
+
+def joints(
+  angles: jax.Array, *, lengths: Sequence[float] = _LENGTHS
+) -> jax.Array:
+  """Finds where the links end.
+
+  Args:
+    angles: of the joints, [n].
+    lengths: of the links, n.
+
+  Returns:
+    The ends of all links, the tip of the arm last, [n, 2].
+
+  >>> joints(jnp.zeros(2), lengths=(3.0, 4.0)).tolist()
+  [[3.0, 0.0], [7.0, 0.0]]
+  """
+  chex.assert_shape(angles, (len(lengths),))
+  directions = jnp.cumsum(angles)
+  links = jnp.stack([jnp.cos(directions), jnp.sin(directions)], axis=1)
+  return jnp.cumsum(jnp.asarray(lengths)[:, None] * links, axis=0)
+
+
+def _links(lengths):
+  """What links resist with, for their directions φ.
+
+  Twice the kinetic energy is
+  Σ_jk C_jk cos(φ_j - φ_k) φ'_j φ'_k + Σ_k I_k φ'_k².
+
+  Returns:
+    C [n, n] and I [n].
+  """
+  masses = [rigid_bodies.capsule_mass(l, _RADIUS, _DENSITY) for l in lengths]
+  turns = [
+    rigid_bodies.capsule_inertia(m, l, _RADIUS)
+    for m, l in zip(masses, lengths, strict=True)
+  ]
+  # Row k: how far the middle of link k moves when link j turns.
+  levers = np.tril(np.tile(lengths, (len(lengths), 1)))
+  levers -= np.diag(lengths) / 2
+  return levers.T @ np.diag(masses) @ levers, np.array(turns)
+
+
+def mass_matrix(
+  angles: jax.Array, *, lengths: Sequence[float] = _LENGTHS
+) -> jax.Array:
+  """Finds how the arm resists accelerations of its joints.
+
+  The kinetic energy is q'ᵀ M(q) q' / 2.
+
+  Args:
+    angles: q, [n].
+    lengths: of the links, n.
+
+  Returns:
+    M, [n, n], symmetric and positive.
+
+  >>> M = mass_matrix(jnp.zeros(2))
+  >>> bool((M == M.T).all()), bool(jnp.linalg.eigvalsh(M).min() > 0)
+  (True, True)
+  """
+  return _forces(angles, jnp.zeros_like(angles), lengths)[0]
+
+
+def _forces(angles, velocities, lengths):
+  """The mass matrix and the torques by which the joints' motions interact."""
+  chex.assert_shape([angles, velocities], (len(lengths),))
+  coupling, turns = _links(lengths)
+  directions, speeds = jnp.cumsum(angles), jnp.cumsum(velocities)
+  between = directions[:, None] - directions[None, :]
+  mass = jnp.asarray(coupling) * jnp.cos(between) + jnp.diag(turns)
+  swing = jnp.asarray(coupling) * jnp.sin(between)
+  swing = _product(swing, jnp.square(speeds))
+  # A joint turns its own link and all that follow.
+  follow = jnp.tril(jnp.ones_like(mass)).T
+  return _product(_product(follow, mass), follow.T), _product(follow, swing)
+
+
+def dynamics(
+  state: State,
+  torques: jax.Array,
+  *,
+  lengths: Sequence[float] = _LENGTHS,
+  dt: float = 0.02,
+  damping: float = 0.01,
+) -> State:
+  """Moves the arm by one step.
+
+  (M + dt b 1) a = τ - h - b q',  q' <- q' + dt a,  q <- q + dt q'.
+
+  Args:
+    state: q, q' and the target.
+    torques: τ at the joints, [n].
+    lengths: of the links, n.
+    dt: seconds.
+    damping: b, of each joint.
+
+  Returns:
+    The next state; the target stays.
+
+  Reference:
+    Tassa et al., 2018 (arXiv 1801.00690), its `reacher.xml`; MuJoCo's "Euler"
+    with damping implicit in the velocity.
+
+  >>> still = State(jnp.zeros(2), jnp.zeros(2), jnp.zeros(2))
+  >>> dynamics(still, jnp.zeros(2)).angles.tolist()
+  [0.0, 0.0]
+  """
+  mass, swing = _forces(state.angles, state.velocities, lengths)
+  push = torques - swing - damping * state.velocities
+  resistance = mass + dt * damping * jnp.eye(len(lengths))
+  velocities = state.velocities + dt * jnp.linalg.solve(resistance, push)
+  return State(state.angles + dt * velocities, velocities, state.target)
+
+
+def reward(
+  state: State, action: jax.Array, *, lengths: Sequence[float] = _LENGTHS
+) -> jax.Array:
+  """Rewards a tip near the target, and small actions.
+
+  tolerance(|tip - target|) (4 + mean(1 - u²)) / 5; the tolerance is 1 where tip
+  and target touch and 0.1 as far from there as the arm is long.
+
+  Args:
+    state: after the step.
+    action: u, from -1 to 1, [n].
+    lengths: of the links, n.
+
+  Returns:
+    The reward, [], from 0 to 1.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 9.2, asks for a smooth
+    reward and a small cost of actions and gives no numbers. The DM suite's is 1
+    where tip and target touch and 0 elsewhere.
+
+  >>> on_target = State(jnp.zeros(2), jnp.zeros(2), jnp.array([0.2, 0.0]))
+  >>> float(reward(on_target, jnp.zeros(2)))
+  1.0
+  """
+  # Its gradient is finite on the target too.
+  distance = optax.safe_norm(_to_target(state, lengths), 1e-6)
+  near = rewards.tolerance(
+    distance, upper=_TARGET_SIZE + _RADIUS, margin=sum(lengths)
+  )
+  return near * rewards.small_control(action)
+
+
+def _to_target(state, lengths):
+  return state.target - joints(state.angles, lengths=lengths)[-1]
+
+
+def observe(state: State, *, lengths: Sequence[float] = _LENGTHS) -> jax.Array:
+  """Gives cos q, sin q, the way from the tip to the target, and q'.
+
+  The DM suite gives q itself, which grows without end.
+
+  Args:
+    state: q, q' and the target.
+    lengths: of the links, n.
+
+  Returns:
+    The observation, [3 n + 2].
+
+  >>> state = State(jnp.zeros(2), jnp.ones(2), jnp.array([0.24, 1.0]))
+  >>> observe(state).tolist()
+  [1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+  """
+  angles, velocities, _ = state
+  way = _to_target(state, lengths)
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles), way, velocities])
+
+
+def make(
+  *,
+  lengths: Sequence[float] = _LENGTHS,
+  target: Sequence[float] | None = None,
+  num_steps: int | None = 1000,
+  **constants: float,
+) -> Environment:
+  """Makes the task.
+
+  Actions are in [-1, 1], of 0.05 N m at each joint. Joints are anywhere and
+  still at first. No state ends an episode.
+
+  Args:
+    lengths: of the links in m, from the shoulder on.
+    target: its place, the same in all episodes; None: anywhere between 5/24 and
+      20/24 of the arm's length from the shoulder.
+    num_steps: of an episode; None: it never ends.
+    **constants: keyword arguments of `dynamics`.
+
+  Returns:
+    The environment.
+
+  Raises:
+    ValueError: a link has no length, a target no two numbers, or bad num_steps.
+
+  Reference:
+    Tassa et al., 2018 (arXiv 1801.00690), reacher, of two links; its second one
+    is shorter, bears a ball, and stops at 160 degrees.
+
+  >>> make(lengths=(0.1, 0.1, 0.1)).action_spec.shape
+  (3,)
+  """
+  _check(lengths, target)
+  n = len(lengths)
+  move = functools.partial(dynamics, lengths=lengths, **constants)
+
+  def reset(key):
+    angle_key, target_key = jax.random.split(key)
+    q = jax.random.uniform(angle_key, (n,), minval=-jnp.pi, maxval=jnp.pi)
+    place = _place(target_key, target, sum(lengths))
+    state = State(q, jnp.zeros(n), place)
+    return state, observe(state, lengths=lengths)
+
+  def step(key, state, action):
+    del key
+    chex.assert_shape(action, (n,))
+    action = jnp.clip(action, -1, 1)
+    state = move(state, _TORQUE * action)
+    r = reward(state, action, lengths=lengths)
+    return state, environment.make_step(observe(state, lengths=lengths), r)
+
+  high = [1.0] * 2 * n + [np.inf] * (2 + n)
+  env = Environment(
+    reset,
+    step,
+    observation_spec=environment.box(np.negative(high), high),
+    action_spec=environment.box([-1.0] * n, [1.0] * n),
+    render=functools.partial(render, lengths=lengths),
+  )
+  return wrappers.time_limit(env, num_steps)
+
+
+def _check(lengths, target):
+  if not lengths or min(lengths) <= 0:
+    raise ValueError(
+      f"lengths is {list(lengths)}; it must be one positive number or more."
+    )
+  if target is not None and len(target) != 2:
+    raise ValueError(f"target is {list(target)}; it must be two numbers.")
+
+
+def _place(key, target, reach):
+  """Where the target is in an episode."""
+  if target is not None:
+    return jnp.asarray(target, jnp.float32)
+  low = jnp.array([5 / 24 * reach, -jnp.pi])
+  high = jnp.array([20 / 24 * reach, jnp.pi])
+  radius, angle = jax.random.uniform(key, (2,), minval=low, maxval=high)
+  return radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+def render(
+  state: State, size: int = 64, *, lengths: Sequence[float] = _LENGTHS
+) -> jax.Array:
+  """Draws target and arm.
+
+  Args:
+    state: q, q' and the target.
+    size: pixels of an edge.
+    lengths: of the links, n.
+
+  Returns:
+    [size, size, 3] uint8.
+
+  >>> render(State(jnp.zeros(2), jnp.zeros(2), jnp.ones(2)), size=8).shape
+  (8, 8, 3)
+  """
+  scene = rendering.canvas(size, 2.4 * sum(lengths))
+  disc = rendering.circle(scene, state.target, _TARGET_SIZE)
+  scene = rendering.paint(scene, disc, rendering.GREEN)
+  start = jnp.zeros(2)
+  for end in joints(state.angles, lengths=lengths):
+    link = rendering.capsule(scene, start, end, _RADIUS)
+    scene = rendering.paint(scene, link, rendering.ORANGE)
+    knob = rendering.circle(scene, start, 1.5 * _RADIUS)
+    scene = rendering.paint(scene, knob, rendering.BLACK)
+    start = end
+  tip = rendering.circle(scene, start, 1.5 * _RADIUS)
+  return rendering.image(rendering.paint(scene, tip, rendering.BLUE))

@@ -1,0 +1,62 @@
+"""Smooth rewards that more than one task uses."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["small_control", "tolerance"]
+
+
+def tolerance(
+  x: jax.Array,
+  *,
+  upper: float = 0.0,
+  margin: float = 0.0,
+  value_at_margin: float = 0.1,
+) -> jax.Array:
+  """Rewards sizes of at most a bound, and falls off beyond it.
+
+  1 where |x| <= upper; beyond, exp(log(value_at_margin) ((|x| - upper) /
+  margin)²), and 0 where the margin is 0.
+
+  Args:
+    x: any shape.
+    upper: the bound.
+    margin: how far beyond the bound the value is `value_at_margin`.
+    value_at_margin: between 0 and 1.
+
+  Returns:
+    Values from 0 to 1, of the shape of x.
+
+  Reference:
+    Tassa et al., 2018 (arXiv 1801.00690), section 3; the Gaussian one, with an
+    interval that is symmetric about 0.
+
+  >>> print(tolerance(jnp.array([1.0, 3.0]), upper=1.0, margin=2.0).round(3))
+  [1.  0.1]
+  """
+  excess = jnp.maximum(jnp.abs(x) - upper, 0)
+  if margin == 0:
+    return (excess == 0).astype(x.dtype)
+  return jnp.exp(math.log(value_at_margin) * jnp.square(excess / margin))
+
+
+def small_control(action: jax.Array) -> jax.Array:
+  """Rewards small actions: 1 for none, 4/5 for the largest.
+
+  (4 + mean(1 - a²)) / 5.
+
+  Args:
+    action: from -1 to 1, [m].
+
+  Returns:
+    The factor, [].
+
+  Reference:
+    Tassa et al., 2018 (arXiv 1801.00690); the same in several of its tasks.
+
+  >>> round(float(small_control(jnp.array([1.0, 0.0]))), 3)
+  0.9
+  """
+  return (4 + jnp.mean(1 - jnp.square(action))) / 5

@@ -1,0 +1,261 @@
+"""Environments made of environments: time limits, resets, repeated actions.
+
+An order that does what one expects, from the inside: the task, `time_limit`,
+`normalize_actions`, `action_repeat` or `rendering.pixels`, `auto_reset`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.envs import environment
+from lilly.envs.environment import Environment, Step
+
+__all__ = [
+  "AutoResetState",
+  "TimeLimitState",
+  "action_repeat",
+  "auto_reset",
+  "normalize_actions",
+  "time_limit",
+]
+
+
+class TimeLimitState(NamedTuple):
+  """A state and its age."""
+
+  state: Any
+  num_steps: jax.Array  # [] int32, since the reset
+
+
+class AutoResetState(NamedTuple):
+  """A state that never is past an end."""
+
+  state: Any
+  observation: jax.Array  # the one to act on next
+  starts: Any  # (state, observation) with a leading axis, or ()
+
+
+def _where(condition: jax.Array, new: Any, old: Any) -> Any:
+  return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
+
+
+def time_limit(env: Environment, num_steps: int | None) -> Environment:
+  """Truncates episodes.
+
+  An episode whose world ends at its last step is terminated, not truncated.
+
+  Args:
+    env: an environment.
+    num_steps: how many steps an episode may have; None: `env` is returned.
+
+  Returns:
+    The environment; its states are `TimeLimitState`.
+
+  Raises:
+    ValueError: num_steps is not positive.
+
+  Reference:
+    Pardo et al., 2018 (arXiv 1712.00378): a limit that is not part of the task
+    is to be bootstrapped.
+
+  >>> from lilly.envs import point_mass
+  >>> env = time_limit(point_mass.make(num_steps=None), 1)
+  >>> state, _ = env.reset(jax.random.key(0))
+  >>> _, step = env.step(jax.random.key(1), state, jnp.zeros(2))
+  >>> bool(step.truncated), float(step.discount)
+  (True, 1.0)
+  """
+  if num_steps is None:
+    return env
+  _check(num_steps=num_steps)
+
+  def reset(key):
+    state, observation = env.reset(key)
+    return TimeLimitState(state, jnp.zeros((), jnp.int32)), observation
+
+  def step(key, state, action):
+    inner, step = env.step(key, state.state, action)
+    age = state.num_steps + 1
+    is_over = (age >= num_steps) & (step.discount != 0)
+    step = step._replace(truncated=step.truncated | is_over)
+    return TimeLimitState(inner, age), step
+
+  return env._replace(reset=reset, step=step, render=_inner_render(env))
+
+
+def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
+  """Starts a new episode in the step that ends one.
+
+  `state.observation` is the one to act on next: that of the new episode after
+  an end. `Step.observation` stays the one that the action led to.
+
+  Under `vmap` a reset is computed at every step, whether an episode ends or
+  not. Where that is dear, as in physics engines, `num_starts` start states are
+  made once, at the first reset, and drawn from. Each environment of a batch has
+  its own, so few are enough.
+
+  Args:
+    env: an environment.
+    num_starts: how many start states are kept; None: each reset is a new one.
+
+  Returns:
+    The environment; its states are `AutoResetState`.
+
+  Raises:
+    ValueError: num_starts is not positive.
+
+  >>> from lilly.envs import point_mass
+  >>> env = auto_reset(point_mass.make(num_steps=1))
+  >>> state, _ = env.reset(jax.random.key(0))
+  >>> state, step = env.step(jax.random.key(1), state, jnp.zeros(2))
+  >>> int(state.state.num_steps), bool((state.observation == step[0]).all())
+  (0, False)
+  """
+  if num_starts is not None:
+    _check(num_starts=num_starts)
+
+  def reset(key):
+    if num_starts is None:
+      state, observation = env.reset(key)
+      return AutoResetState(state, observation, ()), observation
+    starts = jax.vmap(env.reset)(jax.random.split(key, num_starts))
+    state, observation = jax.tree.map(lambda x: x[0], starts)
+    return AutoResetState(state, observation, starts), observation
+
+  def start(key, starts):
+    if num_starts is None:
+      return env.reset(key)
+    index = jax.random.randint(key, (), 0, num_starts)
+    return jax.tree.map(lambda x: x[index], starts)
+
+  def step(key, state, action):
+    # Faster than a split, of which tasks without noise need only one half.
+    step_key, start_key = (jax.random.fold_in(key, i) for i in range(2))
+    inner, step = env.step(step_key, state.state, action)
+    fresh = start(start_key, state.starts)
+    is_last = environment.is_last(step)
+    inner, following = _where(is_last, fresh, (inner, step.observation))
+    return AutoResetState(inner, following, state.starts), step
+
+  return env._replace(reset=reset, step=step, render=_inner_render(env))
+
+
+def action_repeat(
+  env: Environment, num_repeats: int, *, stack: bool = False
+) -> Environment:
+  """Takes each action several times; an end cuts it short.
+
+  R = Σ_i r_i Π_{j<i} d_j,  discount = Π_i d_i: the sum of the rewards, up to
+  the end.
+
+  Args:
+    env: an environment. A time limit inside counts its own steps.
+    num_repeats: how often.
+    stack: whether the observation is that of all repeats, oldest first along
+      the last axis, instead of the last one's. What is missing after an end,
+      and before the first step, is filled up with the one observation there is.
+
+  Returns:
+    The environment, with the states of `env`.
+
+  Raises:
+    ValueError: num_repeats is not positive.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 4: 3 repeats with pixels.
+
+  >>> from lilly.envs import pendulum
+  >>> env = action_repeat(pendulum.make(num_steps=2), 3)
+  >>> state, _ = env.reset(jax.random.key(0))
+  >>> state, step = env.step(jax.random.key(1), state, jnp.zeros(1))
+  >>> int(state.num_steps), bool(step.truncated)
+  (2, True)
+  """
+  _check(num_repeats=num_repeats)
+  spec = env.observation_spec
+
+  def stacked(observations):
+    return jnp.concatenate(list(observations), axis=-1)
+
+  def reset(key):
+    state, observation = env.reset(key)
+    if stack:
+      observation = stacked([observation] * num_repeats)
+    return state, observation
+
+  def step(key, state, action):
+    def repeat(carry, key):
+      carry = _accumulate(carry, *env.step(key, carry[0], action))
+      return carry, carry[1].observation if stack else ()
+
+    nothing = environment.make_step(jnp.zeros(spec.shape, spec.dtype), 0.0)
+    keys = jax.random.split(key, num_repeats)
+    (state, total), observations = jax.lax.scan(repeat, (state, nothing), keys)
+    if stack:
+      total = total._replace(observation=stacked(observations))
+    return state, total
+
+  if not stack:
+    return env._replace(step=step)
+  shape = (*spec.shape[:-1], spec.shape[-1] * num_repeats)
+  longer = spec._replace(shape=shape)
+  return env._replace(reset=reset, step=step, observation_spec=longer)
+
+
+def _accumulate(
+  carry: tuple[Any, Step], state: Any, step: Step
+) -> tuple[Any, Step]:
+  """Adds a step to those so far, unless they came to an end."""
+  total = carry[1]
+  reward = total.reward + total.discount * step.reward
+  discount = total.discount * step.discount
+  new = state, step._replace(reward=reward, discount=discount)
+  return _where(environment.is_last(total), carry, new)
+
+
+def normalize_actions(env: Environment) -> Environment:
+  """Lets actions range from -1 to 1, whatever the task's own range is.
+
+  a = minimum + (action + 1) / 2 (maximum - minimum).
+
+  Args:
+    env: an environment with actions of finite bounds.
+
+  Returns:
+    The environment; an action beyond -1 or 1 is beyond the task's range too.
+
+  Raises:
+    ValueError: actions are a choice, or not bounded.
+
+  >>> from lilly.envs import pendulum
+  >>> env = normalize_actions(pendulum.make())
+  >>> float(env.action_spec.maximum[0])
+  1.0
+  """
+  spec = env.action_spec
+  low, high = np.asarray(spec.minimum), np.asarray(spec.maximum)
+  if spec.num_values is not None or not np.isfinite([low, high]).all():
+    raise ValueError(f"env has actions {spec}; they must be bounded numbers.")
+
+  def step(key, state, action):
+    return env.step(key, state, low + (action + 1) / 2 * (high - low))
+
+  ones = np.ones_like(high)
+  return env._replace(
+    step=step, action_spec=spec._replace(minimum=-ones, maximum=ones)
+  )
+
+
+def _inner_render(env: Environment):
+  """Draws the state inside of a state."""
+  render = env.render
+  return None if render is None else lambda s, size: render(s.state, size)
+
+
+def _check(**counts: int) -> None:
+  for name, value in counts.items():
+    if value < 1:
+      raise ValueError(f"{name} is {value}; it must be at least 1.")

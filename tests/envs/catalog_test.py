@@ -1,0 +1,227 @@
+"""Tests of lilly.envs.catalog and of the adapters, by simulators made up."""
+
+import sys
+import types
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lilly.envs import brax_environments, catalog, wrappers
+from tests import haste
+
+
+class _State(NamedTuple):
+  """As brax's, with what its wrappers and tasks keep beside."""
+
+  pipeline_state: jax.Array
+  obs: jax.Array
+  reward: jax.Array
+  done: jax.Array
+  info: dict
+
+
+class _Engine:
+  """Moves by its action, ends beyond 2, and rewards by a Python number."""
+
+  def __init__(self, action_size=2, width=()):
+    self.action_size = action_size
+    self._width = width
+
+  def reset(self, rng):
+    # Uses its key twice, as some of the real ones do.
+    place = jax.random.uniform(rng, (3, *self._width))
+    noise = jax.random.uniform(rng, (3, *self._width))
+    zero = jnp.zeros(())
+    return _State(place * noise, place * noise, zero, zero, {"time_out": zero})
+
+  def step(self, state, action):
+    place = state.pipeline_state + action[0]
+    done = jnp.where(place[0] > 2, 1.0, 0.0)
+    return _State(place, place, 1.5, done, {"time_out": done})
+
+
+def test_an_engine_becomes_an_environment():
+  env = brax_environments.adapt(_Engine())
+  assert env.action_spec.minimum.tolist() == [-1, -1]
+  assert env.action_spec.maximum.tolist() == [1, 1]
+  assert env.observation_spec.shape == (3,)
+  assert np.isinf(env.observation_spec.maximum).all() and env.render is None
+  env = wrappers.auto_reset(wrappers.time_limit(env, 3), 2)
+
+  @haste.compiled
+  def run(key, push):
+    key, start_key = jax.random.split(key)
+
+    def step(carry, _):
+      key, step_key = jax.random.split(carry[0])
+      state, step = env.step(step_key, carry[1], push)
+      return (key, state), (step, state.observation)
+
+    state, first = env.reset(start_key)
+    return first, jax.lax.scan(step, (key, state), length=6)[1]
+
+  first, (steps, following) = run(jax.random.key(0), jnp.full(2, 0.8))
+  np.testing.assert_allclose(steps.observation[0], first + 0.8, rtol=1e-5)
+  is_over = np.asarray(steps.observation[:, 0] > 2)
+  assert is_over.any() and (steps.reward == 1.5).all()
+  np.testing.assert_array_equal(steps.discount, 1 - is_over)
+  is_last = is_over | steps.truncated
+  moved = (steps.observation != following).any(axis=1)
+  np.testing.assert_array_equal(moved, is_last)
+  _, (steps, _) = run(jax.random.key(0), jnp.zeros(2))
+  assert steps.truncated.tolist() == [False, False, True] * 2
+  assert (steps.discount == 1).all()
+
+
+def test_the_state_of_an_engine_keeps_its_form():
+  env = brax_environments.adapt(_Engine())
+  state, _ = jax.eval_shape(env.reset, jax.random.key(0))
+  new, _ = jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(2))
+  for old, leaf in zip(*map(jax.tree.leaves, (state, new)), strict=True):
+    # A weak type, of Python's numbers, would compile a loop's body twice.
+    assert (leaf.dtype, leaf.weak_type) == (old.dtype, old.weak_type)
+
+
+def test_an_engine_without_actions_or_with_other_observations_is_refused():
+  with pytest.raises(ValueError, match="action of size 0 cannot be used"):
+    brax_environments.adapt(_Engine(action_size=0))
+  with pytest.raises(ValueError, match="it must be one vector"):
+    brax_environments.adapt(_Engine(width=(2,)))
+
+  class Dictionary(_Engine):
+    def reset(self, rng):
+      state = super().reset(rng)
+      return state._replace(obs={"state": state.obs})
+
+  with pytest.raises(ValueError, match="it must be one vector"):
+    brax_environments.adapt(Dictionary())
+
+
+@pytest.fixture
+def simulators(monkeypatch):
+  """Stands in for brax and for Playground; holds what they are asked for."""
+  asked = []
+
+  def brax(name, **options):
+    asked.append((name, options))
+    return {"engine": _Engine}[name]()
+
+  def playground(name, config_overrides):
+    asked.append((name, config_overrides))
+    return _Engine()
+
+  for package, module, function in (
+    ("brax", "envs", {"get_environment": brax}),
+    ("mujoco_playground", "dm_control_suite", {"load": playground}),
+  ):
+    inner = types.SimpleNamespace(**function)
+    outer = types.SimpleNamespace(**{module: inner})
+    monkeypatch.setitem(sys.modules, package, outer)
+  return asked
+
+
+def test_simulators_are_asked_for_what_runs_anywhere(simulators):
+  env = catalog.make("brax/engine", num_steps=7, option=1)
+  assert simulators.pop() == ("engine", {"backend": "spring", "option": 1})
+  state, _ = jax.eval_shape(env.reset, jax.random.key(0))
+  assert isinstance(state, wrappers.TimeLimitState)
+  catalog.make("playground/Engine", sim_dt=0.1)
+  assert simulators.pop() == ("Engine", {"impl": "jax", "sim_dt": 0.1})
+
+
+def test_what_brax_does_not_have_is_refused(simulators):
+  with pytest.raises(ValueError, match="name is 'motor'; brax has no such"):
+    catalog.make("brax/motor")
+
+
+@pytest.mark.parametrize(
+  ("name", "package", "extra"),
+  [
+    ("brax/ant", "brax", "experiments"),
+    ("playground/CheetahRun", "mujoco_playground", "playground"),
+  ],
+)
+def test_a_missing_simulator_is_named_with_its_extra(
+  monkeypatch, name, package, extra
+):
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(ImportError, match=rf'pip install "lilly\[{extra}\]"'):
+    catalog.make(name)
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("pendulums", "name is 'pendulums'; did you mean 'pendulum'"),
+    ("zzz", "name is 'zzz'; Known: pendulum, "),
+    ("other/pendulum", "name is 'other/pendulum'"),
+    ("", "name is ''; Known"),
+  ],
+)
+def test_an_unknown_name_is_refused(name, message):
+  with pytest.raises(ValueError, match=message):
+    catalog.make(name)
+
+
+def test_options_reach_the_task():
+  env = catalog.make("reacher_fixed", lengths=(0.1, 0.1, 0.1), num_steps=None)
+  assert env.action_spec.shape == (3,)
+  with pytest.raises(ValueError, match="num_steps is 0"):
+    catalog.make("pendulum", num_steps=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Brax System, piplines:UserWarning")
+@pytest.mark.filterwarnings("ignore:Accessing `:DeprecationWarning")
+def test_brax_moves_as_by_itself():
+  envs = pytest.importorskip("brax.envs")
+  # Brax promotes ranks.
+  with jax.numpy_rank_promotion("allow"):
+    env = wrappers.auto_reset(
+      catalog.make("brax/inverted_pendulum", num_steps=100), 2
+    )
+    engine = envs.get_environment("inverted_pendulum", backend="spring")
+
+    @jax.jit
+    def run(key, actions):
+      state, first = env.reset(key)
+
+      def step(carry, action):
+        state, own = carry
+        state, step = env.step(jax.random.key(1), state, action)
+        own = engine.step(own, action).replace(reward=jnp.zeros(()))
+        return (state, own), (step, state.observation, own.obs)
+
+      return first, jax.lax.scan(step, (state, state.state.state), actions)[1]
+
+    actions = jnp.full((40, 1), 0.7)
+    first, (steps, following, own) = run(jax.random.key(0), actions)
+  end = int(np.argmin(steps.discount))
+  assert 1 < end < 39 and steps.discount[end] == 0
+  assert not steps.truncated.any()
+  np.testing.assert_allclose(steps.observation[: end + 1], own[: end + 1])
+  assert abs(steps.observation[end, 1]) > 0.2
+  assert np.abs(following[end]).max() < 0.02 and np.abs(first).max() < 0.02
+
+
+@pytest.mark.slow
+def test_playground_runs():
+  pytest.importorskip("mujoco_playground")
+  with jax.numpy_rank_promotion("allow"):
+    env = catalog.make("playground/CartpoleBalance", num_steps=2)
+    env = wrappers.auto_reset(env, 2)
+
+    @jax.jit
+    def run(key):
+      def step(state, _):
+        return env.step(jax.random.key(1), state, jnp.zeros(1))
+
+      return jax.lax.scan(step, env.reset(key)[0], length=4)[1]
+
+    steps = run(jax.random.key(0))
+  assert steps.observation.shape == (4, 5)
+  assert steps.truncated.tolist() == [False, True] * 2
+  assert (steps.reward > 0.9).all()

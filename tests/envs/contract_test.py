@@ -1,0 +1,207 @@
+"""What every environment keeps: one program each, and many promises."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lilly.envs import catalog, wrappers
+from tests import haste
+
+_SIZE, _LIMIT, _STEPS = 16, 3, 7
+_SEEDS = (0, 0, 1, 2, 3, 4)
+
+# These differ from their siblings in where they start, and are dear to compile.
+_SLOW = ("cartpole_balance", "reacher_fixed")
+
+_every = pytest.mark.parametrize("name", catalog.names())
+_environments = pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
+    for name in catalog.names()
+  ],
+)
+
+
+def _measure(env, key, actions):
+  """Steps with resets; and steps without, with their gradient."""
+  resetting = wrappers.auto_reset(env)
+  start_key, key = jax.random.split(key)
+  start, first = resetting.reset(start_key)
+
+  def step(carry, action):
+    # Keys among what is scanned look used twice to the check, under `vmap`.
+    key, step_key = jax.random.split(carry[0])
+    state, step = resetting.step(step_key, carry[1], action)
+    return (key, state), (step, state.observation)
+
+  def value(actions):
+    def step(state, action):
+      return env.step(jax.random.key(0), state, action)
+
+    _, steps = jax.lax.scan(step, start.state, actions)
+    return jnp.sum(steps.observation) + jnp.sum(steps.reward), steps
+
+  _, (steps, following) = jax.lax.scan(step, (key, start), actions)
+  low, high = env.action_spec.minimum, env.action_spec.maximum
+  cut = jnp.clip(5 * actions, low[None], high[None])
+  gradient, plain = jax.vmap(jax.grad(value, has_aux=True))(
+    jnp.stack([0.1 * actions, actions, 5 * actions, cut])
+  )
+  return {
+    "start": start.state,
+    "first": first,
+    "picture": env.render(start.state, _SIZE),
+    "steps": steps,
+    "following": following,
+    "gradient": gradient[0],
+    "plain": jax.tree.map(lambda x: x[1], plain),
+    "wild": jax.tree.map(lambda x: x[2], plain),
+    "cut": jax.tree.map(lambda x: x[3], plain),
+  }
+
+
+@functools.cache
+def _found(name):
+  """What is measured of an environment, for each of the seeds."""
+  env = catalog.make(name, num_steps=_LIMIT)
+  actions = np.random.default_rng(0).normal(
+    size=(_STEPS, *env.action_spec.shape)
+  )
+  keys = jnp.stack([jax.random.key(seed) for seed in _SEEDS])
+  measure = jax.vmap(functools.partial(_measure, env), (0, None))
+  found = haste.compiled(measure)(
+    jax.random.clone(keys), jnp.asarray(actions, jnp.float32)
+  )
+  return env, actions, jax.tree.map(np.asarray, found)
+
+
+def _assert_fits(x, spec):
+  assert spec.shape == x.shape[-len(spec.shape) :]
+  assert x.dtype == spec.dtype
+  assert (x >= spec.minimum).all() and (x <= spec.maximum).all()
+
+
+@_environments
+def test_observations_and_steps_have_their_form(name):
+  env, _, found = _found(name)
+  first, steps = found["first"], found["steps"]
+  _assert_fits(first, env.observation_spec)
+  _assert_fits(steps.observation, env.observation_spec)
+  assert steps.reward.dtype == steps.discount.dtype == np.float32
+  assert steps.truncated.dtype == bool
+  for field in (steps.reward, steps.discount, steps.truncated):
+    assert field.shape == (len(_SEEDS), _STEPS)
+  assert env.action_spec.dtype == jnp.float32
+  for bound in (env.action_spec.minimum, env.action_spec.maximum):
+    assert bound.shape == env.action_spec.shape and np.isfinite(bound).all()
+
+
+@_every
+def test_a_state_keeps_its_form(name):
+  task = catalog.make(name)
+  for env in (task, wrappers.auto_reset(task), wrappers.auto_reset(task, 2)):
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0))
+    action = jnp.zeros(env.action_spec.shape)
+    new, _ = jax.eval_shape(env.step, jax.random.key(1), state, action)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, new)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves((state, new)))
+
+
+@_environments
+def test_equal_keys_give_equal_episodes_and_others_do_not(name):
+  _, _, found = _found(name)
+  for leaf in jax.tree.leaves(found):
+    np.testing.assert_array_equal(leaf[0], leaf[1])
+  observations = found["steps"].observation
+  assert (observations[0] != observations[2]).any()
+
+
+@_environments
+def test_scan_and_vmap_equal_a_loop(name):
+  env, actions, found = _found(name)
+  step = haste.compiled(env.step)
+  state = jax.tree.map(lambda x: jnp.asarray(x[0]), found["start"])
+  for t in range(_LIMIT):
+    action = jnp.asarray(actions[t], jnp.float32)
+    state, actual = step(jax.random.key(t), state, action)
+    for x, expected in zip(actual, found["plain"], strict=True):
+      np.testing.assert_allclose(x, expected[0, t], rtol=1e-4, atol=1e-5)
+
+
+@_environments
+def test_time_truncates_and_a_new_episode_begins(name):
+  _, _, found = _found(name)
+  steps = found["steps"]
+  expected = np.arange(1, _STEPS + 1) % _LIMIT == 0
+  np.testing.assert_array_equal(steps.truncated, [expected] * len(_SEEDS))
+  np.testing.assert_array_equal(steps.discount, 1)
+  is_new = (steps.observation != found["following"]).any(axis=-1)
+  np.testing.assert_array_equal(is_new, steps.truncated)
+  # Up to the end, and with the end, it is the episode without resets.
+  for with_resets, without in zip(steps, found["plain"], strict=True):
+    np.testing.assert_allclose(
+      with_resets[:, :_LIMIT], without[:, :_LIMIT], rtol=1e-5, atol=1e-5
+    )
+  without = found["plain"].observation[:, _LIMIT:]
+  assert (steps.observation[:, _LIMIT:] != without).any()
+
+
+@_environments
+def test_starts_differ(name):
+  _, _, found = _found(name)
+  assert (found["start"].num_steps == 0).all()
+  leaves = jax.tree.leaves(found["start"].state)
+  starts = np.concatenate([x.reshape(len(_SEEDS), -1) for x in leaves], axis=1)
+  assert len(np.unique(starts, axis=0)) == len(set(_SEEDS))
+  assert len(np.unique(found["first"], axis=0)) == len(set(_SEEDS))
+
+
+@_environments
+def test_actions_beyond_the_bounds_are_cut(name):
+  env, actions, found = _found(name)
+  assert (np.abs(5 * actions) > env.action_spec.maximum).any()
+  for wild, cut in zip(found["wild"], found["cut"], strict=True):
+    np.testing.assert_array_equal(wild, cut)
+
+
+@_environments
+def test_a_step_is_differentiable(name):
+  _, _, found = _found(name)
+  gradient = found["gradient"][2].astype(float)
+  assert np.isfinite(gradient).all()
+  assert (np.abs(gradient[:-1]).max(axis=0) > 1e-6).all()
+
+
+@_environments
+def test_pictures_show_the_state(name):
+  _, _, found = _found(name)
+  pictures = found["picture"]
+  assert pictures.dtype == np.uint8
+  assert pictures.shape == (len(_SEEDS), _SIZE, _SIZE, 3)
+  assert (np.ptp(pictures, axis=(1, 2)) > 50).any(axis=-1).all()
+  assert (pictures[0] != pictures[2]).any()
+
+
+@_every
+def test_actions_of_another_shape_are_refused(name):
+  env = catalog.make(name)
+  state, _ = jax.eval_shape(env.reset, jax.random.key(0))
+  (size,) = env.action_spec.shape
+  for shape in ((), (size + 1,), (1, size)):
+    with pytest.raises(AssertionError):
+      jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(shape))
+
+
+@_every
+def test_without_a_limit_nothing_is_truncated(name):
+  env = catalog.make(name, num_steps=None)
+  state, _ = jax.eval_shape(env.reset, jax.random.key(0))
+  assert not hasattr(state, "num_steps")
+  limited = catalog.make(name)
+  state, _ = jax.eval_shape(limited.reset, jax.random.key(0))
+  assert isinstance(state, wrappers.TimeLimitState)
