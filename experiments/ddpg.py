@@ -1,0 +1,376 @@
+"""Continuous control with deep reinforcement learning: DDPG.
+
+Lillicrap, Hunt, Pritzel, Heess, Erez, Tassa, Silver, Wierstra (arXiv
+1509.02971, ICLR 2016). One algorithm and one setting of hyper-parameters learn
+several tasks; returns are normalised so that a random policy scores 0 and the
+best that is known 1. An update is one step of the environment and one of
+learning.
+
+Tasks: those of lilly.envs (pendulum is the default), and brax/NAME,
+playground/NAME. Variants: ddpg; no_target learns without slow copies;
+batch_norm normalises as the paper does, batch_norm_no_target its control.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from absl import flags
+from etils import epy
+
+from lilly import training
+from lilly.training import claims
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+
+  from lilly.control import exploration
+  from lilly.envs import catalog, environment, rendering, wrappers
+  from lilly.nets import policy_gradient_learner as learner
+  from lilly.replay import ring
+  from lilly.training import pictures
+
+VARIANTS = ("ddpg", "no_target", "batch_norm", "batch_norm_no_target")
+# Mean returns of a random policy, and of the best policy that was found.
+SCORES: dict[str, tuple[float, float]] = {}
+
+_CPU = {"hidden_sizes": ["64", "64"], "num_updates": 20_000, "log_every": 1000}
+_CPU |= {"eval_every": 5000, "capacity": 100_000, "reward_scale": 0.1}
+_PAPER = {"batch_norm": True, "weight_decay": 1e-2, "capacity": 1_000_000}
+_PAPER |= {"num_updates": 2_500_000, "log_every": 1000, "eval_every": 50_000}
+_SMOKE = {"hidden_sizes": ["8", "8"], "num_updates": 4, "log_every": 2}
+_SMOKE |= {"eval_every": 4, "capacity": 50, "start_steps": 20, "batch_size": 4}
+PRESETS: dict[str, dict[str, Any]] = {
+  "cpu": _CPU,
+  "smoke": _SMOKE | {"num_starts": 2},
+  "gpu": _CPU | {"num_updates": 50_000},
+  "paper": _PAPER,
+}
+
+FLAGS = flags.FlagValues()
+training.define_flags(FLAGS, PRESETS)
+_OWN = {"flag_values": FLAGS}
+_TASKS = flags.DEFINE_list("tasks", ["pendulum"], "What is learnt.", **_OWN)
+_VARIANTS = flags.DEFINE_list(
+  "variants", ["ddpg"], f"To compare: {', '.join(VARIANTS)}.", **_OWN
+)
+_HIDDEN = flags.DEFINE_list(
+  "hidden_sizes", ["400", "300"], "Units of each layer.", **_OWN
+)
+_BATCH_NORM = flags.DEFINE_bool(
+  "batch_norm", False, "Normalise in ddpg and no_target too.", **_OWN
+)
+_PIXELS = flags.DEFINE_bool(
+  "pixels", False, "Learn from pictures of 3 repeats of an action.", **_OWN
+)
+_HYPER = {
+  name: flags.DEFINE_float(name, value, text, lower_bound=0.0, **_OWN)
+  for name, value, text in (
+    ("policy_rate", 1e-4, "Learning rate of the policy."),
+    ("critic_rate", 1e-3, "Learning rate of the critic."),
+    ("weight_decay", 0.0, "Of the critic, added to gradients [paper: 1e-2]."),
+    ("tau", 1e-3, "How far the slow copies go in an update."),
+    ("discount", 0.99, "Of rewards, for each step."),
+    ("theta", 0.15, "Noise: how fast it goes back to 0."),
+    ("sigma", 0.2, "Noise: its innovations."),
+  )
+}
+_DT = flags.DEFINE_float("dt", 1.0, "Noise: length of a step.", 0.0, **_OWN)
+_REWARD_SCALE = flags.DEFINE_float(
+  "reward_scale", 1.0, "Factor of what is learnt from.", **_OWN
+)
+_SIZES = {
+  name: flags.DEFINE_integer(name, value, text, lower_bound=1, **_OWN)
+  for name, value, text in (
+    ("batch_size", 64, "Transitions in an update."),
+    ("capacity", 1_000_000, "Transitions kept for replay."),
+    ("start_steps", 1000, "Random steps before the first update."),
+    ("num_starts", 50, "Episodes of an evaluation."),
+    ("image_size", 64, "pixels: of an edge."),
+  )
+}
+
+
+class State(NamedTuple):
+  """Everything of one run that changes."""
+
+  agent: Any
+  replay: Any
+  env: Any  # with the observation to act on
+  noise: Any
+  sums: Any  # returns of this and of the last whole episode, [2]
+  hyper: Any
+  key: Any
+
+
+def optimisers(hyper: dict[str, Any]) -> tuple[Any, Any]:
+  """Adam; the critic's weights, not its biases, decay within the gradient."""
+
+  def is_weight(params):
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+  decay = optax.add_decayed_weights(hyper["weight_decay"], mask=is_weight)
+  critic = optax.chain(decay, optax.adam(hyper["critic_rate"]))
+  policy = optax.adam(hyper["policy_rate"])
+  return training.skip_nonfinite(policy), training.skip_nonfinite(critic)
+
+
+def make_environment(task: str, **options: Any) -> Any:
+  """A task with actions in [-1, 1]; of numbers, or of pictures."""
+  try:
+    env = wrappers.normalize_actions(catalog.make(task, **options))
+    if _PIXELS.value:
+      env = rendering.pixels(env, _SIZES["image_size"].value)
+  except (ValueError, ImportError) as error:
+    raise training.RunError(f"--tasks={task}: {error}") from error
+  return env
+
+
+def make_experiment(
+  task: str, variant: str, hyper: dict[str, float]
+) -> training.Experiment:
+  """One task and one variant, as one run sees it."""
+  env = make_environment(task)
+  is_simulated = "/" in task
+  acting = wrappers.auto_reset(env, 16 if is_simulated else None)
+  (num_actions,) = env.action_spec.shape
+  nets = make_networks(task, variant)
+
+  def interact(key, state, action):
+    """Takes a step; returns the state and what is to be remembered."""
+    following, step = acting.step(key, state, action)
+    transition = learner.Transition(
+      observation=state.observation,
+      action=action,
+      reward=_REWARD_SCALE.value * step.reward,
+      discount=step.discount,
+      next_observation=step.observation,
+    )
+    return following, transition, step
+
+  def at_random(carry, key):
+    state, replay = carry
+    keys = jax.random.split(key)
+    action = environment.sample(keys[0], env.action_spec)
+    state, transition, _ = interact(keys[1], state, action)
+    return (state, ring.add(replay, transition)), None
+
+  def init(key, hyper, data):
+    keys = jax.random.split(key, 5)
+    state, observation = acting.reset(keys[0])
+    zero = jnp.zeros(())
+    example = learner.Transition(
+      observation, jnp.zeros(num_actions), zero, zero, observation
+    )
+    replay = ring.init(example, _SIZES["capacity"].value)
+    keys_random = jax.random.split(keys[1], _SIZES["start_steps"].value)
+    (state, replay), _ = jax.lax.scan(at_random, (state, replay), keys_random)
+    seen = ring.sample(keys[2], replay, _SIZES["batch_size"].value)
+    agent = learner.init(keys[3], nets, seen.observation, *optimisers(hyper))
+    noise = jnp.zeros(num_actions)
+    return State(agent, replay, state, noise, jnp.zeros(2), hyper, keys[4])
+
+  def update(state, data):
+    key, *keys = jax.random.split(state.key, 4)
+    hyper = state.hyper
+    noise = exploration.ornstein_uhlenbeck(
+      keys[0],
+      state.noise,
+      theta=hyper["theta"],
+      sigma=hyper["sigma"],
+      dt=_DT.value,
+    )
+    greedy = learner.act(nets, state.agent.policy, state.env.observation)
+    action = jnp.clip(greedy + noise, -1.0, 1.0)
+    env_state, transition, step = interact(keys[1], state.env, action)
+    replay = ring.add(state.replay, transition)
+    agent, metrics = learner.update(
+      nets,
+      state.agent,
+      ring.sample(keys[2], replay, _SIZES["batch_size"].value),
+      *optimisers(hyper),
+      discount=hyper["discount"],
+      tau=hyper["tau"],
+    )
+    ends = environment.is_last(step)
+    total = state.sums[0] + step.reward
+    sums = jnp.array(
+      [jnp.where(ends, 0, total), jnp.where(ends, total, state.sums[1])]
+    )
+    noise = jnp.where(ends, 0, noise)
+    state = State(agent, replay, env_state, noise, sums, hyper, key)
+    return state, metrics | {"return": sums[1]}
+
+  def evaluate(state, data):
+    keys = jax.random.split(jax.random.key(1), _SIZES["num_starts"].value)
+    policy = state.agent.policy
+
+    def act(observation):
+      return learner.act(nets, policy, observation)
+
+    found = jnp.mean(jax.vmap(lambda key: greedy_return(key, env, act))(keys))
+    worst, best = SCORES.get(task, (0.0, 1.0))
+    return {"return": found, "score": (found - worst) / (best - worst)}
+
+  return training.Experiment(
+    init=init, update=update, evaluate=evaluate, hyper=hyper, unit="steps"
+  )
+
+
+def make_networks(task: str, variant: str) -> Any:
+  """The networks that a variant of a task learns."""
+  (num_actions,) = make_environment(task).action_spec.shape
+  normalises = _BATCH_NORM.value or variant.startswith("batch_norm")
+  return learner.networks(
+    num_actions,
+    [int(size) for size in _HIDDEN.value],
+    pixels=_PIXELS.value,
+    batch_norm={} if normalises else None,
+  )
+
+
+def greedy_return(key: Any, env: Any, act: Any) -> Any:
+  """The sum of rewards of one episode, which the environment must end."""
+  key_reset, key = jax.random.split(key)
+  state, observation = env.reset(key_reset)
+
+  def step(carry):
+    key, state, observation, total, _ = carry
+    key, key_step = jax.random.split(key)
+    state, step = env.step(key_step, state, act(observation))
+    ends = environment.is_last(step)
+    return key, state, step.observation, total + step.reward, ends
+
+  start = (key, state, observation, jnp.zeros(()), jnp.array(False))
+  return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3]
+
+
+def rollout(key: Any, env: Any, act: Any, num_steps: int) -> Any:
+  """Acts for some steps; returns states, observations, actions, rewards."""
+  key_reset, key_steps = jax.random.split(key)
+  start = env.reset(key_reset)
+
+  def step(carry, key):
+    state, observation = carry
+    action = act(observation)
+    following, step = env.step(key, state, action)
+    seen = (state, observation, action, step.reward)
+    return (following, step.observation), seen
+
+  return jax.lax.scan(step, start, jax.random.split(key_steps, num_steps))[1]
+
+
+def make_experiments(options: training.Options) -> dict[str, Any]:
+  """Each task with each variant; their name is the task's where one is run."""
+  unknown = set(_VARIANTS.value) - set(VARIANTS)
+  if unknown or not _VARIANTS.value or not _TASKS.value:
+    raise training.RunError(
+      f"--variants={','.join(_VARIANTS.value)} --tasks={','.join(_TASKS.value)}"
+      f" names no experiment; variants are {', '.join(VARIANTS)}."
+    )
+  hyper = {name: flag.value for name, flag in _HYPER.items()}
+  experiments = {}
+  for name, (task, variant) in pairs().items():
+    own = {"tau": 1.0} if variant.endswith("no_target") else {}
+    experiments[name] = make_experiment(task, variant, hyper | own)
+  return experiments
+
+
+def pairs() -> dict[str, tuple[str, str]]:
+  """Name of what is run -> its task and its variant."""
+  several = len(_VARIANTS.value) > 1
+  return {
+    "_".join([task.replace("/", "_"), *([variant] if several else [])]): (
+      task,
+      variant,
+    )
+    for task in _TASKS.value
+    for variant in _VARIANTS.value
+  }
+
+
+def draw(results: training.Results, out_dir: Any) -> None:
+  """Returns; values against what came of them; films."""
+  wanted = {"eval/score": "score (0 random, 1 best known)"}
+  if not set(_TASKS.value) <= set(SCORES):
+    wanted = {"eval/return": "return of the greedy policy"}
+  pictures.curves(results, out_dir / "curves.png", wanted)
+  valued = {}
+  for name, (task, variant) in pairs().items():
+    agent = jax.tree.map(
+      lambda x: jnp.asarray(x[0]), results.states[name].agent
+    )
+    nets = make_networks(task, variant)
+    valued[name] = jax.device_get(values(task, nets, agent))
+    env = make_environment(task)
+    if env.render is not None:
+      film(out_dir / f"{name}.gif", env, nets, agent.policy)
+  draw_values(valued, out_dir / "values.png")
+
+
+def values(task: str, nets: Any, agent: Any, num_steps: int = 200) -> Any:
+  """Q(s, a) and the discounted rewards that followed, of greedy episodes.
+
+  The episodes have no time limit, and are followed beyond the steps that are
+  shown, until what is left out hardly counts.
+  """
+  env = make_environment(task, num_steps=None)
+  discount = _HYPER["discount"].value
+
+  def act(observation):
+    return learner.act(nets, agent.policy, observation)
+
+  def of_episode(key):
+    _, seen, actions, rewards = rollout(key, env, act, 3 * num_steps)
+
+    def back(total, reward):
+      total = _REWARD_SCALE.value * reward + discount * total
+      return total, total
+
+    totals = jax.lax.scan(back, jnp.zeros(()), rewards, reverse=True)[1]
+    q = jax.vmap(lambda s, a: learner.value(nets, agent.critic, s, a))
+    return q(seen, actions)[:num_steps], totals[:num_steps]
+
+  return jax.jit(jax.vmap(of_episode))(jax.random.split(jax.random.key(3), 5))
+
+
+def draw_values(valued: dict[str, Any], path: Any) -> None:
+  """Figure 3: one point for each state that a greedy policy visits."""
+  sheet, axes = pictures.axes(1, len(valued))
+  for axis, (name, (q, total)) in zip(
+    np.ravel(axes), valued.items(), strict=True
+  ):
+    axis.plot(total.ravel(), q.ravel(), ".", markersize=2, alpha=0.5)
+    ends = [min(total.min(), q.min()), max(total.max(), q.max())]
+    axis.plot(ends, ends, color="black", linewidth=1)
+    axis.set(xlabel="discounted rewards", ylabel="Q", title=name)
+  pictures.save(sheet, path)
+
+
+def film(path: Any, env: Any, nets: Any, policy: Any) -> None:
+  """A greedy episode of the first run, every second step."""
+
+  def frames(key):
+    def act(observation):
+      return learner.act(nets, policy, observation)
+
+    states = rollout(key, env, act, 200)[0]
+    return jax.lax.map(lambda state: env.render(state, 128), states)
+
+  pictures.gif(path, np.asarray(jax.jit(frames)(jax.random.key(2)))[::2], 25)
+
+
+def main(options: training.Options) -> int:
+  results = training.run(
+    make_experiments(options), options, key_metric="eval/return"
+  )
+  return training.finish(results, CLAIMS, draw)
+
+
+CLAIMS: tuple[claims.Claim, ...] = ()
+
+if __name__ == "__main__":
+  training.main(FLAGS, main)

@@ -1,0 +1,245 @@
+"""Tests of lilly.nets.policy_gradient_learner."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lilly.nets import policy_gradient_learner as learner
+
+O, M, B = 3, 2, 6
+RATE, DECAY = 0.01, 0.1
+
+
+def optimisers(rate=RATE):
+  def is_weight(params):
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+  decay = optax.add_decayed_weights(DECAY, mask=is_weight)
+  return optax.adam(rate), optax.chain(decay, optax.adam(rate))
+
+
+def batch_of(seed=0, size=B):
+  rng = np.random.default_rng(seed)
+
+  def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+  discounts = jnp.asarray(rng.integers(0, 2, size), jnp.float32)
+  return learner.Transition(
+    *(normal(size, O), jnp.tanh(normal(size, M)), normal(size)),
+    *(discounts, normal(size, O)),
+  )
+
+
+@functools.cache
+def made(batch_norm=False, rate=RATE):
+  """Networks, a start whose copies are others, and an update."""
+  nets = learner.networks(M, (5, 4), batch_norm={} if batch_norm else None)
+  first, second = (
+    jax.jit(
+      lambda key: learner.init(
+        key, nets, batch_of().observation, *optimisers(rate)
+      )
+    )(jax.random.key(seed))
+    for seed in (0, 1)
+  )
+  state = first._replace(
+    target_policy=second.policy, target_critic=second.critic
+  )
+
+  def update(state, batch, **options):
+    return learner.update(nets, state, batch, *optimisers(rate), **options)
+
+  return nets, state, jax.jit(update)
+
+
+def layers(weights):
+  return {
+    path.rsplit("/", maxsplit=1)[-1]: layer
+    for path, layer in weights.params.items()
+  }
+
+
+def naive_policy(weights, s):
+  net = layers(weights)
+  for l in range(2):
+    layer = net[f"hidden_{l}"]
+    s = jnp.maximum(s @ layer["w"] + layer["b"][None], 0)
+  return jnp.tanh(s @ net["output"]["w"] + net["output"]["b"][None])
+
+
+def naive_critic(weights, s, a):
+  net = layers(weights)
+  for l in range(2):
+    layer = net[f"hidden_{l}"]
+    s = jnp.maximum(s @ layer["w"] + layer["b"][None], 0)
+    s = jnp.concatenate([s, a], 1) if l == 0 else s
+  return (s @ net["output"]["w"] + net["output"]["b"][None])[:, 0]
+
+
+def first_adam_step(params, grads, decay):
+  """Adam's first step on g + decay w, of weights alone: -rate g / (|g| + ε)."""
+
+  def of_leaf(w, g):
+    g = g + (decay * w if w.ndim > 1 else 0)
+    return w - RATE * g / (np.abs(g) + 1e-8)
+
+  return jax.tree.map(of_leaf, params, grads)
+
+
+def assert_close(found, wanted, **tolerance):
+  tolerance = {"rtol": 1e-4, "atol": 1e-6} | tolerance
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, **tolerance), found, wanted
+  )
+
+
+def test_an_update_against_the_equations():
+  _, state, update = made()
+  batch = batch_of()
+  new, metrics = update(state, batch, discount=0.9, tau=0.25)
+  y = batch.reward + 0.9 * batch.discount * naive_critic(
+    state.target_critic,
+    batch.next_observation,
+    naive_policy(state.target_policy, batch.next_observation),
+  )
+
+  def critic_loss(critic):
+    q = naive_critic(critic, batch.observation, batch.action)
+    return jnp.mean((y - q) ** 2)
+
+  loss, grads = jax.value_and_grad(critic_loss)(state.critic)
+  np.testing.assert_allclose(metrics["critic_loss"], loss, rtol=1e-5)
+  critic = first_adam_step(state.critic.params, grads.params, DECAY)
+  assert_close(new.critic.params, critic)
+
+  def policy_value(policy):
+    a = naive_policy(policy, batch.observation)
+    return jnp.mean(naive_critic(new.critic, batch.observation, a))
+
+  value, grads = jax.value_and_grad(policy_value)(state.policy)
+  np.testing.assert_allclose(metrics["policy_value"], value, rtol=1e-4)
+  uphill = jax.tree.map(jnp.negative, grads.params)
+  assert_close(
+    new.policy.params, first_adam_step(state.policy.params, uphill, 0.0)
+  )
+  for slow in ("policy", "critic"):
+    old, latest = getattr(state, f"target_{slow}"), getattr(new, slow)
+    assert_close(
+      getattr(new, f"target_{slow}").params,
+      jax.tree.map(lambda x, y: 0.75 * x + 0.25 * y, old.params, latest.params),
+    )
+
+
+def test_the_target_is_of_the_slow_copies_alone():
+  _, state, update = made()
+
+  def loss(state):
+    return float(update(state, batch_of(), discount=0.9)[1]["critic_loss"])
+
+  other = jax.tree.map(lambda x: x + 0.5, state.policy)
+  assert loss(state._replace(policy=other)) == loss(state)
+  for name in ("target_policy", "target_critic"):
+    other = jax.tree.map(lambda x: x + 0.5, getattr(state, name))
+    assert loss(state._replace(**{name: other})) != loss(state)
+
+
+def test_copies_close_in_geometrically():
+  _, state, update = made(rate=0.0)
+  zeros = jax.tree.map(jnp.zeros_like, (state.policy, state.critic))
+  state = state._replace(target_policy=zeros[0], target_critic=zeros[1])
+
+  @jax.jit
+  def run(state):
+    def step(state, _):
+      return update(state, batch_of(), tau=1e-3)[0], None
+
+    return jax.lax.scan(step, state, None, length=1000)[0]
+
+  end = run(state)
+  part = 1 - (1 - 1e-3) ** 1000
+  for name in ("policy", "critic"):
+    wanted = jax.tree.map(lambda x: part * x, getattr(state, name).params)
+    assert_close(getattr(end, f"target_{name}").params, wanted, atol=1e-6)
+
+
+def test_a_value_without_end_is_bootstrapped():
+  # Reward 1 for ever: Q is 1 / (1 - 0.9), not a sum that stops somewhere.
+  nets, state, _ = made()
+  optimiser = optax.adam(0.01)
+  state = state._replace(
+    policy_moments=optimiser.init(state.policy.params),
+    critic_moments=optimiser.init(state.critic.params),
+  )
+
+  def step(state, key):
+    s, a, following = jax.random.uniform(key, (3, 16, O), minval=-1.0)
+    ones = jnp.ones(16)
+    batch = learner.Transition(s, a[:, :M], ones, ones, following)
+    return learner.update(
+      nets, state, batch, optimiser, optimiser, discount=0.9, tau=0.1
+    )
+
+  keys = jax.random.split(jax.random.key(0), 1500)
+  _, metrics = jax.jit(lambda state: jax.lax.scan(step, state, keys))(state)
+  np.testing.assert_allclose(metrics["q"][-1], 10.0, rtol=0.03)
+
+
+def test_batch_norm_acts_by_averages_and_copies_follow_them():
+  nets, state, update = made(batch_norm=True, rate=0.0)
+  batch = batch_of()
+  policy = state.policy
+  one = learner.act(nets, policy, batch.observation[0])
+  assert one.shape == (M,)
+  # The first averages are those of the batch the agent began from.
+  means = [
+    x["average"]
+    for path, x in policy.norms.items()
+    if path.endswith("norm_input/~/mean_ema")
+  ]
+  np.testing.assert_allclose(
+    means[0].reshape(-1), batch.observation.mean(0), rtol=1e-4, atol=1e-6
+  )
+  new, _ = update(state, batch, tau=0.25)
+
+  def averages(weights):
+    return [norm["average"] for norm in weights.norms.values()]
+
+  for name in ("policy", "critic"):
+    old, latest = getattr(state, f"target_{name}"), getattr(new, name)
+    assert_close(
+      averages(getattr(new, f"target_{name}")),
+      [
+        0.75 * x + 0.25 * y
+        for x, y in zip(averages(old), averages(latest), strict=True)
+      ],
+    )
+
+
+def test_seeds_under_vmap_equal_seeds_alone():
+  _, state, update = made()
+  states = jax.tree.map(
+    lambda x: jnp.stack([x, 1.1 * x.astype(x.dtype)]).astype(x.dtype), state
+  )
+  batches = jax.tree.map(lambda *x: jnp.stack(x), batch_of(0), batch_of(1))
+  together, _ = jax.jit(jax.vmap(update))(states, batches)
+  for i in range(2):
+    alone, _ = update(*jax.tree.map(lambda x, i=i: x[i], (states, batches)))
+    assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone)
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_values_and_actions_of_one_example(pixels):
+  nets = learner.networks(M, (5, 4), pixels=pixels)
+  shape = (8, 8, 3) if pixels else (O,)
+  observations = jnp.ones((2, *shape), jnp.uint8 if pixels else jnp.float32)
+  state = jax.jit(
+    lambda key: learner.init(key, nets, observations, *optimisers())
+  )(jax.random.key(0))
+  action = learner.act(nets, state.policy, observations[0])
+  q = learner.value(nets, state.critic, observations[0], action)
+  assert action.shape == (M,) and q.shape == ()
