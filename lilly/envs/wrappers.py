@@ -27,7 +27,7 @@ class TimeLimitState(NamedTuple):
   """A state and its age."""
 
   state: Any
-  num_steps: jax.Array  # [] int32, since the reset
+  age: jax.Array  # [] int32, steps since the reset
 
 
 class AutoResetState(NamedTuple):
@@ -78,7 +78,7 @@ def time_limit(env: Environment, num_steps: int | None) -> Environment:
 
   def step(key, state, action):
     inner, step = env.step(key, state.state, action)
-    age = state.num_steps + 1
+    age = state.age + 1
     is_over = (age >= num_steps) & (step.discount != 0)
     step = step._replace(truncated=step.truncated | is_over)
     return TimeLimitState(inner, age), step
@@ -111,7 +111,7 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
   >>> env = auto_reset(point_mass.make(num_steps=1))
   >>> state, _ = env.reset(jax.random.key(0))
   >>> state, step = env.step(jax.random.key(1), state, jnp.zeros(2))
-  >>> int(state.state.num_steps), bool((state.observation == step[0]).all())
+  >>> int(state.state.age), bool((state.observation == step[0]).all())
   (0, False)
   """
   if num_starts is not None:
@@ -171,7 +171,7 @@ def action_repeat(
   >>> env = action_repeat(pendulum.make(num_steps=2), 3)
   >>> state, _ = env.reset(jax.random.key(0))
   >>> state, step = env.step(jax.random.key(1), state, jnp.zeros(1))
-  >>> int(state.num_steps), bool(step.truncated)
+  >>> int(state.age), bool(step.truncated)
   (2, True)
   """
   _check(num_repeats=num_repeats)

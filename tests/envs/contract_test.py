@@ -154,7 +154,7 @@ def test_time_truncates_and_a_new_episode_begins(name):
 @_environments
 def test_starts_differ(name):
   _, _, found = _found(name)
-  assert (found["start"].num_steps == 0).all()
+  assert (found["start"].age == 0).all()
   leaves = jax.tree.leaves(found["start"].state)
   starts = np.concatenate([x.reshape(len(_SEEDS), -1) for x in leaves], axis=1)
   assert len(np.unique(starts, axis=0)) == len(set(_SEEDS))
@@ -201,7 +201,7 @@ def test_actions_of_another_shape_are_refused(name):
 def test_without_a_limit_nothing_is_truncated(name):
   env = catalog.make(name, num_steps=None)
   state, _ = jax.eval_shape(env.reset, jax.random.key(0))
-  assert not hasattr(state, "num_steps")
+  assert not isinstance(state, wrappers.TimeLimitState)
   limited = catalog.make(name)
   state, _ = jax.eval_shape(limited.reset, jax.random.key(0))
   assert isinstance(state, wrappers.TimeLimitState)

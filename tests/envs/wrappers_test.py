@@ -70,7 +70,7 @@ def test_auto_reset_keeps_the_true_observation(length, limit, num_starts):
   assert state.observation % 100 == 0
   inner = state.state if limit is None else state.state.state
   assert inner == state.observation[0]
-  assert limit is None or state.state.num_steps == 0
+  assert limit is None or state.state.age == 0
 
 
 def test_starts_come_from_the_pool_and_all_do():
