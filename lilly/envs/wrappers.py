@@ -187,13 +187,15 @@ def action_repeat(
     return state, observation
 
   def step(key, state, action):
-    def repeat(carry, key):
-      carry = _accumulate(carry, *env.step(key, carry[0], action))
+    def repeat(carry, i):
+      repeat_key = jax.random.fold_in(key, i)
+      carry = _accumulate(carry, *env.step(repeat_key, carry[0], action))
       return carry, carry[1].observation if stack else ()
 
     nothing = environment.make_step(jnp.zeros(spec.shape, spec.dtype), 0.0)
-    keys = jax.random.split(key, num_repeats)
-    (state, total), observations = jax.lax.scan(repeat, (state, nothing), keys)
+    carry = state, nothing
+    indices = jnp.arange(num_repeats)
+    (state, total), observations = jax.lax.scan(repeat, carry, indices)
     if stack:
       total = total._replace(observation=stacked(observations))
     return state, total
