@@ -177,13 +177,10 @@ def action_repeat(
   _check(num_repeats=num_repeats)
   spec = env.observation_spec
 
-  def stacked(observations):
-    return jnp.concatenate(list(observations), axis=-1)
-
   def reset(key):
     state, observation = env.reset(key)
     if stack:
-      observation = stacked([observation] * num_repeats)
+      observation = _stacked([observation] * num_repeats)
     return state, observation
 
   def step(key, state, action):
@@ -197,7 +194,7 @@ def action_repeat(
     indices = jnp.arange(num_repeats)
     (state, total), observations = jax.lax.scan(repeat, carry, indices)
     if stack:
-      total = total._replace(observation=stacked(observations))
+      total = total._replace(observation=_stacked(observations))
     return state, total
 
   if not stack:
@@ -205,6 +202,10 @@ def action_repeat(
   shape = (*spec.shape[:-1], spec.shape[-1] * num_repeats)
   longer = spec._replace(shape=shape)
   return env._replace(reset=reset, step=step, observation_spec=longer)
+
+
+def _stacked(observations):
+  return jnp.concatenate(list(observations), axis=-1)
 
 
 def _accumulate(
