@@ -27,7 +27,7 @@ class TimeLimitState(NamedTuple):
   """A state and its age."""
 
   state: Any
-  num_steps: jax.Array  # [] int32, since the reset
+  age: jax.Array  # [] int32, steps since the reset
 
 
 class AutoResetState(NamedTuple):
@@ -78,7 +78,7 @@ def time_limit(env: Environment, num_steps: int | None) -> Environment:
 
   def step(key, state, action):
     inner, step = env.step(key, state.state, action)
-    age = state.num_steps + 1
+    age = state.age + 1
     is_over = (age >= num_steps) & (step.discount != 0)
     step = step._replace(truncated=step.truncated | is_over)
     return TimeLimitState(inner, age), step
@@ -111,7 +111,7 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
   >>> env = auto_reset(point_mass.make(num_steps=1))
   >>> state, _ = env.reset(jax.random.key(0))
   >>> state, step = env.step(jax.random.key(1), state, jnp.zeros(2))
-  >>> int(state.state.num_steps), bool((state.observation == step[0]).all())
+  >>> int(state.state.age), bool((state.observation == step[0]).all())
   (0, False)
   """
   if num_starts is not None:
@@ -171,31 +171,30 @@ def action_repeat(
   >>> env = action_repeat(pendulum.make(num_steps=2), 3)
   >>> state, _ = env.reset(jax.random.key(0))
   >>> state, step = env.step(jax.random.key(1), state, jnp.zeros(1))
-  >>> int(state.num_steps), bool(step.truncated)
+  >>> int(state.age), bool(step.truncated)
   (2, True)
   """
   _check(num_repeats=num_repeats)
   spec = env.observation_spec
 
-  def stacked(observations):
-    return jnp.concatenate(list(observations), axis=-1)
-
   def reset(key):
     state, observation = env.reset(key)
     if stack:
-      observation = stacked([observation] * num_repeats)
+      observation = _stacked([observation] * num_repeats)
     return state, observation
 
   def step(key, state, action):
-    def repeat(carry, key):
-      carry = _accumulate(carry, *env.step(key, carry[0], action))
+    def repeat(carry, i):
+      repeat_key = jax.random.fold_in(key, i)
+      carry = _accumulate(carry, *env.step(repeat_key, carry[0], action))
       return carry, carry[1].observation if stack else ()
 
     nothing = environment.make_step(jnp.zeros(spec.shape, spec.dtype), 0.0)
-    keys = jax.random.split(key, num_repeats)
-    (state, total), observations = jax.lax.scan(repeat, (state, nothing), keys)
+    carry = state, nothing
+    indices = jnp.arange(num_repeats)
+    (state, total), observations = jax.lax.scan(repeat, carry, indices)
     if stack:
-      total = total._replace(observation=stacked(observations))
+      total = total._replace(observation=_stacked(observations))
     return state, total
 
   if not stack:
@@ -203,6 +202,10 @@ def action_repeat(
   shape = (*spec.shape[:-1], spec.shape[-1] * num_repeats)
   longer = spec._replace(shape=shape)
   return env._replace(reset=reset, step=step, observation_spec=longer)
+
+
+def _stacked(observations):
+  return jnp.concatenate(list(observations), axis=-1)
 
 
 def _accumulate(

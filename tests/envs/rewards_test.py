@@ -1,0 +1,37 @@
+"""Tests of lilly.envs.rewards."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.envs import rewards
+from tests import haste
+
+
+def test_without_a_margin_only_the_bound_counts():
+  x = jnp.array([-1.01, -1.0, 0.0, 1.0, 1.01])
+  value = rewards.tolerance(x, upper=1.0)
+  assert value.tolist() == [0, 1, 1, 1, 0] and value.dtype == x.dtype
+
+
+def test_falls_off_alike_on_both_sides():
+  x = jnp.array([-1.5, -1.0, 0.5, 1.5, 2.0])
+  value = rewards.tolerance(x, upper=1.0, margin=0.5, value_at_margin=0.3)
+  np.testing.assert_allclose(value, [0.3, 1, 1, 0.3, 0.3**4], rtol=1e-5)
+
+
+def test_slopes_are_finite_everywhere():
+  def value(x):
+    return rewards.tolerance(x, upper=1.0, margin=0.5)
+
+  slope = haste.compiled(jax.vmap(jax.grad(value)))
+  slopes = slope(jnp.array([0.0, 1.0, 1.2, -1.2, 50.0]))
+  assert np.isfinite(slopes).all()
+  assert slopes[2] < 0 < slopes[3] and slopes[0] == 0
+
+
+def test_small_control_is_the_suites():
+  for action in ([0.0], [1.0], [-0.5, 0.5, 0.2]):
+    expected = (4 + np.mean(1 - np.square(action))) / 5
+    actual = rewards.small_control(jnp.array(action))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
