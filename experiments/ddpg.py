@@ -224,6 +224,11 @@ def make_networks(task: str, variant: str) -> Any:
   """The networks that a variant of a task learns."""
   (num_actions,) = make_environment(task).action_spec.shape
   normalises = _BATCH_NORM.value or variant.startswith("batch_norm")
+  if not all(size.isdecimal() and int(size) for size in _HIDDEN.value):
+    raise training.RunError(
+      f"--hidden_sizes={','.join(_HIDDEN.value)} must be positive integers, "
+      "such as 400,300."
+    )
   return learner.networks(
     num_actions,
     [int(size) for size in _HIDDEN.value],
@@ -270,6 +275,11 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
     raise training.RunError(
       f"--variants={','.join(_VARIANTS.value)} --tasks={','.join(_TASKS.value)}"
       f" names no experiment; variants are {', '.join(VARIANTS)}."
+    )
+  if _SIZES["capacity"].value < _SIZES["batch_size"].value:
+    raise training.RunError(
+      f"--capacity={_SIZES['capacity'].value} is less than --batch_size="
+      f"{_SIZES['batch_size'].value}; keep at least a batch for replay."
     )
   hyper = {name: flag.value for name, flag in _HYPER.items()}
   experiments = {}

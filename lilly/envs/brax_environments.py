@@ -5,6 +5,7 @@ observation in their own ways. Resets are dear here: use
 `wrappers.auto_reset(env, num_starts=...)`.
 """
 
+import contextlib
 from typing import Any
 
 import jax
@@ -47,7 +48,9 @@ def make(
     Freeman et al., 2021 (arXiv 2106.13281).
   """
   try:
-    from brax import envs
+    # It says on standard output which of its other simulators are absent.
+    with contextlib.redirect_stdout(None):
+      from brax import envs
   except ImportError as error:
     raise ImportError(
       "Brax's environments need brax, pip install "

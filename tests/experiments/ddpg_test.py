@@ -1,0 +1,145 @@
+"""Tests of experiments/ddpg.py: it runs, it remembers rightly, it says no."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import ddpg
+from lilly import training
+from lilly.envs import catalog, environment, wrappers
+
+
+def run(tmp_path, *flags):
+  argv = ["ddpg", "--preset=smoke", *flags, f"--out_dir={tmp_path / 'run'}"]
+  with pytest.raises(SystemExit) as stopped:
+    training.main(ddpg.FLAGS, ddpg.main, argv)
+  return stopped.value.code
+
+
+def test_variants_of_a_task_run_and_are_drawn(tmp_path):
+  assert run(tmp_path, "--variants=no_target,batch_norm") == 0
+  folder = tmp_path / "run"
+  summary = json.loads((folder / "summary.json").read_text())
+  names = ["pendulum_no_target", "pendulum_batch_norm"]
+  assert list(summary["variants"]) == names
+  for name, row in summary["variants"].items():
+    assert -2000 < row["points"][0]["final"]["eval/return"]["median"] < 0
+    assert row["failed"] == []
+    assert (folder / f"{name}.gif").stat().st_size > 5000
+  hyper = [row["hyper"]["tau"] for row in summary["variants"].values()]
+  np.testing.assert_allclose(hyper, [1.0, 1e-3])
+  for picture in ("curves.png", "values.png"):
+    assert (folder / picture).stat().st_size > 5000
+
+
+def counting_environment(num_steps=5):
+  """Observes its age, rewards with 1; ends by its time limit alone."""
+
+  def reset(key):
+    return jnp.zeros(()), jnp.zeros(1)
+
+  def step(key, state, action):
+    state = state + 1
+    return state, environment.make_step(state[None], 1.0)
+
+  box = environment.box([0.0], [10.0])
+  action = environment.box([-1.0], [1.0])
+  env = environment.Environment(reset, step, box, action)
+  return wrappers.time_limit(env, num_steps)
+
+
+def test_what_is_remembered(monkeypatch):
+  monkeypatch.setattr(catalog, "make", lambda name, **_: counting_environment())
+  training.parse(ddpg.FLAGS, ["ddpg", "--preset=smoke"], "ddpg")
+  hyper = {name: flag.value for name, flag in ddpg._HYPER.items()}
+  experiment = ddpg.make_experiment("pendulum", "ddpg", hyper)
+
+  @jax.jit
+  def train(key):
+    state = experiment.init(key, hyper, ())
+
+    def step(state, _):
+      state, metrics = experiment.update(state, ())
+      return state, (metrics["return"], state.noise)
+
+    return jax.lax.scan(step, state, None, length=12)
+
+  state, (returns, noise) = train(jax.random.key(0))
+  replay = jax.tree.map(lambda x: np.asarray(x)[:32], state.replay.items)
+  assert int(state.replay.size) == 20 + 12
+  # The true next observation, also where an episode ended.
+  np.testing.assert_array_equal(
+    replay.next_observation - replay.observation, 1.0
+  )
+  assert set(replay.observation.ravel()) == {0, 1, 2, 3, 4}
+  # Time limits are bootstrapped.
+  np.testing.assert_array_equal(replay.discount, 1.0)
+  np.testing.assert_array_equal(replay.reward, 1.0)
+  # Updates start at age 0, for 20 steps at random are whole episodes.
+  np.testing.assert_array_equal(returns[:4], 0.0)
+  np.testing.assert_array_equal(returns[4:], 5.0)
+  is_end = np.arange(1, 13) % 5 == 0
+  np.testing.assert_array_equal(np.ravel(noise) == 0, is_end)
+  assert np.abs(replay.action).max() <= 1
+
+
+def test_published_settings():
+  options = training.parse(ddpg.FLAGS, ["ddpg", "--preset=paper"], "ddpg")
+  wanted = {
+    "policy_rate": 1e-4,
+    "critic_rate": 1e-3,
+    "weight_decay": 1e-2,
+    "tau": 1e-3,
+    "discount": 0.99,
+    "theta": 0.15,
+    "sigma": 0.2,
+    "hidden_sizes": ["400", "300"],
+    "batch_norm": True,
+    "batch_size": 64,
+    "capacity": 1_000_000,
+    "num_updates": 2_500_000,
+    "reward_scale": 1.0,
+  }
+  assert {name: options.flags[name] for name in wanted} == wanted
+
+
+def test_weights_decay_within_adam_and_biases_do_not():
+  hyper = {"policy_rate": 0.1, "critic_rate": 0.1, "weight_decay": 0.5}
+  params = {"w": jnp.array([[2.0]]), "b": jnp.array([2.0])}
+  for optimiser, moved in zip(
+    ddpg.optimisers(hyper), ((0, 0), (-0.1, 0)), strict=True
+  ):
+    grads = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimiser.update(grads, optimiser.init(params), params)
+    found = (updates["w"][0, 0], updates["b"][0])
+    np.testing.assert_allclose(found, moved, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("flags", "mention"),
+  [
+    (["--tasks=pendelum"], "did you mean 'pendulum'"),
+    (["--tasks="], "--tasks="),
+    (["--variants=sac"], "no_target"),
+    pytest.param(
+      *(["--tasks=brax/elephant"], "elephant"),
+      marks=[
+        pytest.mark.slow,
+        pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained"),
+      ],
+    ),
+    (["--capacity=3"], "capacity"),
+    (["--hidden_sizes=64,x"], "hidden_sizes"),
+    (["--hidden_sizes=0"], "hidden_sizes"),
+    (["--batch_size=0"], "batch_size"),
+    (["--tau=-1"], "tau"),
+  ],
+)
+def test_bad_flags_are_one_sentence(tmp_path, capsys, flags, mention):
+  assert run(tmp_path, *flags) == 1
+  err = capsys.readouterr().err
+  assert err.startswith("error: ") and err.count("\n") == 1, err
+  assert mention in err
