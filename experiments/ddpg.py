@@ -134,90 +134,98 @@ def make_experiment(
 ) -> training.Experiment:
   """One task and one variant, as one run sees it."""
   env = make_environment(task)
-  is_simulated = "/" in task
-  acting = wrappers.auto_reset(env, 16 if is_simulated else None)
-  (num_actions,) = env.action_spec.shape
+  # A physics engine takes long to reset; a pool of starts is made once.
+  acting = wrappers.auto_reset(env, 16 if "/" in task else None)
   nets = make_networks(task, variant)
-
-  def interact(key, state, action):
-    """Takes a step; returns the state and what is to be remembered."""
-    following, step = acting.step(key, state, action)
-    transition = learner.Transition(
-      observation=state.observation,
-      action=action,
-      reward=_REWARD_SCALE.value * step.reward,
-      discount=step.discount,
-      next_observation=step.observation,
-    )
-    return following, transition, step
-
-  def at_random(carry, key):
-    state, replay = carry
-    keys = jax.random.split(key)
-    action = environment.sample(keys[0], env.action_spec)
-    state, transition, _ = interact(keys[1], state, action)
-    return (state, ring.add(replay, transition)), None
-
-  def init(key, hyper, data):
-    keys = jax.random.split(key, 5)
-    state, observation = acting.reset(keys[0])
-    zero = jnp.zeros(())
-    example = learner.Transition(
-      observation, jnp.zeros(num_actions), zero, zero, observation
-    )
-    replay = ring.init(example, _SIZES["capacity"].value)
-    keys_random = jax.random.split(keys[1], _SIZES["start_steps"].value)
-    (state, replay), _ = jax.lax.scan(at_random, (state, replay), keys_random)
-    seen = ring.sample(keys[2], replay, _SIZES["batch_size"].value)
-    agent = learner.init(keys[3], nets, seen.observation, *optimisers(hyper))
-    noise = jnp.zeros(num_actions)
-    return State(agent, replay, state, noise, jnp.zeros(2), hyper, keys[4])
-
-  def update(state, data):
-    key, *keys = jax.random.split(state.key, 4)
-    hyper = state.hyper
-    noise = exploration.ornstein_uhlenbeck(
-      keys[0],
-      state.noise,
-      theta=hyper["theta"],
-      sigma=hyper["sigma"],
-      dt=_DT.value,
-    )
-    greedy = learner.act(nets, state.agent.policy, state.env.observation)
-    action = jnp.clip(greedy + noise, -1.0, 1.0)
-    env_state, transition, step = interact(keys[1], state.env, action)
-    replay = ring.add(state.replay, transition)
-    agent, metrics = learner.update(
-      nets,
-      state.agent,
-      ring.sample(keys[2], replay, _SIZES["batch_size"].value),
-      *optimisers(hyper),
-      discount=hyper["discount"],
-      tau=hyper["tau"],
-    )
-    ends = environment.is_last(step)
-    total = state.sums[0] + step.reward
-    sums = jnp.array(
-      [jnp.where(ends, 0, total), jnp.where(ends, total, state.sums[1])]
-    )
-    noise = jnp.where(ends, 0, noise)
-    state = State(agent, replay, env_state, noise, sums, hyper, key)
-    return state, metrics | {"return": sums[1]}
-
-  def evaluate(state, data):
-    keys = jax.random.split(jax.random.key(1), _SIZES["num_starts"].value)
-    policy = state.agent.policy
-
-    def act(observation):
-      return learner.act(nets, policy, observation)
-
-    found = jnp.mean(jax.vmap(lambda key: greedy_return(key, env, act))(keys))
-    worst, best = SCORES.get(task, (0.0, 1.0))
-    return {"return": found, "score": (found - worst) / (best - worst)}
-
   return training.Experiment(
-    init=init, update=update, evaluate=evaluate, hyper=hyper, unit="steps"
+    init=lambda key, hyper, data: start(key, hyper, acting, nets),
+    update=lambda state, data: update(state, acting, nets),
+    evaluate=lambda state, data: evaluate(state.agent.policy, task, env, nets),
+    hyper=hyper,
+    unit="steps",
   )
+
+
+def start(key: Any, hyper: Any, env: Any, nets: Any) -> State:
+  """A new agent, and replay of random actions."""
+  keys = jax.random.split(key, 5)
+  env_state, observation = env.reset(keys[0])
+  idle = jnp.zeros(env.action_spec.shape)
+  zero = jnp.zeros(())
+  example = learner.Transition(observation, idle, zero, zero, observation)
+
+  def step(carry, _):
+    key, state, replay = carry
+    key, key_action, key_step = jax.random.split(key, 3)
+    action = environment.sample(key_action, env.action_spec)
+    state, transition, _ = interact(key_step, env, state, action)
+    return (key, state, ring.add(replay, transition)), None
+
+  replay = ring.init(example, _SIZES["capacity"].value)
+  carry = (keys[1], env_state, replay)
+  num_steps = _SIZES["start_steps"].value
+  (_, env_state, replay), _ = jax.lax.scan(step, carry, length=num_steps)
+  seen = ring.sample(keys[2], replay, _SIZES["batch_size"].value)
+  agent = learner.init(keys[3], nets, seen.observation, *optimisers(hyper))
+  return State(agent, replay, env_state, idle, jnp.zeros(2), hyper, keys[4])
+
+
+def interact(key: Any, env: Any, state: Any, action: Any) -> Any:
+  """Takes a step; returns the state, what is to be remembered, the step."""
+  following, step = env.step(key, state, action)
+  transition = learner.Transition(
+    observation=state.observation,
+    action=action,
+    reward=_REWARD_SCALE.value * step.reward,
+    discount=step.discount,
+    next_observation=step.observation,
+  )
+  return following, transition, step
+
+
+def update(state: State, env: Any, nets: Any) -> tuple[State, dict[str, Any]]:
+  """One step of the environment and one of learning (algorithm 1)."""
+  key, *keys = jax.random.split(state.key, 4)
+  hyper = state.hyper
+  noise = exploration.ornstein_uhlenbeck(
+    keys[0],
+    state.noise,
+    theta=hyper["theta"],
+    sigma=hyper["sigma"],
+    dt=_DT.value,
+  )
+  greedy = learner.act(nets, state.agent.policy, state.env.observation)
+  action = jnp.clip(greedy + noise, -1.0, 1.0)
+  env_state, transition, step = interact(keys[1], env, state.env, action)
+  replay = ring.add(state.replay, transition)
+  agent, metrics = learner.update(
+    nets,
+    state.agent,
+    ring.sample(keys[2], replay, _SIZES["batch_size"].value),
+    *optimisers(hyper),
+    discount=hyper["discount"],
+    tau=hyper["tau"],
+  )
+  ends = environment.is_last(step)
+  total = state.sums[0] + step.reward
+  sums = jnp.where(
+    ends, jnp.stack([jnp.zeros(()), total]), state.sums.at[0].set(total)
+  )
+  noise = jnp.where(ends, 0, noise)
+  state = State(agent, replay, env_state, noise, sums, hyper, key)
+  return state, metrics | {"return": sums[1]}
+
+
+def evaluate(policy: Any, task: str, env: Any, nets: Any) -> dict[str, Any]:
+  """Greedy returns from starts of their own, the same at every time."""
+  keys = jax.random.split(jax.random.key(1), _SIZES["num_starts"].value)
+
+  def act(observation):
+    return learner.act(nets, policy, observation)
+
+  found = jnp.mean(jax.vmap(lambda key: greedy_return(key, env, act))(keys))
+  worst, best = SCORES.get(task, (0.0, 1.0))
+  return {"return": found, "score": (found - worst) / (best - worst)}
 
 
 def make_networks(task: str, variant: str) -> Any:

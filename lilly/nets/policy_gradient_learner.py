@@ -228,53 +228,63 @@ def update(
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), algorithm 1.
   """
-
-  observation, following = batch.observation, batch.next_observation
+  following = batch.next_observation
   a_next, _ = _apply(nets.policy, state.target_policy, following)
   q_next, _ = _apply(nets.critic, state.target_critic, following, a_next)
+  discounts = discount * batch.discount
+  state, of_critic = _critic_step(
+    nets, state, batch, discounts, q_next, critic_optimiser
+  )
+  state, of_policy = _policy_step(nets, state, batch, policy_optimiser)
+  new = (state.policy, state.critic)
+  slow = _follow(new, (state.target_policy, state.target_critic), tau)
+  state = state._replace(target_policy=slow[0], target_critic=slow[1])
+  return state, of_critic | of_policy
 
-  def critic_loss(params):
+
+def _critic_step(nets, state, batch, discounts, q_next, optimiser):
+  """Descends the mean squared error; returns state and metrics."""
+
+  def loss(params):
     weights = state.critic._replace(params=params)
-    inputs = (observation, batch.action)
+    inputs = (batch.observation, batch.action)
     q, norms = _apply(nets.critic, weights, *inputs, is_training=True)
-    losses = jax.vmap(dpg.critic_loss)(
-      q, batch.reward, discount * batch.discount, q_next
-    )
+    losses = jax.vmap(dpg.critic_loss)(q, batch.reward, discounts, q_next)
     return jnp.mean(losses), (norms, jnp.mean(q))
 
-  slope = jax.value_and_grad(critic_loss, has_aux=True)
-  (loss, (norms, q)), grads = slope(state.critic.params)
-  updates, critic_moments = critic_optimiser.update(
-    grads, state.critic_moments, state.critic.params
+  slope = jax.value_and_grad(loss, has_aux=True)
+  (value, (norms, q)), grads = slope(state.critic.params)
+  critic, moments = _stepped(
+    optimiser, grads, state.critic_moments, state.critic, norms
   )
-  critic = Weights(optax.apply_updates(state.critic.params, updates), norms)
+  state = state._replace(critic=critic, critic_moments=moments)
+  return state, {"critic_loss": value, "q": q}
 
-  def policy_loss(params):
+
+def _policy_step(nets, state, batch, optimiser):
+  """Ascends the mean value; returns state and metrics."""
+
+  def loss(params):
     weights = state.policy._replace(params=params)
-    actions, norms = _apply(nets.policy, weights, observation, is_training=True)
-    inputs = (observation, actions)
-    values, _ = _apply(nets.critic, critic, *inputs, is_training=True)
+    actions, norms = _apply(
+      nets.policy, weights, batch.observation, is_training=True
+    )
+    inputs = (batch.observation, actions)
+    values, _ = _apply(nets.critic, state.critic, *inputs, is_training=True)
     return -jnp.mean(values), norms
 
-  slope = jax.value_and_grad(policy_loss, has_aux=True)
+  slope = jax.value_and_grad(loss, has_aux=True)
   (minus_value, norms), grads = slope(state.policy.params)
-  updates, policy_moments = policy_optimiser.update(
-    grads, state.policy_moments, state.policy.params
+  policy, moments = _stepped(
+    optimiser, grads, state.policy_moments, state.policy, norms
   )
-  policy = Weights(optax.apply_updates(state.policy.params, updates), norms)
+  state = state._replace(policy=policy, policy_moments=moments)
+  return state, {"policy_value": -minus_value}
 
-  targets = (state.target_policy, state.target_critic)
-  target_policy, target_critic = _follow((policy, critic), targets, tau)
-  metrics = {"critic_loss": loss, "q": q, "policy_value": -minus_value}
-  state = State(
-    policy=policy,
-    critic=critic,
-    target_policy=target_policy,
-    target_critic=target_critic,
-    policy_moments=policy_moments,
-    critic_moments=critic_moments,
-  )
-  return state, metrics
+
+def _stepped(optimiser, grads, moments, weights, norms):
+  updates, moments = optimiser.update(grads, moments, weights.params)
+  return Weights(optax.apply_updates(weights.params, updates), norms), moments
 
 
 def _follow(new, slow, tau):
