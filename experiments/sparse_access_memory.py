@@ -100,18 +100,17 @@ _SEARCH = flags.DEFINE_enum(
 _OPTIMISER = flags.DEFINE_enum(
   "optimiser", "adam", ["adam", "rmsprop"], "The paper has rmsprop.", **_OWN
 )
-_LEARNING_RATE = flags.DEFINE_float(
-  "learning_rate", None, "Of the optimiser [by task].", 0.0, **_OWN
-)
 _CURRICULUM = flags.DEFINE_bool(
   "curriculum", False, "Double the level when it is solved.", **_OWN
 )
-_THRESHOLD = flags.DEFINE_float(
-  "threshold", 0.05, "Error below which an update counts as solved.", **_OWN
-)
-_MAX_GB = flags.DEFINE_float(
-  "max_gb", 10.0, "scaling: larger programs are planned, not run.", **_OWN
-)
+_NUMBERS = {
+  name: flags.DEFINE_float(name, value, text, lower_bound=0.0, **_OWN)
+  for name, value, text in (
+    ("learning_rate", None, "Of the optimiser [by task]."),
+    ("threshold", 0.05, "Error below which an update counts as solved."),
+    ("max_gb", 10.0, "scaling: larger programs are planned, not run."),
+  )
+}
 _SIZES = {
   name: flags.DEFINE_integer(name, value, text, lower_bound=low, **_OWN)
   for name, value, low, text in (
@@ -177,7 +176,7 @@ def make_experiment(
     level = curriculum.update(
       state.level,
       error,
-      threshold=_THRESHOLD.value,
+      threshold=_NUMBERS["threshold"].value,
       patience=patience,
       max_level=task.max_level,
     )
@@ -267,35 +266,21 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
   if _TASK.value == "scaling":
     return {name: scaling(name, options) for name in _CORES.value}
   task = make_task(options)
-  rate = _LEARNING_RATE.value or TUNED.get(_TASK.value, TUNED["*"])
-  experiments = {}
-  for name in _CORES.value:
-    core = make_core(name, task)
-    experiments[name] = make_experiment(core, task, {"learning_rate": rate})
-  return experiments
+  rate = _NUMBERS["learning_rate"].value or TUNED.get(_TASK.value, TUNED["*"])
+  hyper = {"learning_rate": rate}
+  return {
+    name: make_experiment(make_core(name, task), task, hyper)
+    for name in _CORES.value
+  }
 
 
 def scaling(name: str, options: training.Options) -> training.Program:
   """Measures one memory; update u is the one of 2^(7 + u) words."""
-  seeds = range(options.seed, options.seed + options.num_seeds)
 
-  def step_chunk(state):
-    num_slots = 2 ** (FIRST_EXPONENT + int(state["measured"][0]))
-    measured = [measure(name, num_slots, seed) for seed in seeds]
-    metrics = {
-      field: np.array([getattr(row, field) for row in measured])
-      for field in cost.Cost._fields
-    }
-    return {"measured": state["measured"] + 1}, metrics
+  def of_update(update, seed):
+    return measure(name, 2 ** (FIRST_EXPONENT + update), seed)
 
-  return training.Program(
-    step_chunk=step_chunk,
-    init=lambda: {"measured": np.zeros(len(seeds), np.int32)},
-    evaluate=lambda state: {},
-    runs=tuple({"seed": seed} for seed in seeds),
-    unit="sizes",
-    reproducible=False,
-  )
+  return cost.program(of_update, options)
 
 
 def measure(name: str, num_slots: int, seed: int) -> Any:
@@ -310,7 +295,7 @@ def measure(name: str, num_slots: int, seed: int) -> Any:
     jax.random.key(seed),
     lambda num_steps: make_memory(name, num_slots, num_steps),
     (max(1, longest // 5), longest),
-    max_bytes=_MAX_GB.value * 1e9,
+    max_bytes=_NUMBERS["max_gb"].value * 1e9,
   )
 
 
@@ -320,8 +305,7 @@ def draw(results: training.Results, out_dir: Any) -> None:
     draw_scaling(results, out_dir)
     return
   wanted = {"eval/error": "error at the hardest level (%)"}
-  if _CURRICULUM.value:
-    wanted = {"train/level": "level of the curriculum"}
+  wanted = {"train/level": "level"} if _CURRICULUM.value else wanted
   pictures.curves(results, out_dir / "curves.png", wanted, log_scale=wanted)
   draw_accesses(results, out_dir / "accesses.png")
 
@@ -358,9 +342,8 @@ def draw_scaling(results: training.Results, out_dir: Any) -> None:
   print("Microseconds a step, forward and backward:")
   print("".join(f"{name:>11}" for name in ("words", *results.metrics)))
   for u in range(results.options.num_updates):
-    row = [2.0 ** (FIRST_EXPONENT + u)]
-    for metrics in results.metrics.values():
-      row.append(1e6 * np.median(metrics["train/seconds"][1][:, u]))
+    found = [m["train/seconds"][1][:, u] for m in results.metrics.values()]
+    row = [2.0 ** (FIRST_EXPONENT + u), *(1e6 * np.median(x) for x in found)]
     print("".join(f"{number:11.0f}" for number in row))
 
 
@@ -374,18 +357,13 @@ def main(options: training.Options) -> int:
   return training.finish(results, CLAIMS, draw)
 
 
-def _ratio(a: Any, b: Any) -> Any:
-  """The measure a / b, seed by seed."""
-  return lambda results: a(results) / b(results)
-
-
 def _cost(name, exponent, field="seconds"):
   step = exponent - FIRST_EXPONENT + 1
   return claims.at(step, name, f"train/{field}")
 
 
-def _error(name, times=1, metric="train/error"):
-  measure = claims.last(name, metric)
+def _error(name, times=1):
+  measure = claims.last(name, "train/error")
   return lambda results: times * measure(results)
 
 
@@ -431,34 +409,34 @@ CLAIMS = (
   *_state(
     "associative_recall",
     ("level", "curriculum: SAM's level over DAM's after the same time",
-     _ratio(_level("sam"), _level("dam")), ">=", 1.0),
+     claims.ratio(_level("sam"), _level("dam")), ">=", 1.0),
     curriculum=[True], max_level=[32], num_updates=[4000],
   ),
   *_state(
     "omniglot",
     ("lstm", "new characters: an LSTM's wrong labels less SAM's (points)",
-     claims.difference(_error("lstm", metric="eval/error"),
-                       _error("sam", metric="eval/error")), ">=", 10.0),
+     claims.difference(claims.last("lstm", "eval/error"),
+                       claims.last("sam", "eval/error")), ">=", 10.0),
   ),
   *_state(
     "scaling",
     ("seconds", "SAM by LSH: seconds a step at 2^20 words",
      _cost("sam_lsh", 20), "<", 3e-4),
     ("flat", "SAM by LSH: a step at 2^20 words over one at 2^10",
-     _ratio(_cost("sam_lsh", 20), _cost("sam_lsh", 10)), "<=", 3.0),
+     claims.ratio(_cost("sam_lsh", 20), _cost("sam_lsh", 10)), "<=", 3.0),
     ("ntm", "NTM over SAM by LSH: a step at 2^20 words",
-     _ratio(_cost("ntm", 20), _cost("sam_lsh", 20)), ">=", 1000.0),
+     claims.ratio(_cost("ntm", 20), _cost("sam_lsh", 20)), ">=", 1000.0),
     ("bytes", "NTM over SAM by LSH: bytes kept for a step at 2^20 words",
-     _ratio(_cost("ntm", 20, "bytes_per_step"),
+     claims.ratio(_cost("ntm", 20, "bytes_per_step"),
             _cost("sam_lsh", 20, "bytes_per_step")), ">=", 3000.0),
     min_seeds=1,
   ),
   *_state(
     "scaling",
     ("sdnc", "4 heads, DNC over SDNC: a step at 2,048 words",
-     _ratio(_cost("dnc", 11), _cost("sdnc_lsh", 11)), ">=", 100.0),
+     claims.ratio(_cost("dnc", 11), _cost("sdnc_lsh", 11)), ">=", 100.0),
     ("sdnc-bytes", "4 heads, DNC over SDNC: bytes kept for a step",
-     _ratio(_cost("dnc", 11, "bytes_per_step"),
+     claims.ratio(_cost("dnc", 11, "bytes_per_step"),
             _cost("sdnc_lsh", 11, "bytes_per_step")), ">=", 240.0),
     min_seeds=1, num_heads=[4], num_updates=[4],
   ),

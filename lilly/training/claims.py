@@ -20,6 +20,7 @@ __all__ = [
   "judge",
   "last",
   "rank_correlation",
+  "ratio",
   "trajectory",
 ]
 
@@ -170,6 +171,11 @@ def difference(a: Measure, b: Measure) -> Measure:
   what the seeds have in common falls out.
   """
   return lambda results: a(results) - b(results)
+
+
+def ratio(a: Measure, b: Measure) -> Measure:
+  """Makes the measure a / b, seed by seed."""
+  return lambda results: a(results) / b(results)
 
 
 def rank_correlation(variant: str, metric: str, hyper: str) -> Measure:

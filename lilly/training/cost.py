@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lilly.nets import memories, random_use
+from lilly.training import experiment
 
-__all__ = ["Cost", "of_memory", "of_step"]
+__all__ = ["Cost", "of_memory", "of_step", "program"]
 
 PyTree = Any
 
@@ -115,6 +117,39 @@ def of_memory(
 
   return of_step(
     step, state_and_numbers, lengths, detach=memory.detach, **options
+  )
+
+
+def program(
+  measure: Callable[[int, int], Cost], options: experiment.Options
+) -> experiment.Program:
+  """Makes a program that measures instead of learning.
+
+  Args:
+    measure: (update, from 0; seed) -> cost.
+    options: seeds are read.
+
+  Returns:
+    The program; its metrics are the fields of `Cost`. An update is one measure
+    for each seed, and so is a chunk: set `log_every` to 1.
+  """
+  seeds = range(options.seed, options.seed + options.num_seeds)
+
+  def step_chunk(state):
+    costs = [measure(int(state["measured"][0]), seed) for seed in seeds]
+    metrics = {
+      field: np.array([getattr(cost, field) for cost in costs])
+      for field in Cost._fields
+    }
+    return {"measured": state["measured"] + 1}, metrics
+
+  return experiment.Program(
+    step_chunk=step_chunk,
+    init=lambda: {"measured": np.zeros(len(seeds), np.int32)},
+    evaluate=lambda state: {},
+    runs=tuple({"seed": seed} for seed in seeds),
+    unit="sizes",
+    reproducible=False,
   )
 
 

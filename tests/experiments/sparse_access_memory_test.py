@@ -125,10 +125,12 @@ def verdicts(flags, value):
   runs = tuple({"seed": s} for s in range(options.num_seeds))
   steps = np.arange(1, 14)
   values = np.full((len(runs), 13), value)
-  metrics = ("error", "seconds", "bytes_per_step")
+  metrics = ("error", "level", "seconds", "bytes_per_step")
   of_one = {f"train/{name}": (steps, values) for name in metrics}
+  of_one["eval/error"] = (steps, values)
+  row = {"failed": [], "updates": 13, "updates_per_second": 1.0}
   results = training.Results(
-    {"variants": {v: {"failed": []} for v in variants}},
+    {"variants": dict.fromkeys(variants, row)},
     {},
     dict.fromkeys(variants, of_one),
     dict.fromkeys(variants, runs),
@@ -149,6 +151,7 @@ def test_every_claim_is_judged_by_a_reproduction():
   holding = {name for name, verdict in judged.items() if verdict == "holds"}
   assert holding == {
     *("associative_recall/dense", "priority_sort/dense", "scaling/flat"),
+    "associative_recall/level",
   }
 
 

@@ -131,12 +131,16 @@ def test_grid_points_near_zero_are_told_apart():
   assert training.final(results, "a", "eval/error", decay=1e-9) == [2.0]
 
 
-def test_measures_by_step_and_difference():
+def test_measures_by_step_difference_and_ratio():
   results = make_results({"a": [1.0, 2.0], "b": [4.0, 4.0]})
   less = claims.difference(
     claims.last("b", "eval/error"), claims.last("a", "eval/error")
   )
   assert less(results).tolist() == [3.0, 2.0]
+  times = claims.ratio(
+    claims.last("b", "eval/error"), claims.last("a", "eval/error")
+  )
+  assert times(results).tolist() == [4.0, 2.0]
   assert claims.at(0, "a", "eval/error")(results).tolist() == [100.0, 100.0]
   with pytest.raises(claims.NotApplicable, match="at step 7"):
     claims.at(7, "a", "eval/error")(results)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lilly import training
 from lilly.nets import memories
 from lilly.training import cost
 
@@ -159,6 +160,21 @@ def test_a_memory_is_full_and_told_random_numbers():
   assert found.bytes_per_step > 0 and math.isfinite(found.seconds)
   planned = cost.of_memory(jax.random.key(0), make, (1, 3), max_bytes=0)
   assert math.isnan(planned.seconds)
+
+
+def test_a_program_measures_each_seed_at_each_update():
+  def measure(update, seed):
+    return cost.Cost(update, 10 * update + seed, seed, 0.0)
+
+  options = training.Options(seed=3, num_seeds=2)
+  program = cost.program(measure, options)
+  assert program.runs == ({"seed": 3}, {"seed": 4})
+  state, found = program.init(), []
+  for _ in range(2):
+    state, metrics = program.step_chunk(state)
+    found.append(metrics["bytes_per_step"].tolist())
+  assert found == [[3, 4], [13, 14]]
+  assert metrics["seconds"].tolist() == [1, 1]
 
 
 def test_bad_arguments_are_refused():
