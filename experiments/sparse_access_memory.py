@@ -211,8 +211,8 @@ def make_task(options: training.Options) -> Any:
     return algorithmic.task(name, **task_sizes(name, level))
   if name == "babi":
     return question_answering.task(options.data_dir)
-  source = "generated" if name == "one_shot" else "omniglot"
-  return one_shot.task(source, options.data_dir)
+  name = "generated" if name == "one_shot" else name
+  return one_shot.task(name, options.data_dir)
 
 
 def task_sizes(name: str, level: int) -> dict[str, int]:
@@ -301,9 +301,6 @@ def measure(name: str, num_slots: int, seed: int) -> Any:
 
 def draw(results: training.Results, out_dir: Any) -> None:
   """Learning curves, levels, and where the memories were accessed."""
-  if _TASK.value == "scaling":
-    draw_scaling(results, out_dir)
-    return
   wanted = {"eval/error": "error at the hardest level (%)"}
   wanted = {"train/level": "level"} if _CURRICULUM.value else wanted
   pictures.curves(results, out_dir / "curves.png", wanted, log_scale=wanted)
@@ -354,7 +351,7 @@ def main(options: training.Options) -> int:
     options,
     key_metric="train/seconds" if scales else "eval/error",
   )
-  return training.finish(results, CLAIMS, draw)
+  return training.finish(results, CLAIMS, draw_scaling if scales else draw)
 
 
 def _cost(name, exponent, field="seconds"):
