@@ -130,18 +130,33 @@ def make_environment(task: str, **options: Any) -> Any:
 
 
 def make_experiment(
-  task: str, variant: str, hyper: dict[str, float]
+  env: Any,
+  variant: str = "ddpg",
+  *,
+  pool: int | None = None,
+  scores: tuple[float, float] = (0.0, 1.0),
 ) -> training.Experiment:
-  """One task and one variant, as one run sees it."""
-  env = make_environment(task)
-  # A physics engine takes long to reset; a pool of starts is made once.
-  acting = wrappers.auto_reset(env, 16 if "/" in task else None)
-  nets = make_networks(task, variant)
+  """One environment and one variant, as one run sees it.
+
+  Args:
+    env: with actions in [-1, 1] and episodes that end.
+    variant: one of VARIANTS.
+    pool: as `num_starts` of `wrappers.auto_reset`.
+    scores: mean returns that are to score 0 and 1.
+  """
+  acting, nets = wrappers.auto_reset(env, pool), make_networks(env, variant)
+  own = {"tau": 1.0} if variant.endswith("no_target") else {}
+
+  def score(state, data):
+    found = evaluate(state.agent.policy, env, nets)
+    worst, best = scores
+    return {"return": found, "score": (found - worst) / (best - worst)}
+
   return training.Experiment(
     init=lambda key, hyper, data: start(key, hyper, acting, nets),
     update=lambda state, data: update(state, acting, nets),
-    evaluate=lambda state, data: evaluate(state.agent.policy, task, env, nets),
-    hyper=hyper,
+    evaluate=score,
+    hyper={name: flag.value for name, flag in _HYPER.items()} | own,
     unit="steps",
   )
 
@@ -216,21 +231,19 @@ def update(state: State, env: Any, nets: Any) -> tuple[State, dict[str, Any]]:
   return state, metrics | {"return": sums[1]}
 
 
-def evaluate(policy: Any, task: str, env: Any, nets: Any) -> dict[str, Any]:
-  """Greedy returns from starts of their own, the same at every time."""
+def evaluate(policy: Any, env: Any, nets: Any) -> Any:
+  """Mean greedy return from starts of its own, the same at every time."""
   keys = jax.random.split(jax.random.key(1), _SIZES["num_starts"].value)
 
   def act(observation):
     return learner.act(nets, policy, observation)
 
-  found = jnp.mean(jax.vmap(lambda key: greedy_return(key, env, act))(keys))
-  worst, best = SCORES.get(task, (0.0, 1.0))
-  return {"return": found, "score": (found - worst) / (best - worst)}
+  return jnp.mean(jax.vmap(lambda key: greedy_return(key, env, act))(keys))
 
 
-def make_networks(task: str, variant: str) -> Any:
-  """The networks that a variant of a task learns."""
-  (num_actions,) = make_environment(task).action_spec.shape
+def make_networks(env: Any, variant: str) -> Any:
+  """The networks that a variant learns."""
+  (num_actions,) = env.action_spec.shape
   normalises = _BATCH_NORM.value or variant.startswith("batch_norm")
   if not all(size.isdecimal() and int(size) for size in _HIDDEN.value):
     raise training.RunError(
@@ -289,12 +302,16 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
       f"--capacity={_SIZES['capacity'].value} is less than --batch_size="
       f"{_SIZES['batch_size'].value}; keep at least a batch for replay."
     )
-  hyper = {name: flag.value for name, flag in _HYPER.items()}
-  experiments = {}
-  for name, (task, variant) in pairs().items():
-    own = {"tau": 1.0} if variant.endswith("no_target") else {}
-    experiments[name] = make_experiment(task, variant, hyper | own)
-  return experiments
+  return {
+    name: make_experiment(
+      make_environment(task),
+      variant,
+      # A physics engine takes long to reset; a pool of starts is made once.
+      pool=16 if "/" in task else None,
+      scores=SCORES.get(task, (0.0, 1.0)),
+    )
+    for name, (task, variant) in pairs().items()
+  }
 
 
 def pairs() -> dict[str, tuple[str, str]]:
@@ -321,9 +338,9 @@ def draw(results: training.Results, out_dir: Any) -> None:
     agent = jax.tree.map(
       lambda x: jnp.asarray(x[0]), results.states[name].agent
     )
-    nets = make_networks(task, variant)
-    valued[name] = jax.device_get(values(task, nets, agent))
     env = make_environment(task)
+    nets = make_networks(env, variant)
+    valued[name] = jax.device_get(values(task, nets, agent))
     if env.render is not None:
       film(out_dir / f"{name}.gif", env, nets, agent.policy)
   draw_values(valued, out_dir / "values.png")

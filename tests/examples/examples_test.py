@@ -58,3 +58,13 @@ def test_an_own_experiment_learns_and_leaves_files(tmp_path, capsys):
 def test_a_sam_core_in_a_scan_of_ones_own_learns():
   first, last = load("sam_core_in_a_scan").main(num_segments=600)
   assert last < 0.8 * first
+
+
+def test_ddpg_learns_an_environment_of_ones_own():
+  flags = ["--num_updates=1500", "--log_every=1500", "--start_steps=500"]
+  flags += ["--eval_every=1500", "--hidden_sizes=32,32", "--policy_rate=1e-3"]
+  flags += ["--tau=1e-2", "--capacity=2000", "--num_starts=5"]
+  own = load("own_environment")
+  options = training.parse(own.ddpg.FLAGS, ["x", *flags], "cart")
+  (returns,) = own.main(options._replace(out_dir=None))
+  assert returns[0] < 0 and returns[-1] > 25  # three seeds: 38 to 45

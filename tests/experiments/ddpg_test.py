@@ -9,7 +9,7 @@ import pytest
 
 from experiments import ddpg
 from lilly import training
-from lilly.envs import catalog, environment, wrappers
+from lilly.envs import environment, wrappers
 
 
 def run(tmp_path, *flags):
@@ -51,15 +51,13 @@ def counting_environment(num_steps=5):
   return wrappers.time_limit(env, num_steps)
 
 
-def test_what_is_remembered(monkeypatch):
-  monkeypatch.setattr(catalog, "make", lambda name, **_: counting_environment())
+def test_what_is_remembered():
   training.parse(ddpg.FLAGS, ["ddpg", "--preset=smoke"], "ddpg")
-  hyper = {name: flag.value for name, flag in ddpg._HYPER.items()}
-  experiment = ddpg.make_experiment("pendulum", "ddpg", hyper)
+  experiment = ddpg.make_experiment(counting_environment())
 
   @jax.jit
   def train(key):
-    state = experiment.init(key, hyper, ())
+    state = experiment.init(key, experiment.hyper, ())
 
     def step(state, _):
       state, metrics = experiment.update(state, ())
@@ -81,6 +79,7 @@ def test_what_is_remembered(monkeypatch):
   # Updates start at age 0, for 20 steps at random are whole episodes.
   np.testing.assert_array_equal(returns[:4], 0.0)
   np.testing.assert_array_equal(returns[4:], 5.0)
+  np.testing.assert_allclose(experiment.evaluate(state, ())["score"], 5.0)
   is_end = np.arange(1, 13) % 5 == 0
   np.testing.assert_array_equal(np.ravel(noise) == 0, is_end)
   assert np.abs(replay.action).max() <= 1
