@@ -10,6 +10,10 @@ one_shot, labels of generated characters, and omniglot, of real ones; babi (the
 last two need --data_dir). --curriculum starts with easy episodes and doubles
 their level. --task=scaling is the paper's figure 1: seconds and bytes of a
 step, forward and backward, against the number of words.
+
+Expect SAM to copy with less than 1 % of the bits wrong (8 seeds: 6 minutes on 2
+cores, half a minute to compile each core), and a step at 2^20 words to take at
+most 3 times one at 2^10.
 """
 
 from __future__ import annotations
