@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lilly.envs import cartpole
-from tests import haste
 from tests.envs import simulators
 
 _MODEL = """
@@ -40,7 +39,7 @@ def _controls():
 def trajectories():
   """Numbers of the states after each step, [2, T, 4]."""
 
-  @haste.compiled
+  @jax.jit
   @jax.vmap
   def simulate(start, controls):
     def move(state, control):
@@ -78,7 +77,7 @@ def _inertia(m=0.1, r=0.045):
 def test_accelerations_solve_the_equations_of_motion():
   x, angle, v, w, force = 0.3, 0.7, -1.1, 2.3, 4.0
   state = cartpole.State(*map(jnp.float32, (x, angle, v, w)))
-  a, alpha = haste.compiled(cartpole.acceleration)(state, jnp.float32(force))
+  a, alpha = jax.jit(cartpole.acceleration)(state, jnp.float32(force))
   M, m, h, g, J = 1.0, 0.1, 0.5, 9.81, _inertia()
   sin, cos = np.sin(angle), np.cos(angle)
   force -= 5e-4 * v
@@ -93,7 +92,7 @@ def test_accelerations_solve_the_equations_of_motion():
 def test_energy_is_kept_without_friction():
   constants = {"cart_damping": 0.0, "pole_damping": 0.0, "rail": np.inf}
 
-  @haste.compiled
+  @jax.jit
   def swing(state):
     def move(state, _):
       state = cartpole.dynamics(state, jnp.float32(0), **constants)
@@ -136,7 +135,7 @@ def test_starts_hang_or_stand():
   for swing_up, angle in ((True, np.pi), (False, 0)):
     reset = cartpole.make(swing_up=swing_up, num_steps=None).reset
     keys = jax.random.split(jax.random.key(0), 200)
-    state, _ = haste.compiled(jax.vmap(reset))(keys)
+    state, _ = jax.jit(jax.vmap(reset))(keys)
     away = np.abs(state.angle - angle)
     assert 0.02 < away.max() < 0.05
     assert 0 < np.abs(state.velocity).max() < 0.05

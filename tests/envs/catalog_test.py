@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from lilly.envs import brax_environments, catalog, wrappers
-from tests import haste
 
 
 class _State(NamedTuple):
@@ -51,7 +50,7 @@ def test_an_engine_becomes_an_environment():
   assert np.isinf(env.observation_spec.maximum).all() and env.render is None
   env = wrappers.auto_reset(wrappers.time_limit(env, 3), 2)
 
-  @haste.compiled
+  @jax.jit
   def run(key, push):
     key, start_key = jax.random.split(key)
 

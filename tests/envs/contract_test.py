@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lilly.envs import catalog, wrappers
-from tests import haste
 
 _SIZE, _LIMIT, _STEPS = 16, 3, 7
 _SEEDS = (0, 0, 1, 2, 3, 4)
@@ -74,7 +73,7 @@ def _found(name):
   )
   keys = jnp.stack([jax.random.key(seed) for seed in _SEEDS])
   measure = jax.vmap(functools.partial(_measure, env), (0, None))
-  found = haste.compiled(measure)(
+  found = jax.jit(measure)(
     jax.random.clone(keys), jnp.asarray(actions, jnp.float32)
   )
   return env, actions, jax.tree.map(np.asarray, found)
@@ -124,7 +123,7 @@ def test_equal_keys_give_equal_episodes_and_others_do_not(name):
 @_environments
 def test_scan_and_vmap_equal_a_loop(name):
   env, actions, found = _found(name)
-  step = haste.compiled(env.step)
+  step = jax.jit(env.step)
   state = jax.tree.map(lambda x: jnp.asarray(x[0]), found["start"])
   for t in range(_LIMIT):
     action = jnp.asarray(actions[t], jnp.float32)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lilly.envs import environment
-from tests import haste
 
 
 @pytest.mark.parametrize("bounds", [([], []), (1.0, 2.0)])
@@ -24,7 +23,7 @@ def test_bounds_fit_each_other(bounds):
 
 
 def _samples(spec, count):
-  draw = haste.compiled(jax.vmap(lambda key: environment.sample(key, spec)))
+  draw = jax.jit(jax.vmap(lambda key: environment.sample(key, spec)))
   return np.asarray(draw(jax.random.split(jax.random.key(0), count)))
 
 

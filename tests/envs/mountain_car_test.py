@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lilly.envs import environment, mountain_car
-from tests import haste
 
 _RNG = np.random.default_rng(0)
 _STATES = _RNG.uniform([-1.2, -0.07], [0.6, 0.07], (60, 2))
@@ -40,7 +39,7 @@ def steps():
   env = mountain_car.make(num_steps=None)
   key = jax.random.key(0)
 
-  @haste.compiled
+  @jax.jit
   @jax.vmap
   def step(state, force):
     return env.step(key, mountain_car.State(*state), force[None])[1]
@@ -80,7 +79,7 @@ def _drive(env, policy, length):
     state, step = env.step(key, state, policy(observation))
     return (state, step.observation), step
 
-  @haste.compiled
+  @jax.jit
   def run(start_key, key):
     keys = jax.random.split(key, length)
     return jax.lax.scan(step, env.reset(start_key), keys)[1]

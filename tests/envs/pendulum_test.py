@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lilly.envs import pendulum
-from tests import haste
 
 _RNG = np.random.default_rng(0)
 # More than once around, at the bounds of speed and torque, and between.
@@ -31,7 +30,7 @@ def steps():
   env = pendulum.make(num_steps=None)
   key = jax.random.key(0)
 
-  @haste.compiled
+  @jax.jit
   @jax.vmap
   def step(state, torque):
     return env.step(key, pendulum.State(*state), torque[None])
@@ -68,7 +67,7 @@ def test_steps_are_gyms(steps):
 
 
 def test_energy_is_kept_by_small_steps():
-  @haste.compiled
+  @jax.jit
   def swing(state):
     def move(state, _):
       state = pendulum.dynamics(state, 0.0, dt=1e-4, max_speed=np.inf)
@@ -85,8 +84,8 @@ def test_energy_is_kept_by_small_steps():
 def test_constants_reach_the_dynamics():
   env = pendulum.make(gravity=0.0, mass=2.0, length=0.5, max_speed=50.0)
   assert env.observation_spec.maximum.tolist() == [1, 1, 50]
-  state, _ = haste.compiled(env.reset)(jax.random.key(0))
-  moved, _ = haste.compiled(env.step)(jax.random.key(1), state, jnp.ones(1))
+  state, _ = jax.jit(env.reset)(jax.random.key(0))
+  moved, _ = jax.jit(env.step)(jax.random.key(1), state, jnp.ones(1))
   gained = moved.state.velocity - state.state.velocity
   np.testing.assert_allclose(gained, 3 / (2 * 0.5**2) * 0.05, rtol=1e-4)
 
@@ -94,7 +93,7 @@ def test_constants_reach_the_dynamics():
 def test_starts_fill_their_range():
   env = pendulum.make()
   keys = jax.random.split(jax.random.key(0), 400)
-  (state, _), _ = haste.compiled(jax.vmap(env.reset))(keys)
+  (state, _), _ = jax.jit(jax.vmap(env.reset))(keys)
   for values, high in ((state.angle, np.pi), (state.velocity, 1)):
     assert -high <= values.min() < -0.9 * high
     assert 0.9 * high < values.max() <= high

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lilly.envs import point_mass
-from tests import haste
 from tests.envs import simulators
 
 _MODEL = """
@@ -35,7 +34,7 @@ def test_moves_as_in_mujoco():
     state = point_mass.dynamics(state, force)
     return state, state
 
-  run = haste.compiled(lambda *inputs: jax.lax.scan(move, *inputs)[1])
+  run = jax.jit(lambda *inputs: jax.lax.scan(move, *inputs)[1])
   actual = run(start, jnp.asarray(0.1 * controls, jnp.float32))
   assert np.ptp(expected[0]) > 0.05 and np.abs(expected[0]).max() < 0.29
   np.testing.assert_allclose(actual.position, expected[0], atol=1e-5)
@@ -43,7 +42,7 @@ def test_moves_as_in_mujoco():
 
 
 def test_walls_stop_the_ball_across_and_not_along():
-  move = haste.compiled(point_mass.dynamics)
+  move = jax.jit(point_mass.dynamics)
   state = point_mass.State(jnp.array([0.285, -0.1]), jnp.array([1.0, 0.05]))
   state = move(state, jnp.zeros(2))
   np.testing.assert_allclose(state.position[0], 0.29)
@@ -67,8 +66,8 @@ def test_reward_is_the_suites(away, margin):
 def test_options_reach_the_task():
   env = point_mass.make(wall=np.inf, mass=1e9, margin=0.3)
   assert np.isinf(env.observation_spec.maximum).all()
-  state, _ = haste.compiled(env.reset)(jax.random.key(0))
+  state, _ = jax.jit(env.reset)(jax.random.key(0))
   assert np.abs(state.state.position).max() <= 0.29
-  new, step = haste.compiled(env.step)(jax.random.key(1), state, jnp.ones(2))
+  new, step = jax.jit(env.step)(jax.random.key(1), state, jnp.ones(2))
   np.testing.assert_allclose(new.state.position, state.state.position)
   assert step.reward > 0.01

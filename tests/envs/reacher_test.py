@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from lilly.envs import reacher
-from tests import haste
 from tests.envs import simulators
 
 _LENGTHS = (0.12, 0.1, 0.2)
@@ -44,7 +43,7 @@ def _simulate(state, torques, **constants):
     state = reacher.dynamics(state, torque, lengths=_LENGTHS, **constants)
     return state, state
 
-  run = haste.compiled(lambda *inputs: jax.lax.scan(move, *inputs)[1])
+  run = jax.jit(lambda *inputs: jax.lax.scan(move, *inputs)[1])
   return jax.tree.map(np.asarray, run(state, torques))
 
 
@@ -106,9 +105,7 @@ def test_energy_and_momentum_are_kept_without_friction():
 
 def test_mass_matrix_gives_the_energy():
   angles, velocities, _ = _start()
-  mass = haste.compiled(
-    functools.partial(reacher.mass_matrix, lengths=_LENGTHS)
-  )
+  mass = jax.jit(functools.partial(reacher.mass_matrix, lengths=_LENGTHS))
   mass = np.asarray(mass(angles), float)
   w = np.asarray(velocities, float)
   np.testing.assert_allclose(
@@ -145,7 +142,7 @@ def test_reward_has_a_gradient_at_and_away_from_the_target():
     state = reacher.State(jnp.zeros(2), jnp.zeros(2), tip + away)
     return reacher.reward(state, jnp.zeros(2))
 
-  slope = haste.compiled(jax.grad(reward))
+  slope = jax.jit(jax.grad(reward))
   assert slope(jnp.zeros(2)).tolist() == [0, 0]
   gradient = slope(jnp.array([0.3, 0.0]))
   assert gradient[0] < -0.1 and gradient[1] == 0
@@ -153,13 +150,13 @@ def test_reward_has_a_gradient_at_and_away_from_the_target():
 
 def test_targets_are_within_reach_or_where_they_are_put():
   keys = jax.random.split(jax.random.key(0), 300)
-  reset = haste.compiled(jax.vmap(reacher.make(num_steps=None).reset))
+  reset = jax.jit(jax.vmap(reacher.make(num_steps=None).reset))
   state, _ = reset(keys)
   radius = np.hypot(*state.target.T)
   assert 0.05 <= radius.min() < 0.06 and 0.19 < radius.max() <= 0.2
   assert np.abs(state.target.mean(axis=0)).max() < 0.03
   fixed = reacher.make(target=(0.1, 0.05), num_steps=None)
-  state, _ = haste.compiled(fixed.reset)(jax.random.key(1))
+  state, _ = jax.jit(fixed.reset)(jax.random.key(1))
   np.testing.assert_allclose(state.target, [0.1, 0.05])
 
 

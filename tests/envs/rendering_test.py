@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lilly.envs import rendering, wrappers
-from tests import haste
 from tests.envs import scripted
 
 _SIZE, _WIDTH, _CENTRE = 7, 3.5, (0.4, -0.3)
@@ -66,9 +65,7 @@ _shapes = pytest.mark.parametrize("shape", _SHAPES)
 @_shapes
 def test_distances_are_those_to_the_outline(shape):
   draw, outline, _ = _SHAPES[shape]
-  distances = haste.compiled(
-    lambda: draw(rendering.canvas(_SIZE, _WIDTH, _CENTRE))
-  )
+  distances = jax.jit(lambda: draw(rendering.canvas(_SIZE, _WIDTH, _CENTRE)))
   actual = np.asarray(distances())
   points = np.transpose(outline(np.linspace(0, 1, 4001)))
   signs = set()
@@ -86,7 +83,7 @@ def test_distances_are_those_to_the_outline(shape):
 def test_the_inside_is_painted(shape):
   draw, _, area = _SHAPES[shape]
 
-  @haste.compiled
+  @jax.jit
   def colours():
     scene = rendering.canvas(100, 4.0)
     return rendering.paint(scene, draw(scene), (0.0, 0.0, 0.0)).colours
@@ -110,7 +107,7 @@ def test_pixels_are_covered_in_part_along_an_edge():
 
 
 def test_small_movements_show():
-  @haste.compiled
+  @jax.jit
   def draw(x):
     scene = rendering.canvas(8, 8.0)
     disc = rendering.circle(scene, (x, 0.0), 2.0)
@@ -125,7 +122,7 @@ def test_pixels_show_the_picture_after_each_repeat():
   assert env.observation_spec.shape == (2, 2, 9)
   assert env.observation_spec.dtype == jnp.uint8
 
-  @haste.compiled
+  @jax.jit
   def run(key):
     state, first = env.reset(key)
     state, middle = env.step(jax.random.key(1), state, jnp.zeros(1))

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from lilly.envs import environment, wrappers
-from tests import haste
 from tests.envs import scripted
 
 
 def _roll(env, length, seed=0):
   """Observations acted on [T, ...], the steps that followed, the last state."""
-  reset, act = haste.compiled(env.reset), haste.compiled(env.step)
+  reset, act = jax.jit(env.reset), jax.jit(env.step)
   start_key, key = jax.random.split(jax.random.key(seed))
   state, observation = reset(start_key)
   before, steps = [], []
@@ -156,7 +155,7 @@ def test_repeats_draw_different_randomness():
   env = scripted.counter()._replace(step=step)
   env = wrappers.action_repeat(env, 3, stack=True)
   keys = jax.random.split(jax.random.key(0))
-  _, steps = haste.compiled(jax.vmap(env.step))(
+  _, steps = jax.jit(jax.vmap(env.step))(
     keys, jnp.zeros(2, jnp.int32), jnp.zeros((2, 1))
   )
   assert len(np.unique(steps.observation)) == 6
