@@ -18,7 +18,6 @@ most 3 times one at 2^10.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -66,14 +65,18 @@ _CPU = {
 _PAPER = {"hidden_size": 100, "num_heads": 4, "word_size": 32, "search": "lsh"}
 _PAPER |= {"num_slots": 2_000_000, "dense_slots": 64, "batch_size": 8}
 _PAPER |= {"optimiser": "rmsprop", "learning_rate": 1e-5}
+_PAPER |= {"cores": ["sam", "dam", "ntm", "lstm"]}
 _PAPER |= {"num_updates": 1_000_000, "log_every": 1000, "eval_every": 10_000}
+_TO_20 = {"max_level": 20}
+_GPU = {"hidden_size": 100, "num_heads": 4, "word_size": 32, "item_length": 3}
+_GPU |= {"num_slots": 65_536}
 _SMOKE = {"num_updates": 4, "log_every": 2, "eval_every": 4, "batch_size": 2}
 _TINY = {"hidden_size": 8, "word_size": 4, "num_slots": 16, "dense_slots": 8}
 PRESETS: dict[str, dict[str, Any]] = {
   "cpu": _CPU,
   "smoke": _SMOKE | _TINY | {"task=scaling": _SCALING | {"num_updates": 1}},
-  "gpu": {name: row | {"num_slots": 65_536} for name, row in _CPU.items()},
-  "paper": {name: row | _PAPER for name, row in _CPU.items()},
+  "gpu": {name: row | _GPU for name, row in _CPU.items()},
+  "paper": dict.fromkeys(_CPU, _PAPER) | {"task=copy": _PAPER | _TO_20},
 }
 for _preset in ("gpu", "paper"):
   PRESETS[_preset]["task=scaling"] = _SCALING | {"num_updates": 16}
@@ -205,21 +208,17 @@ def make_experiment(
 def make_task(options: training.Options) -> Any:
   name, level = _TASK.value, _SIZES["max_level"].value
   if name in ALGORITHMIC:
-    return algorithmic.task(name, **task_sizes(name, level))
+    items = {"item_length": _SIZES["item_length"].value}
+    own = items if name == "associative_recall" else {}
+    return algorithmic.task(name, level or None, **own)
+  if name == "babi" and level:
+    raise training.RunError(
+      "--max_level has no meaning for bAbI; leave it out."
+    )
   if name == "babi":
     return question_answering.task(options.data_dir)
   name = "generated" if name == "one_shot" else name
-  return one_shot.task(name, options.data_dir)
-
-
-def task_sizes(name: str, level: int) -> dict[str, int]:
-  """The flags' sizes of an algorithmic task; a level of 0 is its own."""
-  if name == "associative_recall":
-    items = {"max_items": level} if level else {}
-    return items | {"item_length": _SIZES["item_length"].value}
-  if name == "priority_sort" and level:  # of 20 the paper asks for 16
-    return {"max_inputs": level, "max_outputs": math.ceil(0.8 * level)}
-  return {"max_length": level} if level else {}
+  return one_shot.task(name, options.data_dir, num_classes=level or 5)
 
 
 def make_memory(name: str, num_slots: int, num_steps: int = 1) -> Any:
@@ -229,7 +228,7 @@ def make_memory(name: str, num_slots: int, num_steps: int = 1) -> Any:
   if kind in ("sam", "sdnc"):
     num_reads = options["num_reads"] = _SIZES["num_reads"].value
     rows = num_steps * options["num_heads"] * (num_reads + 1)
-    options["gradient_rows"] = rows
+    options["gradient_rows"] = min(rows, num_slots)
     if search == "lsh":
       options["make_index"] = lambda: nearest_neighbors.init(
         jax.random.key(0), num_slots, options["word_size"]
@@ -263,8 +262,9 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
   if _TASK.value == "scaling":
     return {name: scaling(name, options) for name in _CORES.value}
   task = make_task(options)
-  rate = _NUMBERS["learning_rate"].value or TUNED.get(_TASK.value, TUNED["*"])
-  hyper = {"learning_rate": rate}
+  hyper = {"learning_rate": _NUMBERS["learning_rate"].value}
+  if hyper["learning_rate"] is None:
+    hyper["learning_rate"] = TUNED.get(_TASK.value, TUNED["*"])
   return {
     name: make_experiment(make_core(name, task), task, hyper)
     for name in _CORES.value

@@ -61,8 +61,14 @@ def exact(
     raise ValueError(
       f"count must be from 1 to the number of words, {len(words)}; got {count}."
     )
-  words, query = jax.lax.stop_gradient((words, query))
+  words, query = _wide(words), _wide(query)
   return jax.lax.top_k(similarity(query, words), count)[1]
+
+
+def _wide(x):
+  """As data, in float32 at least: rounded similarities would tie."""
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  return jax.lax.stop_gradient(x).astype(wide)
 
 
 def init(
@@ -148,7 +154,8 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
   >>> query(index, jnp.ones((4, 2)), jnp.ones(2), 2).tolist()
   [3, 4]
   """
-  chex.assert_rank([slots, words], [1, 2])
+  chex.assert_rank(slots, 1)
+  chex.assert_shape(words, (slots.size, index.hyperplanes.shape[-1]))
   if not slots.size:
     return index
   num_slots, num_tables = index.places.shape
@@ -276,8 +283,9 @@ def query(
   >>> query(index, jnp.eye(3), jnp.array([0.0, 1.0, 0.0]), 1).tolist()
   [1]
   """
-  words, query = jax.lax.stop_gradient((words, query))
   num_slots, num_tables = index.places.shape
+  chex.assert_axis_dimension(words, 0, num_slots)
+  words, query = jax.lax.stop_gradient((words, query))
   bucket_size = index.entries.shape[-1]
   tables = jnp.arange(num_tables)
   buckets = _buckets(index, query)  # [L]
@@ -288,7 +296,8 @@ def query(
   here = buckets[:, None] * bucket_size + jnp.arange(bucket_size)[None]
   found = jnp.where(filed == here, found, num_slots).reshape(-1)
   rows = words.at[found].get(mode="fill", fill_value=0)
-  scores = jnp.where(found < num_slots, similarity(query, rows), -jnp.inf)
+  scores = similarity(_wide(query), _wide(rows))
+  scores = jnp.where(found < num_slots, scores, -jnp.inf)
 
   # A word may be found in several tables: the best one at a time, K times, is
   # cheaper than sorting all to drop the repeated.

@@ -74,6 +74,10 @@ def touch(state: State, slots: jax.Array, time: jax.Array) -> State:
   """
   chex.assert_rank([slots, time], [1, 0])
   slots = jnp.where(slots < 0, state.times.size, slots)
+  if slots.size == 1:  # Of one slot the compiler makes another kind of edit,
+    slots = jnp.append(
+      slots, state.times.size
+    )  # for which it copies all times.
   blocks, places = jnp.divmod(slots, state.times.shape[1])
   # An array is edited in place if every read of its last version is known to
   # precede the edit. The times were last read to find `oldest`: what is written

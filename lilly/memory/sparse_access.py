@@ -71,9 +71,10 @@ def init(
     word_size: W.
     num_heads: H, each of which reads and writes at every step.
     num_reads: K, words a head reads.
-    index: an empty index for the search; None searches all words.
+    index: an empty index for the search, which finds only what was written;
+      None searches all words.
     gradient_rows: as in `sparse_rows.init`; num_heads * (num_reads + 1) times
-      the steps between two calls of `detach` are always enough.
+      the steps between two calls of `detach` are always enough, and so is N.
     fill: value of every number of the memory.
     dtype: of the words.
 
@@ -82,7 +83,8 @@ def init(
 
   Raises:
     ValueError: if a size is not positive, there are fewer slots than heads or
-      than words to read, `fill` is not finite, or the index is for another N.
+      than words to read, `fill` is not finite, or the index is for another N
+      or W.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3. The initial words are not
@@ -92,10 +94,13 @@ def init(
   (4, 4)
   """
   _check(fill, num_slots, word_size, num_heads, num_reads)
-  if index is not None and len(index.places) != num_slots:
-    raise ValueError(
-      f"index must be for num_slots={num_slots}, got {len(index.places)}."
-    )
+  if index is not None:
+    found = (len(index.places), index.hyperplanes.shape[-1])
+    if found != (num_slots, word_size):
+      raise ValueError(
+        f"index must be for num_slots, word_size = {num_slots}, {word_size}, "
+        f"got {found[0]}, {found[1]}."
+      )
   words = jnp.full((num_slots, word_size), fill, dtype)
 
   def nowhere(count):
@@ -149,6 +154,8 @@ def detach(state: State) -> State:
 
 def _touch(state: State, *addresses: Address, delta: float) -> recency.State:
   """Notes slots whose weights, those of the present step together, exceed δ."""
+  if not 0 <= delta < 1:
+    raise ValueError(f"delta is {delta}; it must be in [0, 1).")
   slots = jnp.concatenate([a.slots.reshape(-1) for a in addresses])
   weights = jnp.concatenate([a.weights.reshape(-1) for a in addresses])
   weights = jax.lax.stop_gradient(weights)
@@ -186,6 +193,9 @@ def write(
 
   Returns:
     The state. No gradient passes through the choice of slots.
+
+  Raises:
+    ValueError: delta is not in [0, 1).
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equations 3, 5, 6 and 8, with U^(2).
@@ -295,7 +305,8 @@ def read_at(
 
   Args:
     state: the memory.
-    address: where, [H, K]; absent slots read as zeros.
+    address: where, [H, K']; absent slots read as zeros. A K' other than K
+      changes the shape of the state.
     delta: δ, the weight above which a slot counts as accessed.
 
   Returns:
@@ -309,6 +320,7 @@ def read_at(
   >>> read_at(state, address)[1].tolist()
   [[0.5, 0.5]]
   """
+  chex.assert_axis_dimension(address.slots, 0, state.reads.slots.shape[0])
   words, rows = sparse_rows.read(state.words, address.slots.reshape(-1))
   rows = rows.reshape(*address.slots.shape, -1)
   return _finish(state._replace(words=words), address, rows, delta)

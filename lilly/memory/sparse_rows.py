@@ -5,10 +5,14 @@ a gather is a matrix of zeros with few rows filled, and the carried cotangent is
 copied where the compiler cannot order its reads and writes. Here the words are
 data that no gradient passes through. Gradients travel along a tape that is
 threaded through every read and write: its value is never looked at, its
-cotangent is that of the words. By default the tape has a row for every word, so
-that its gradient is the gradient of the initial words. With `gradient_rows` it
-holds only the words written since `detach`; the backward pass then neither
-works nor stores O(N), not even once.
+cotangent is that of the words. By default the tape has a row for every word,
+and the initial words get their gradient. With `gradient_rows` it holds only the
+words written since `detach`, and the initial words have no gradient; the
+backward pass then neither works nor stores O(N), not even once.
+
+What stays in place is a loop whose step is one write and then one read. Other
+orders may copy the words at every step, and `jax.checkpoint` around single
+steps does, for it keeps the state of each.
 """
 
 from typing import NamedTuple
@@ -24,7 +28,7 @@ class State(NamedTuple):
   """Words, and the path their gradients take."""
 
   words: jax.Array  # [N, W]
-  tape: jax.Array  # [N or gradient_rows, W], zeros; see the module
+  tape: jax.Array  # [N or gradient_rows, W]; its value says nothing
   # A slot written in this segment has the tape's row tickets[slot] - first.
   tickets: jax.Array | None  # [N] int32; None: the tape's rows are the slots
   first: jax.Array  # [] int32; smaller tickets are of earlier segments
@@ -84,8 +88,8 @@ def init(words: jax.Array, *, gradient_rows: int | None = None) -> State:
   Args:
     words: initial words, [N, W].
     gradient_rows: words that may be written between two calls of `detach` if
-      gradients are taken over all that lies between; None: any number, and the
-      tape's gradient is that of the initial words.
+      gradients are taken over all that lies between; the initial words have
+      none then. None: any number, and the initial words have a gradient.
 
   Returns:
     The state. More than `gradient_rows` words make gradients NaN, not wrong;
@@ -106,7 +110,8 @@ def init(words: jax.Array, *, gradient_rows: int | None = None) -> State:
   num_slots, word_size = words.shape
   counters = jnp.int32(0), jnp.int32(0)  # two, so that a state can be donated
   if gradient_rows is None:
-    return State(words, jnp.zeros_like(words), None, *counters)
+    tape = words - jax.lax.stop_gradient(words)  # zeros, but for the gradient
+    return State(words, tape, None, *counters)
   if gradient_rows < 1:
     raise ValueError(
       f"gradient_rows must be positive or None, got {gradient_rows}."

@@ -236,7 +236,7 @@ def sam(
     The memory.
 
   Raises:
-    ValueError: as `sparse_access.init`.
+    ValueError: as `sparse_access.init`, or delta is not in [0, 1).
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3. A patent exists on this
@@ -254,6 +254,8 @@ def sam(
       fill=fill,
     )
 
+  if not 0 <= delta < 1:
+    raise ValueError(f"delta is {delta}; it must be in [0, 1).")
   _check(init)
   return Memory(
     init,

@@ -402,3 +402,26 @@ def test_bad_arguments_are_refused():
       nearest_neighbors.exact(_WORDS, _WORDS[0], count)
   with pytest.raises(AssertionError):
     nearest_neighbors.insert(_index(), jnp.arange(2), jnp.ones(_W))
+
+
+def test_bfloat16_words_are_ranked_as_they_are():
+  rng = np.random.default_rng(0)
+  words = jnp.asarray(rng.normal(size=(300, 8)), jnp.bfloat16)
+  queries = jnp.asarray(rng.normal(size=(20, 8)), jnp.bfloat16)
+
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(None, 0))
+  def find(words, query):
+    return nearest_neighbors.exact(words, query, 4)
+
+  wide = find(words.astype(jnp.float32), queries.astype(jnp.float32))
+  np.testing.assert_array_equal(find(words, queries), wide)
+
+
+def test_words_of_other_shapes_are_refused():
+  index = nearest_neighbors.init(jax.random.key(0), 4, 2)
+  for words in (jnp.ones((1, 2)), jnp.ones((2, 3))):
+    with pytest.raises(AssertionError):
+      nearest_neighbors.insert(index, jnp.array([0, 1]), words)
+  with pytest.raises(AssertionError):
+    nearest_neighbors.query(index, jnp.ones((3, 2)), jnp.ones(2), 1)

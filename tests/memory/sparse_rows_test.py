@@ -292,3 +292,24 @@ def test_bad_arguments_are_refused():
       sparse_rows.write(state, slots, slots, additions)
   with pytest.raises(AssertionError):
     sparse_rows.read(state, jnp.int32(0))
+
+
+def test_initial_words_have_a_gradient_unless_the_tape_is_of_few_rows():
+  slots = jnp.array([2, 0])
+
+  def loss(words, **options):
+    state, rows = sparse_rows.read(sparse_rows.init(words, **options), slots)
+    state = sparse_rows.write(state, slots[:1], slots, 2 * rows)
+    return jnp.sum(jnp.sin(sparse_rows.read(state, slots)[1]))
+
+  def dense(words):
+    rows = words[slots]
+    words = words.at[slots[0]].set(0.0).at[slots].add(2 * rows)
+    return jnp.sum(jnp.sin(words[slots]))
+
+  words = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+  np.testing.assert_allclose(
+    jax.grad(loss)(words), jax.grad(dense)(words), rtol=1e-5
+  )
+  few = jax.grad(lambda words: loss(words, gradient_rows=4))(words)
+  np.testing.assert_array_equal(few, 0.0)

@@ -443,6 +443,9 @@ def test_other_options_are_checked():
   for clip in (0, -1.0, np.nan):
     with pytest.raises(ValueError, match=r"clip is .*positive or None"):
       cores.ntm(_IN, _OUT, clip=clip)
+  for name in ("sam", "sdnc"):
+    with pytest.raises(ValueError, match="delta is 1"):
+      cores.CORES[name](_IN, _OUT, delta=1)
   with pytest.raises(ValueError, match="usage_discount is 2"):
     cores.dam(_IN, _OUT, usage_discount=2)
   with pytest.raises(TypeError, match="num_links"):

@@ -195,6 +195,13 @@ def test_the_published_sizes():
     assert (task.loss, task.error) == (sequences.bit_loss, sequences.bit_errors)
 
 
+def test_the_hardest_level_can_be_given():
+  for name in _TASKS:
+    assert algorithmic.task(name, 7).max_level == 7
+  sort = algorithmic.task("priority_sort", 8)
+  assert sort.num_steps == 8 + 1 + 7  # of 20 the paper asks for 16
+
+
 @pytest.mark.parametrize(
   ("name", "sizes", "message"),
   [
