@@ -93,14 +93,7 @@ def init(
   >>> init(1024, 32).reads.slots.shape
   (4, 4)
   """
-  _check(fill, num_slots, word_size, num_heads, num_reads)
-  if index is not None:
-    found = (len(index.places), index.hyperplanes.shape[-1])
-    if found != (num_slots, word_size):
-      raise ValueError(
-        f"index must be for num_slots, word_size = {num_slots}, {word_size}, "
-        f"got {found[0]}, {found[1]}."
-      )
+  _check(fill, index, num_slots, word_size, num_heads, num_reads)
   words = jnp.full((num_slots, word_size), fill, dtype)
 
   def nowhere(count):
@@ -117,7 +110,7 @@ def init(
   )
 
 
-def _check(fill, *sizes):
+def _check(fill, index, *sizes):
   names = ("num_slots", "word_size", "num_heads", "num_reads")
   sizes = dict(zip(names, sizes, strict=True))
   for name, size in sizes.items():
@@ -131,6 +124,13 @@ def _check(fill, *sizes):
       )
   if not math.isfinite(fill):
     raise ValueError(f"fill must be finite, got {fill}.")
+  if index is not None:
+    wanted = (sizes["num_slots"], sizes["word_size"])
+    found = (len(index.places), index.hyperplanes.shape[-1])
+    if found != wanted:
+      raise ValueError(
+        f"index must be for num_slots, word_size = {wanted}, got {found}."
+      )
 
 
 def detach(state: State) -> State:

@@ -555,7 +555,7 @@ def test_a_threshold_that_no_weight_or_every_weight_passes_is_refused(delta):
 def test_an_index_must_be_for_these_words():
   for sizes in ((8, 5), (9, 4)):
     index = nearest_neighbors.init(jax.random.key(0), *sizes)
-    with pytest.raises(ValueError, match=r"num_slots, word_size = 8, 4, got"):
+    with pytest.raises(ValueError, match=r"word_size = \(8, 4\), got"):
       sparse_access.init(8, 4, index=index)
 
 
