@@ -71,10 +71,9 @@ def init(
     word_size: W.
     num_heads: H, each of which reads and writes at every step.
     num_reads: K, words a head reads.
-    index: an empty index for the search, which finds only what was written;
-      None searches all words.
+    index: an empty one, which finds only what was written; None searches all.
     gradient_rows: as in `sparse_rows.init`; num_heads * (num_reads + 1) times
-      the steps between two calls of `detach` are always enough, and so is N.
+      the steps between two calls of `detach` are enough, and so is N.
     fill: value of every number of the memory.
     dtype: of the words.
 
@@ -83,8 +82,7 @@ def init(
 
   Raises:
     ValueError: if a size is not positive, there are fewer slots than heads or
-      than words to read, `fill` is not finite, or the index is for another N
-      or W.
+      words to read, `fill` is not finite, or the index has another N or W.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3. The initial words are not
