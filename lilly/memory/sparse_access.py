@@ -223,9 +223,14 @@ def write(
     words=words, writes=writes._replace(weights=weights), time=state.time + 1
   )
   state = state._replace(accesses=_touch(state, state.writes, delta=delta))
+  return _filed(state, slots)
+
+
+def _filed(state, slots):
+  """Files what slots now hold in the index, if there is one."""
   if state.index is None:
     return state
-  written = jax.lax.stop_gradient(words.words)
+  written = jax.lax.stop_gradient(state.words.words)
   written = written.at[slots].get(mode="fill", fill_value=0)
   index = nearest_neighbors.insert(state.index, slots, written)
   return state._replace(index=index)
