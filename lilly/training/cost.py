@@ -51,7 +51,8 @@ def of_step(
     detach: what a run starts with: the gradient does not look further back.
     rounds: how often each is timed, in turns; the median of the differences is
       taken.
-    max_bytes: a program that needs more is planned, but not run.
+    max_bytes: a program that needs more for itself or for its arguments is
+      planned, but not run.
 
   Returns:
     The cost. Bytes are what the compiler has planned beyond arguments and
@@ -71,14 +72,14 @@ def of_step(
     return jnp.sum(jnp.square(outputs)), state
 
   gradient = jax.jit(jax.grad(loss, has_aux=True), donate_argnums=1)
-  programs = []
-  for length in lengths:
-    state, inputs = make(length)
-    programs.append([gradient.lower(inputs, state).compile(), inputs, state])
-  sizes = [p[0].memory_analysis().temp_size_in_bytes for p in programs]
+  # From shapes: what is only planned may be too large to make.
+  shapes = [jax.eval_shape(lambda n=n: make(n)) for n in lengths]
+  compiled = [gradient.lower(x, state).compile() for state, x in shapes]
+  plans = [program.memory_analysis() for program in compiled]
+  sizes = [plan.temp_size_in_bytes for plan in plans]
   times = [(math.nan, math.nan)]
-  if max(sizes) <= max_bytes:
-    times = [[_timed(p) for p in programs] for _ in range(rounds + 1)][1:]
+  if max(*sizes, *(p.argument_size_in_bytes for p in plans)) <= max_bytes:
+    times = _times(compiled, [make(n) for n in lengths], rounds)
   seconds = statistics.median((b - a) / (long - short) for a, b in times)
   return Cost(
     seconds=seconds,
@@ -151,6 +152,15 @@ def program(
     unit="sizes",
     reproducible=False,
   )
+
+
+def _times(compiled, made, rounds):
+  """Runs each in turns, in seconds; the first round does not count."""
+  programs = [
+    [program, inputs, state]
+    for program, (state, inputs) in zip(compiled, made, strict=True)
+  ]
+  return [[_timed(p) for p in programs] for _ in range(rounds + 1)][1:]
 
 
 def _timed(program):

@@ -83,7 +83,7 @@ def test_a_run_starts_where_the_last_one_ended_and_copies_nothing():
   jax.effects_barrier()
   short, long = [101, 202], [102, 103, 204, 205]
   assert seen == [*short[:1], *long[:2], *short[1:], *long[2:]]
-  for state, inputs in made:
+  for state, inputs in made[-2:]:  # those before had shapes alone
     assert all(leaf.is_deleted() for leaf in state)
     np.testing.assert_array_equal(inputs, 1)
 
