@@ -75,7 +75,7 @@ def of_step(
   # From shapes: what is only planned may be too large to make.
   shapes = [jax.eval_shape(lambda n=n: make(n)) for n in lengths]
   compiled = [gradient.lower(x, state).compile() for state, x in shapes]
-  plans = [program.memory_analysis() for program in compiled]
+  plans: list[Any] = [program.memory_analysis() for program in compiled]
   sizes = [plan.temp_size_in_bytes for plan in plans]
   times = [(math.nan, math.nan)]
   if max(*sizes, *(p.argument_size_in_bytes for p in plans)) <= max_bytes:
