@@ -533,9 +533,10 @@ def test_exact_search_in_a_batch_copies_nothing():
 
 
 def test_one_head_that_reads_one_word_copies_nothing():
-  # Of a single slot the compiler makes another kind of edit than of several.
+  # Of a single slot the compiler makes another kind of edit than of several,
+  # and copies for it if there are enough words: 1,000 are too few.
   state = jax.eval_shape(
-    lambda: sparse_access.init(1000, 4, num_heads=1, num_reads=1)
+    lambda: sparse_access.init(5000, 4, num_heads=1, num_reads=1)
   )
   compiled, shapes = _compiled(_forward, state, (10, 1, 11))
   for shape in shapes:
