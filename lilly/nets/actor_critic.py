@@ -18,19 +18,13 @@ __all__ = ["DeterministicPolicy", "LateActionCritic", "PixelEncoder"]
 _AXIS = "batch"
 
 
-def _fan_in() -> hk.initializers.Initializer:
+def _linear(
+  num_inputs: int, size: int, name: str, with_bias: bool = True
+) -> hk.Linear:
   """U[-1/√f, 1/√f], f the number of inputs; of biases too, as given."""
-  return hk.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-
-
-def _linear(num_inputs: int, size: int, name: str) -> hk.Linear:
   bound = num_inputs**-0.5
-  return hk.Linear(
-    size,
-    w_init=_fan_in(),
-    b_init=hk.initializers.RandomUniform(-bound, bound),
-    name=name,
-  )
+  uniform = hk.initializers.RandomUniform(-bound, bound)
+  return hk.Linear(size, with_bias, w_init=uniform, b_init=uniform, name=name)
 
 
 def _output(size: int, bound: float) -> hk.Linear:
@@ -159,8 +153,12 @@ class LateActionCritic(hk.Module):
     x = _normalized(observation, is_training, self._batch_norm, "norm_input")
     for l, size in enumerate(self._hidden_sizes):
       if l == self._action_layer:
-        x = jnp.concatenate([x, action])
-      x = _linear(len(x), size, f"hidden_{l}")(x)
+        # Weights of their own, where dQ/da needs no gradient of the rest.
+        num_inputs = len(x) + len(action)
+        x = _linear(num_inputs, size, f"hidden_{l}")(x)
+        x += _linear(num_inputs, size, "action", with_bias=False)(action)
+      else:
+        x = _linear(len(x), size, f"hidden_{l}")(x)
       if l < self._action_layer:
         x = _normalized(x, is_training, self._batch_norm, f"norm_{l}")
       x = jax.nn.relu(x)
@@ -181,7 +179,8 @@ class PixelEncoder(hk.Module):
     chex.assert_rank(pixels, 3)
     x = pixels.astype(jnp.float32) / 255
     for l in range(3):
-      x = hk.Conv2D(32, 3, stride=2, w_init=_fan_in(), name=f"conv_{l}")(x)
+      uniform = hk.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+      x = hk.Conv2D(32, 3, stride=2, w_init=uniform, name=f"conv_{l}")(x)
       x = jax.nn.relu(x)
     return x.reshape(-1)
 

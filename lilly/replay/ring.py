@@ -2,6 +2,10 @@
 
 An item is any tree of arrays. Writing takes the same time at any capacity: in a
 scan, or jitted with the state donated, the arrays are changed in place.
+
+The numbers of an item lie side by side in one row: there is one place to write
+and, for each item of a batch, one to read. Kept apart, small leaves are fused
+with what reads them after a write, and then copied whole at every step.
 """
 
 from typing import Any, NamedTuple
@@ -10,13 +14,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
-__all__ = ["State", "add", "extend", "init", "sample"]
+__all__ = ["State", "add", "contents", "extend", "init", "sample"]
 
 
 class State(NamedTuple):
   """The items, oldest overwritten first."""
 
-  items: Any  # a tree as one item's, [capacity, ...] each
+  rows: dict[str, jax.Array]  # by dtype, [capacity, numbers of an item]
+  example: Any  # an item of zeros, which says how rows are read
   position: jax.Array  # [] int32, where the next item goes
   size: jax.Array  # [] int32, how many items there are
 
@@ -38,15 +43,20 @@ def init(example: Any, capacity: int) -> State:
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), section 3: 10^6 transitions.
 
-  >>> init({"reward": jnp.zeros(())}, 100).items["reward"].shape
-  (100,)
+  >>> init({"reward": jnp.zeros(())}, 100).rows["float32"].shape
+  (100, 1)
   """
   if capacity < 1:
     raise ValueError(f"capacity is {capacity}; it must be at least 1.")
-  items = jax.tree.map(
-    lambda x: jnp.zeros((capacity, *jnp.shape(x)), jnp.result_type(x)), example
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(jnp.shape(x), jnp.result_type(x)), example
   )
-  return State(items, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+  one = _packed(jax.tree.map(lambda x: x[None], zeros), zeros)
+  rows = {
+    name: jnp.zeros((capacity, row.shape[1]), row.dtype)
+    for name, row in one.items()
+  }
+  return State(rows, zeros, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 def add(state: State, item: Any) -> State:
@@ -67,7 +77,7 @@ def add(state: State, item: Any) -> State:
     full the oldest transitions are discarded.
 
   >>> ring = add(init(jnp.zeros(2), 3), jnp.ones(2))
-  >>> int(ring.size), ring.items[0].tolist()
+  >>> int(ring.size), contents(ring)[0].tolist()
   (1, [1.0, 1.0])
   """
   return extend(state, jax.tree.map(lambda x: jnp.asarray(x)[None], item))
@@ -95,20 +105,24 @@ def extend(state: State, items: Any) -> State:
   >>> int(ring.position)
   2
   """
-  capacity = len(jax.tree.leaves(state.items)[0])
+  capacity = _capacity(state)
   count = len(jax.tree.leaves(items)[0])
   if count > capacity:
     raise ValueError(
       f"{count} items do not fit into a ring of {capacity}; add fewer at once."
     )
+  new = _packed(items, state.example)
   where = (state.position + jnp.arange(count)) % capacity
 
-  def write(old, new):
-    chex.assert_shape(new, (count, *old.shape[1:]))
-    return old.at[where].set(new.astype(old.dtype))
+  def write(old, name):
+    if count == 1:  # which needs no search for what lies within bounds
+      return jax.lax.dynamic_update_slice_in_dim(
+        old, new[name], state.position, axis=0
+      )
+    return old.at[where].set(new[name])
 
-  return State(
-    items=jax.tree.map(write, state.items, items),
+  return state._replace(
+    rows={name: write(old, name) for name, old in state.rows.items()},
     position=(state.position + count) % capacity,
     size=jnp.minimum(state.size + count, capacity),
   )
@@ -132,5 +146,61 @@ def sample(key: jax.Array, state: State, batch_size: int) -> Any:
   >>> sample(jax.random.key(0), ring, 3).tolist()
   [1.0, 1.0, 1.0]
   """
-  chosen = jax.random.randint(key, (batch_size,), 0, jnp.maximum(state.size, 1))
-  return jax.tree.map(lambda x: x[chosen], state.items)
+  # A remainder prefers the first items by size / 2^32, which nobody can see;
+  # `randint` draws twice to halve that.
+  bits = jax.random.bits(key, (batch_size,))
+  size = jnp.maximum(state.size, 1).astype(bits.dtype)
+  chosen = (bits % size).astype(jnp.int32)
+  rows = {name: rows[chosen] for name, rows in state.rows.items()}
+  return _unpacked(rows, state.example)
+
+
+def contents(state: State) -> Any:
+  """Gives every place of the ring, those that are empty too.
+
+  Args:
+    state: the ring.
+
+  Returns:
+    A tree as the example, [capacity, ...] each; the latest item is at
+    `position - 1`.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 3.
+
+  >>> contents(add(init(jnp.zeros(()), 3), jnp.ones(()))).tolist()
+  [1.0, 0.0, 0.0]
+  """
+  return _unpacked(state.rows, state.example)
+
+
+def _capacity(state):
+  return len(next(iter(state.rows.values())))
+
+
+def _packed(items, example):
+  """Lays the leaves of one dtype side by side: {dtype: [n, numbers]}."""
+  parts: dict[str, list[jax.Array]] = {}
+
+  def pack(like, new):
+    new = jnp.asarray(new, like.dtype)
+    chex.assert_shape(new, (len(new), *like.shape))
+    parts.setdefault(like.dtype.name, []).append(
+      new.reshape(len(new), like.size)
+    )
+
+  jax.tree.map(pack, example, items)
+  return {name: jnp.concatenate(rows, 1) for name, rows in parts.items()}
+
+
+def _unpacked(rows, example):
+  """Cuts rows into leaves again, in the order in which they were packed."""
+  start = dict.fromkeys(rows, 0)
+
+  def unpack(like):
+    name, first = like.dtype.name, start[like.dtype.name]
+    start[name] = first + like.size
+    part = rows[name][:, first : first + like.size]
+    return part.reshape(len(part), *like.shape)
+
+  return jax.tree.map(unpack, example)

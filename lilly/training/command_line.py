@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import pathlib
 import shlex
 import signal
@@ -123,6 +124,7 @@ def main(
     print(_help(flag_values, inspect.getmodule(run), source.stem))
     sys.exit(0)
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+  _use_all_cores()
   try:
     status = run(_reserved(options))
   except KeyboardInterrupt:
@@ -133,6 +135,17 @@ def main(
       raise
     fail(error)
   sys.exit(status)
+
+
+def _use_all_cores():
+  """Makes a device of each core, so that runs are spread over them.
+
+  Without effect where JAX was imported already, or the user decides.
+  """
+  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    return
+  cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+  os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(cores(0))))
 
 
 def _reserved(options):

@@ -92,7 +92,10 @@ def compiled(
     across(init_one), out_shardings=by_run, compiler_options=_for_running_once()
   )
   step_runs = jax.jit(
-    across(update_one), donate_argnums=0, out_shardings=(by_run, everywhere)
+    across(update_one),
+    donate_argnums=0,
+    out_shardings=(by_run, everywhere),
+    compiler_options=_for_running_long(),
   )
   evaluate_runs = jax.jit(across(experiment.evaluate), out_shardings=everywhere)
 
@@ -121,6 +124,23 @@ def _for_running_once():
   if jax.default_backend() != "cpu":
     return None
   return {"xla_backend_optimization_level": 0}
+
+
+@functools.cache
+def _for_running_long():
+  """Leaves products of matrices to Eigen, where the compiler lets one choose.
+
+  By the kernels that took its place (YNNPACK, jaxlib 0.10) an update of small
+  networks takes 1.2 to 1.7 times as long, and of large ones as long.
+  """
+  options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+  if jax.default_backend() != "cpu":
+    return None
+  try:
+    jax.jit(lambda: 0, compiler_options=options).lower().compile()
+  except jax.errors.JaxRuntimeError:  # no such option in this version
+    return None
+  return options
 
 
 def _across(mesh, batch, function):

@@ -10,6 +10,8 @@ import pytest
 from experiments import ddpg
 from lilly import training
 from lilly.envs import environment, wrappers
+from lilly.replay import ring
+from tests import haste, oracles
 
 
 def run(tmp_path, *flags):
@@ -72,7 +74,8 @@ def test_what_is_remembered():
     return jax.lax.scan(step, state, None, length=12)
 
   state, (returns, noise) = train(jax.random.key(0))
-  replay = jax.tree.map(lambda x: np.asarray(x)[:32], state.replay.items)
+  replay = ring.contents(state.replay)
+  replay = jax.tree.map(lambda x: np.asarray(x)[:32], replay)
   assert int(state.replay.size) == 20 + 12
   # The true next observation, also where an episode ended.
   np.testing.assert_array_equal(
@@ -89,6 +92,30 @@ def test_what_is_remembered():
   is_end = np.arange(1, 13) % 5 == 0
   np.testing.assert_array_equal(np.ravel(noise) == 0, is_end)
   assert np.abs(replay.action).max() <= 1
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_replay_is_not_copied_at_every_step(batch):
+  training.parse(ddpg.FLAGS, ["ddpg", "--preset=smoke", "--capacity=77"], "d")
+  experiment = ddpg.make_experiment(ddpg.make_environment("pendulum"))
+
+  def run(state):
+    step = experiment.update
+    for _ in batch:
+      step = jax.vmap(step, (0, None))
+    return jax.lax.scan(lambda s, _: step(s, ()), state, None, length=3)
+
+  def init():
+    return experiment.init(jax.random.key(0), experiment.hyper, ())
+
+  state = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((*batch, *x.shape), x.dtype),
+    jax.eval_shape(init),
+  )
+  compiled = jax.jit(run, donate_argnums=0).lower(state).compile(haste.AS_USED)
+  row = 3 + 1 + 1 + 1 + 3
+  assert f"77,{row}]" in compiled.as_text()
+  assert not oracles.copies_in_loops(compiled.as_text(), (*batch, 77, row))
 
 
 def test_published_settings():

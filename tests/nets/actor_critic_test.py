@@ -56,6 +56,7 @@ def test_published_numbers_of_parameters_and_ranges():
   )[0]
   assert (count(actor), count(critic)) == (129_306, 129_601)
   fan_ins = {"hidden_0": (O, O), "hidden_1": (400, 400 + M)}
+  fan_ins["action"] = fan_ins["hidden_1"]
   for params, which in ((actor, 0), (critic, 1)):
     for path, layer in params.items():
       name = path.rsplit("/", maxsplit=1)[-1]
@@ -89,10 +90,10 @@ def test_the_action_enters_at_the_second_layer():
 
     return jax.grad(value)(jnp.ones(2))
 
-  second = params["late_action_critic/hidden_1"]
-  assert second["w"].shape == (8 + 2, 7)
+  late = params["late_action_critic/action"]
+  assert late["w"].shape == (2, 7)
   assert np.any(slope(params))
-  second["w"] = second["w"].at[8:].set(0.0)
+  late["w"] *= 0.0
   np.testing.assert_array_equal(slope(params), 0.0)
 
 
@@ -108,10 +109,11 @@ def naive(params, x, norms, action=None, action_layer=1):
 
   x = normalised(x, "input")
   for l in range(2):
-    if action is not None and l == action_layer:
-      x = np.concatenate([x, action], 1)
     layer = params[f"hidden_{l}"]
-    x = normalised(x @ layer["w"] + layer["b"], str(l))
+    x = x @ layer["w"] + layer["b"]
+    if action is not None and l == action_layer:
+      x += action @ params["action"]["w"]
+    x = normalised(x, str(l))
     x = np.maximum(x, 0)
   return x @ params["output"]["w"] + params["output"]["b"]
 

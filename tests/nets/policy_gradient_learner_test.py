@@ -76,8 +76,8 @@ def naive_critic(weights, s, a):
   net = layers(weights)
   for l in range(2):
     layer = net[f"hidden_{l}"]
-    s = jnp.maximum(s @ layer["w"] + layer["b"][None], 0)
-    s = jnp.concatenate([s, a], 1) if l == 0 else s
+    s = s @ layer["w"] + layer["b"][None]
+    s = jnp.maximum(s + a @ net["action"]["w"] if l == 1 else s, 0)
   return (s @ net["output"]["w"] + net["output"]["b"][None])[:, 0]
 
 

@@ -38,7 +38,7 @@ def test_holds_the_latest(capacity, counts):
   oldest = (int(state.position) - len(expected)) % capacity
   order = (oldest + np.arange(len(expected))) % capacity
   for name, wanted in items_of(list(expected) or np.zeros(0)).items():
-    found = state.items[name]
+    found = ring.contents(state)[name]
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(np.asarray(found)[order], wanted)
 
@@ -48,9 +48,8 @@ def test_one_item_is_added_as_a_list_of_one():
   for number in range(5):
     states[0] = ring.add(states[0], jnp.float32(number))
     states[1] = ring.extend(states[1], jnp.full(1, number, jnp.float32))
-  for one, other in zip(*states, strict=True):
-    np.testing.assert_array_equal(one, other)
-  np.testing.assert_array_equal(states[0].items, [3, 4, 2])
+  jax.tree.map(np.testing.assert_array_equal, *states)
+  np.testing.assert_array_equal(ring.contents(states[0]), [3, 4, 2])
 
 
 def test_samples_are_uniform_over_what_is_there():
@@ -95,8 +94,8 @@ def test_nothing_is_copied_in_a_loop(batch):
     run = jax.vmap(run)
   lowered = jax.jit(run, donate_argnums=0).lower(*inputs)
   text = lowered.compile(haste.AS_USED).as_text()
-  for shape in ((50, 3), (50,)):
-    assert not oracles.copies_in_loops(text, (*batch, *shape))
+  assert "50,4]" in text
+  assert not oracles.copies_in_loops(text, (*batch, 50, 4))
 
 
 def test_bad_input_is_refused():

@@ -35,9 +35,10 @@ ROWS = (
     ring.init,
     "function",
     arrays((2, 3)),
-    call=lambda example: ring.init(example, 4).items + example[None],
+    call=lambda example: ring.contents(ring.init(example, 4)) + example[None],
   ),
   Row(ring.add, "replay", _one_more, state=0),
   Row(ring.extend, "replay", _ring, state=0),
+  Row(ring.contents, "replay", lambda *given: _ring(*given)[:1]),
   Row(ring.sample, "replay", _to_sample, call=_sample),
 )
