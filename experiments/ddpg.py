@@ -28,14 +28,31 @@ with epy.lazy_imports():
   import optax
 
   from lilly.control import exploration
-  from lilly.envs import catalog, environment, rendering, wrappers
+  from lilly.envs import catalog, environment, episodes, rendering, wrappers
   from lilly.nets import policy_gradient_learner as learner
   from lilly.replay import ring
   from lilly.training import pictures
 
 VARIANTS = ("ddpg", "no_target", "batch_norm", "batch_norm_no_target")
-# Mean returns of a random policy, and of the best policy that was found.
-SCORES: dict[str, tuple[float, float]] = {}
+# Mean returns of a random policy (1,000 episodes), and of the best policy that
+# any run has found.
+SCORES = {
+  "pendulum": (-1208.0, -142.0),
+  "cartpole_swingup": (86.0, 880.0),
+  "cartpole_balance": (292.0, 998.0),
+  "reacher": (486.0, 976.0),
+  "reacher_fixed": (455.0, 994.0),
+  "point_mass": (5.0, 896.0),
+  "mountain_car": (-33.0, 94.0),
+}
+# How often an action is repeated, for about 25 actions in a second.
+REPEATS = {
+  "cartpole_swingup": 4,
+  "cartpole_balance": 4,
+  "reacher": 2,
+  "reacher_fixed": 2,
+  "point_mass": 2,
+}
 
 _CPU = {"hidden_sizes": ["64", "64"], "num_updates": 20_000, "log_every": 1000}
 _CPU |= {"eval_every": 5000, "capacity": 100_000, "reward_scale": 0.1}
@@ -82,6 +99,9 @@ _DT = flags.DEFINE_float("dt", 1.0, "Noise: length of a step.", 0.0, **_OWN)
 _REWARD_SCALE = flags.DEFINE_float(
   "reward_scale", 1.0, "Factor of what is learnt from.", **_OWN
 )
+_REPEAT = flags.DEFINE_integer(
+  "action_repeat", 0, "How often; 0: by the task. With pixels 3.", 0, **_OWN
+)
 _SIZES = {
   name: flags.DEFINE_integer(name, value, text, lower_bound=1, **_OWN)
   for name, value, text in (
@@ -122,8 +142,11 @@ def make_environment(task: str, **options: Any) -> Any:
   """A task with actions in [-1, 1]; of numbers, or of pictures."""
   try:
     env = wrappers.normalize_actions(catalog.make(task, **options))
+    repeats = _REPEAT.value or (3 if _PIXELS.value else REPEATS.get(task, 1))
     if _PIXELS.value:
-      env = rendering.pixels(env, _SIZES["image_size"].value)
+      size = _SIZES["image_size"].value
+      return rendering.pixels(env, size, num_frames=repeats)
+    env = wrappers.action_repeat(env, repeats)
   except (ValueError, ImportError) as error:
     raise training.RunError(f"--tasks={task}: {error}") from error
   return env
@@ -235,10 +258,15 @@ def evaluate(policy: Any, env: Any, nets: Any) -> Any:
   """Mean greedy return from starts of its own, the same at every time."""
   keys = jax.random.split(jax.random.key(1), _SIZES["num_starts"].value)
 
-  def act(observation):
-    return learner.act(nets, policy, observation)
+  def of_episode(key):
+    return episodes.play(key, env, greedy(nets, policy))
 
-  return jnp.mean(jax.vmap(lambda key: greedy_return(key, env, act))(keys))
+  return jnp.mean(jax.vmap(of_episode)(keys))
+
+
+def greedy(nets: Any, policy: Any) -> Any:
+  """Makes a policy as `episodes` plays them, without noise."""
+  return lambda key, observation: learner.act(nets, policy, observation)
 
 
 def make_networks(env: Any, variant: str) -> Any:
@@ -256,37 +284,6 @@ def make_networks(env: Any, variant: str) -> Any:
     pixels=_PIXELS.value,
     batch_norm={} if normalises else None,
   )
-
-
-def greedy_return(key: Any, env: Any, act: Any) -> Any:
-  """The sum of rewards of one episode, which the environment must end."""
-  key_reset, key = jax.random.split(key)
-  state, observation = env.reset(key_reset)
-
-  def step(carry):
-    key, state, observation, total, _ = carry
-    key, key_step = jax.random.split(key)
-    state, step = env.step(key_step, state, act(observation))
-    ends = environment.is_last(step)
-    return key, state, step.observation, total + step.reward, ends
-
-  start = (key, state, observation, jnp.zeros(()), jnp.array(False))
-  return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3]
-
-
-def rollout(key: Any, env: Any, act: Any, num_steps: int) -> Any:
-  """Acts for some steps; returns states, observations, actions, rewards."""
-  key_reset, key_steps = jax.random.split(key)
-  start = env.reset(key_reset)
-
-  def step(carry, key):
-    state, observation = carry
-    action = act(observation)
-    following, step = env.step(key, state, action)
-    seen = (state, observation, action, step.reward)
-    return (following, step.observation), seen
-
-  return jax.lax.scan(step, start, jax.random.split(key_steps, num_steps))[1]
 
 
 def make_experiments(options: training.Options) -> dict[str, Any]:
@@ -355,17 +352,16 @@ def values(task: str, nets: Any, agent: Any, num_steps: int = 200) -> Any:
   env = make_environment(task, num_steps=None)
   discount = _HYPER["discount"].value
 
-  def act(observation):
-    return learner.act(nets, agent.policy, observation)
-
   def of_episode(key):
-    _, seen, actions, rewards = rollout(key, env, act, 3 * num_steps)
+    _, seen, actions, steps = episodes.rollout(
+      key, env, greedy(nets, agent.policy), 3 * num_steps
+    )
 
     def back(total, reward):
       total = _REWARD_SCALE.value * reward + discount * total
       return total, total
 
-    totals = jax.lax.scan(back, jnp.zeros(()), rewards, reverse=True)[1]
+    totals = jax.lax.scan(back, jnp.zeros(()), steps.reward, reverse=True)[1]
     q = jax.vmap(lambda s, a: learner.value(nets, agent.critic, s, a))
     return q(seen, actions)[:num_steps], totals[:num_steps]
 
@@ -389,10 +385,7 @@ def film(path: Any, env: Any, nets: Any, policy: Any) -> None:
   """A greedy episode of the first run, every second step."""
 
   def frames(key):
-    def act(observation):
-      return learner.act(nets, policy, observation)
-
-    states = rollout(key, env, act, 200)[0]
+    states = episodes.rollout(key, env, greedy(nets, policy), 200)[0]
     return jax.lax.map(lambda state: env.render(state, 128), states)
 
   pictures.gif(path, np.asarray(jax.jit(frames)(jax.random.key(2)))[::2], 25)
@@ -405,7 +398,76 @@ def main(options: training.Options) -> int:
   return training.finish(results, CLAIMS, draw)
 
 
-CLAIMS: tuple[claims.Claim, ...] = ()
+def _share(task, least, step=20_000):
+  """0 or 1 for each seed: does its greedy policy return enough by then."""
+  measure = claims.at(step, task, "eval/return")
+  return lambda results: np.where(measure(results) >= least, 1.0, 0.0)
+
+
+def _correlation(task):
+  """Of Q with the discounted rewards that followed, for each seed."""
+
+  def measure(results):
+    claims.last(task, "eval/return")(results)  # not applicable if not run
+    nets = make_networks(make_environment(task), "ddpg")
+    agents = results.states[task].agent
+    return [
+      np.corrcoef(*map(np.ravel, values(task, nets, agent)))[0, 1]
+      for i in range(len(results.runs[task]))
+      for agent in [jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), agents)]
+    ]
+
+  return measure
+
+
+def _state(*rows, **where):
+  """Turns rows of name, sentence, measure, relation, threshold into claims."""
+  stated = PRESETS["cpu"]
+  for flag in ("hidden_sizes", "capacity", "reward_scale", "num_updates"):
+    where.setdefault(flag, [stated[flag]])
+  where |= {"variants": [["ddpg"]], "pixels": [False], "batch_norm": [False]}
+  where |= {name: [flag.default] for name, flag in _HYPER.items()}
+  return tuple(
+    claims.Claim(*row[:5], where=where, statistic=(*row, "median")[5])
+    for row in rows
+  )
+
+
+_LONG = 60_000
+_SOLVED = {"cartpole_swingup": 700, "reacher": 900}
+CLAIMS = (
+  *_state(
+    (
+      *("pendulum", "share of seeds that return at least -180 at 20k steps"),
+      *(_share("pendulum", -180.0), ">=", 7 / 8, "mean"),
+    ),
+    (
+      *("q", "pendulum: correlation of Q with the rewards that followed"),
+      *(_correlation("pendulum"), ">", 0.9),
+    ),
+  ),
+  *_state(
+    *(
+      (
+        *(task, f"{task}: return of the greedy policy"),
+        *(claims.last(task, "eval/return"), ">=", float(least)),
+      )
+      for task, least in _SOLVED.items()
+    ),
+    num_updates=[_LONG],
+  ),
+)
+_ALL = "--tasks=" + ",".join(SCORES)
+_LONGER = [f"--num_updates={_LONG}", "--num_seeds=8"]
+REPRODUCE = {
+  "pendulum": ["--num_seeds=8"],
+  "tasks": [_ALL, *_LONGER],
+  "ablations": [
+    "--tasks=pendulum,cartpole_swingup,reacher",
+    f"--variants={','.join(VARIANTS)}",
+    *_LONGER,
+  ],
+}
 
 if __name__ == "__main__":
   training.main(FLAGS, main)

@@ -1,0 +1,83 @@
+"""Plays episodes of an environment."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lilly.envs import environment
+from lilly.envs.environment import Environment
+
+__all__ = ["play", "rollout"]
+
+# act(key, observation) -> action
+Policy = Callable[[jax.Array, Any], jax.Array]
+
+
+def play(key: jax.Array, env: Environment, act: Policy) -> jax.Array:
+  """Plays one episode to its end.
+
+  Args:
+    key: typed key.
+    env: an environment whose episodes end, not auto-resetting.
+    act: maps a key and an observation to an action.
+
+  Returns:
+    The return: the sum of the rewards, [].
+
+  >>> from lilly.envs import point_mass
+  >>> env = point_mass.make(num_steps=2)
+  >>> act = lambda key, observation: environment.sample(key, env.action_spec)
+  >>> play(jax.random.key(0), env, act).shape
+  ()
+  """
+  key_reset, key = jax.random.split(key)
+  state, observation = env.reset(key_reset)
+
+  def step(carry):
+    key, state, observation, total, _ = carry
+    key, key_act, key_step = jax.random.split(key, 3)
+    state, step = env.step(key_step, state, act(key_act, observation))
+    ends = environment.is_last(step)
+    return key, state, step.observation, total + step.reward, ends
+
+  start = (key, state, observation, jnp.zeros(()), jnp.array(False))
+  return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3]
+
+
+def rollout(
+  key: jax.Array, env: Environment, act: Policy, num_steps: int
+) -> tuple[Any, Any, jax.Array, environment.Step]:
+  """Acts for some steps, from a new start.
+
+  Args:
+    key: typed key.
+    env: an environment; past an end go those only that reset themselves.
+    act: maps a key and an observation to an action.
+    num_steps: T.
+
+  Returns:
+    States, observations and actions at each step, and the steps that followed,
+    [T, ...] each.
+
+  >>> from lilly.envs import point_mass
+  >>> env = point_mass.make()
+  >>> act = lambda key, observation: environment.sample(key, env.action_spec)
+  >>> rollout(jax.random.key(0), env, act, 5)[2].shape
+  (5, 2)
+  """
+  key_reset, key = jax.random.split(key)
+  state, observation = env.reset(key_reset)
+
+  def step(carry, _):
+    key, state, observation = carry
+    key, key_act, key_step = jax.random.split(key, 3)
+    action = act(key_act, observation)
+    following, step = env.step(key_step, state, action)
+    # An environment that resets itself says what to act on next.
+    seen = getattr(following, "observation", step.observation)
+    return (key, following, seen), (state, observation, action, step)
+
+  carry = (key, state, observation)
+  return jax.lax.scan(step, carry, length=num_steps)[1]
