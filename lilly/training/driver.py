@@ -366,7 +366,7 @@ def _tell_claims(rows, console):
 
   judged = [row for row in rows if row["verdict"] != "not applicable"]
   if judged:
-    table = rich.table.Table("claim", "median", "95 %", "threshold", "verdict")
+    table = rich.table.Table("claim", "value", "95 %", "threshold", "verdict")
     for row in judged:
       table.add_row(
         row["sentence"],

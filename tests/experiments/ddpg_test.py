@@ -88,7 +88,7 @@ def test_what_is_remembered():
   # Updates start at age 0, for 20 steps at random are whole episodes.
   np.testing.assert_array_equal(returns[:4], 0.0)
   np.testing.assert_array_equal(returns[4:], 5.0)
-  np.testing.assert_allclose(experiment.evaluate(state, ())["score"], 5.0)
+  assert experiment.evaluate(state, ()) == {"return": 5.0}
   is_end = np.arange(1, 13) % 5 == 0
   np.testing.assert_array_equal(np.ravel(noise) == 0, is_end)
   assert np.abs(replay.action).max() <= 1
@@ -175,3 +175,36 @@ def test_bad_flags_are_one_sentence(tmp_path, capsys, flags, mention):
   err = capsys.readouterr().err
   assert err.startswith("error: ") and err.count("\n") == 1, err
   assert mention in err
+
+
+def test_a_diverging_run_fails_alone_and_the_rest_is_evaluated(
+  tmp_path, capsys
+):
+  flags = ["--sweep=critic_rate=1e-3,1e38", "--num_updates=20"]
+  flags += ["--log_every=10", "--eval_every=20"]
+  assert run(tmp_path, *flags, "--max_bad_updates=3") == 3
+  (failed,) = _failed(tmp_path, "summary.json")
+  assert failed["critic_rate"] > 1e30
+  assert "its siblings finished" in capsys.readouterr().err
+  before = (tmp_path / "run" / "summary.json").read_text()
+  # Evaluated again, nothing is trained and nothing that was written changes.
+  assert run(tmp_path, *flags, "--max_bad_updates=3", "--eval_only") == 3
+  assert (tmp_path / "run" / "summary.json").read_text() == before
+  returns = [
+    [
+      point["final"]["eval/return"]["median"]
+      for point in _summary(tmp_path, name)["points"]
+    ]
+    for name in ("summary.json", "evaluation.json")
+  ]
+  assert returns[0] == returns[1] and np.isfinite(returns[0][0])
+  assert _failed(tmp_path, "evaluation.json") == [failed]
+
+
+def _summary(tmp_path, name):
+  summary = json.loads((tmp_path / "run" / name).read_text())
+  return summary["variants"]["pendulum"]
+
+
+def _failed(tmp_path, name):
+  return _summary(tmp_path, name)["failed"]
