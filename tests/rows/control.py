@@ -1,7 +1,9 @@
 """Conformance rows of losses, exploration and replay."""
 
+import jax.numpy as jnp
+
 from lilly.control import exploration
-from lilly.losses import dpg
+from lilly.losses import dpg, naf
 from lilly.replay import ring
 from tests.rows.row import Row, arrays, keyed
 
@@ -27,9 +29,18 @@ def _sample(key, state):
   return ring.sample(key, state, 6)
 
 
+def _shaped(seed, dtype):
+  key, numbers = keyed(6)(seed, dtype)
+  return key, naf.triangle(numbers)
+
+
 ROWS = (
   Row(dpg.critic_loss, "loss", arrays((), (), (), ())),
   Row(dpg.actor_loss, "loss", arrays(3, 3)),
+  Row(naf.triangle, "function", arrays(6)),
+  Row(naf.advantage, "function", arrays(3, 3, (3, 3))),
+  Row(naf.loss, "loss", arrays((), (), (), (), ())),
+  Row(naf.noise, "function", _shaped, dtypes=(jnp.float32,)),
   Row(exploration.ornstein_uhlenbeck, "function", keyed(3)),
   Row(
     ring.init,

@@ -1,0 +1,318 @@
+"""Linear-quadratic control: iterative LQG, a planner by a pass back and forth.
+
+Rewards are maximised, over T steps without a discount. Around a trajectory the
+dynamics are linear and the reward quadratic; `backward` gives the controller
+that is best for those, `forward` follows it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import jax.scipy as jsp
+
+__all__ = [
+  "Expansion",
+  "Gains",
+  "Trajectory",
+  "backward",
+  "expand",
+  "forward",
+  "plan",
+]
+
+# dynamics(t, x, u) -> the next x; reward(t, x, u) -> []; final(x) -> []
+Dynamics = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Reward = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Final = Callable[[jax.Array], jax.Array]
+
+
+class Expansion(NamedTuple):
+  """Dynamics to first and rewards to second order, around a trajectory."""
+
+  f_x: jax.Array  # [T, d, d]
+  f_u: jax.Array  # [T, d, m]
+  r_x: jax.Array  # [T, d]
+  r_u: jax.Array  # [T, m]
+  r_xx: jax.Array  # [T, d, d]
+  r_uu: jax.Array  # [T, m, m]
+  r_ux: jax.Array  # [T, m, d]
+  v_x: jax.Array  # [d], of the final reward
+  v_xx: jax.Array  # [d, d]
+
+
+class Gains(NamedTuple):
+  """A controller: u = û + k + K (x - x̂), and what is known of it."""
+
+  feedforward: jax.Array  # k, [T, m]
+  feedback: jax.Array  # K, [T, m, d]
+  q_uu: jax.Array  # [T, m, m], damped: negative definite
+  damping: jax.Array  # [T], what was taken off the diagonal of Q_uu
+  improvement: jax.Array  # [], of the return, as the expansion predicts it
+
+
+class Trajectory(NamedTuple):
+  """What an episode would be."""
+
+  states: jax.Array  # [T + 1, d]
+  actions: jax.Array  # [T, m]
+  total: jax.Array  # [], the return
+
+
+def expand(
+  states: jax.Array,
+  actions: jax.Array,
+  *,
+  dynamics: Dynamics,
+  reward: Reward,
+  final: Final | None = None,
+) -> Expansion:
+  """Expands dynamics and reward around a trajectory, by their derivatives.
+
+  Args:
+    states: x̂, [T + 1, d].
+    actions: û, [T, m].
+    dynamics: f(t, x, u), t an int32 scalar.
+    reward: r(t, x, u).
+    final: of the last state; None: nothing.
+
+  Returns:
+    The expansion.
+
+  Reference:
+    Tassa et al., 2012; Gu et al., 2016 (arXiv 1603.00748), section 5.1. Second
+    derivatives of the dynamics are left out.
+
+  >>> found = expand(
+  ...   jnp.zeros((3, 1)),
+  ...   jnp.zeros((2, 1)),
+  ...   dynamics=lambda t, x, u: 2 * x + u,
+  ...   reward=lambda t, x, u: -jnp.sum(u**2),
+  ... )
+  >>> found.f_x.ravel().tolist(), found.r_uu.ravel().tolist()
+  ([2.0, 2.0], [-2.0, -2.0])
+  """
+  chex.assert_rank([states, actions], 2)
+  times = jnp.arange(len(actions))
+
+  def at(t, x, u):
+    f_x, f_u = jax.jacfwd(dynamics, (1, 2))(t, x, u)
+    r_x, r_u = jax.grad(reward, (1, 2))(t, x, u)
+    (r_xx, _), (r_ux, r_uu) = jax.hessian(reward, (1, 2))(t, x, u)
+    return f_x, f_u, r_x, r_u, r_xx, r_uu, r_ux
+
+  last = states[-1]
+  of_end = final or (lambda x: 0 * jnp.sum(x))
+  v_x, v_xx = jax.grad(of_end)(last), jax.hessian(of_end)(last)
+  return Expansion(*jax.vmap(at)(times, states[:-1], actions), v_x, v_xx)
+
+
+def backward(
+  expansion: Expansion, *, damping: float | jax.Array = 0.0, least: float = 1e-6
+) -> Gains:
+  """Finds the best controller of the expansion, from the last step on.
+
+  Q_uu = r_uu + f_uᵀ V_xx f_u,  k = -Q_uu⁻¹ Q_u,  K = -Q_uu⁻¹ Q_ux,
+  V_xx = Q_xx - Q_uxᵀ Q_uu⁻¹ Q_ux,  V_x = Q_x - Q_uxᵀ Q_uu⁻¹ Q_u.
+
+  λ I is taken off Q_uu, for the gains alone; V is that of these gains. Where
+  Q_uu is not negative definite λ is at least twice its largest eigenvalue.
+
+  Args:
+    expansion: as from `expand`; leading axes T.
+    damping: λ, at least 0; more makes smaller steps.
+    least: by how much the eigenvalues of Q_uu must be below 0 to be left alone.
+
+  Returns:
+    The gains. Time is O(T (d + m)³).
+
+  Reference:
+    Tassa et al., 2012; Gu et al., 2016 (arXiv 1603.00748), section 5.1.
+
+  >>> one, zero = jnp.ones((1, 1, 1)), jnp.zeros((1, 1))
+  >>> expansion = Expansion(
+  ...   *(one, one, zero, zero, -one, -one, 0 * one), zero[0], -one[0]
+  ... )
+  >>> round(float(backward(expansion).feedback[0, 0, 0]), 3)
+  -0.5
+  """
+  *steps, v_x, v_xx = expansion
+
+  def step(carry, at):
+    v_x, v_xx, total = carry
+    f_x, f_u, r_x, r_u, r_xx, r_uu, r_ux = at
+    q_x, q_u = r_x + f_x.T @ v_x, r_u + f_u.T @ v_x
+    q_xx = r_xx + f_x.T @ v_xx @ f_x
+    q_uu = _symmetric(r_uu + f_u.T @ v_xx @ f_u)
+    q_ux = r_ux + f_u.T @ v_xx @ f_x
+    # A maximum of as much curvature as there was of a minimum: one that is
+    # hardly curved would ask for endless steps.
+    highest = jnp.linalg.eigvalsh(q_uu)[-1]
+    needed = jnp.where(highest > -least, highest + jnp.abs(highest) + least, 0)
+    taken = jnp.maximum(jnp.asarray(damping, q_uu.dtype), needed)
+    damped = q_uu - taken * jnp.eye(len(q_uu), dtype=q_uu.dtype)
+    factor = jsp.linalg.cho_factor(-damped)
+    k = jsp.linalg.cho_solve(factor, q_u)
+    gain = jsp.linalg.cho_solve(factor, q_ux)
+    # With any gains, not only those of an undamped Q_uu.
+    total += k @ q_u + 0.5 * k @ q_uu @ k
+    v_x = q_x + gain.T @ (q_u + q_uu @ k) + q_ux.T @ k
+    v_xx = q_xx + gain.T @ q_uu @ gain + gain.T @ q_ux + q_ux.T @ gain
+    return (v_x, _symmetric(v_xx), total), (k, gain, damped, taken)
+
+  start = (v_x, v_xx, jnp.zeros((), v_x.dtype))
+  (_, _, total), found = jax.lax.scan(step, start, tuple(steps), reverse=True)
+  return Gains(*found, total)
+
+
+def forward(
+  gains: Gains,
+  states: jax.Array,
+  actions: jax.Array,
+  *,
+  dynamics: Dynamics,
+  reward: Reward,
+  final: Final | None = None,
+  step_size: float | jax.Array = 1.0,
+  limit: float | None = None,
+) -> Trajectory:
+  """Follows a controller: u = û + α k + K (x - x̂).
+
+  Args:
+    gains: as from `backward`.
+    states: x̂, [T + 1, d]; episodes start at the first.
+    actions: û, [T, m].
+    dynamics: f(t, x, u).
+    reward: r(t, x, u).
+    final: of the last state; None: nothing.
+    step_size: α, how much of the change is made.
+    limit: actions are cut to ±limit; None: they are not.
+
+  Returns:
+    The trajectory.
+
+  Reference:
+    Tassa et al., 2012; Gu et al., 2016 (arXiv 1603.00748), section 5.1.
+
+  >>> zeros = jnp.zeros((2, 1))
+  >>> gains = Gains(1.0 + zeros, zeros[..., None], zeros[..., None], zeros, 0.0)
+  >>> found = forward(
+  ...   *(gains, jnp.zeros((3, 1)), zeros),
+  ...   dynamics=lambda t, x, u: x + u,
+  ...   reward=lambda t, x, u: -jnp.sum(u**2),
+  ... )
+  >>> found.states.ravel().tolist(), float(found.total)
+  ([0.0, 1.0, 2.0], -2.0)
+  """
+  times = jnp.arange(len(actions))
+
+  def step(carry, at):
+    x, total = carry
+    t, x_hat, u_hat, k, gain = at
+    u = u_hat + step_size * k + gain @ (x - x_hat)
+    u = u if limit is None else jnp.clip(u, -limit, limit)
+    return (dynamics(t, x, u), total + reward(t, x, u)), (x, u)
+
+  start = (states[0], jnp.zeros((), states.dtype))
+  controller = (gains.feedforward, gains.feedback)
+  per_step = (times, states[:-1], actions, *controller)
+  (last, total), (xs, us) = jax.lax.scan(step, start, per_step)
+  total = total if final is None else total + final(last)
+  return Trajectory(jnp.concatenate([xs, last[None]]), us, total)
+
+
+def plan(
+  state: jax.Array,
+  actions: jax.Array,
+  *,
+  dynamics: Dynamics,
+  reward: Reward,
+  final: Final | None = None,
+  num_iterations: int = 100,
+  limit: float | None = None,
+) -> tuple[Trajectory, Gains]:
+  """Improves a sequence of actions, pass by pass.
+
+  Each pass tries eleven step sizes, 1 to 2⁻¹⁰, side by side and takes the
+  best. If none is better the damping grows tenfold, else it shrinks.
+
+  Args:
+    state: where episodes start, [d].
+    actions: to begin with, [T, m].
+    dynamics: f(t, x, u).
+    reward: r(t, x, u).
+    final: of the last state; None: nothing.
+    num_iterations: passes.
+    limit: actions are cut to ±limit; None: they are not. The gains do not know
+      of it.
+
+  Returns:
+    The best trajectory, and the gains around it.
+
+  Raises:
+    ValueError: num_iterations is not positive.
+
+  Reference:
+    Tassa et al., 2012, whose line search and damping these simplify.
+
+  >>> best, _ = plan(
+  ...   *(jnp.ones(1), jnp.zeros((3, 1))),
+  ...   dynamics=lambda t, x, u: x + u,
+  ...   reward=lambda t, x, u: -jnp.sum(x**2) - 0.001 * jnp.sum(u**2),
+  ...   num_iterations=5,
+  ... )
+  >>> best.states.shape, round(float(best.states[1, 0]), 2)
+  ((4, 1), 0.0)
+  """
+  if num_iterations < 1:
+    raise ValueError(
+      f"num_iterations is {num_iterations}; it must be at least 1."
+    )
+  functions: dict[str, Any] = {
+    "dynamics": dynamics,
+    "reward": reward,
+    "final": final,
+  }
+
+  def gains_of(best, damping):
+    around = expand(best.states, best.actions, **functions)
+    return backward(around, damping=damping)
+
+  def improve(carry, _):
+    best, damping = carry
+    gains = gains_of(best, damping)
+
+    def follow(step_size):
+      options = functions | {"step_size": step_size, "limit": limit}
+      return forward(gains, best.states, best.actions, **options)
+
+    tried = jax.vmap(follow)(0.5 ** jnp.arange(11, dtype=state.dtype))
+    # A trajectory that leaves the numbers is not the best one.
+    totals = jnp.where(jnp.isfinite(tried.total), tried.total, -jnp.inf)
+    index = jnp.argmax(totals)
+    is_better = totals[index] > best.total
+    chosen = jax.tree.map(lambda x: x[index], tried)
+    best = jax.tree.map(
+      lambda new, old: jnp.where(is_better, new, old), chosen, best
+    )
+    damping = jnp.where(
+      is_better, jnp.maximum(damping / 10, 1e-6), jnp.minimum(damping * 10, 1e6)
+    )
+    return (best, damping), None
+
+  states = jnp.zeros((len(actions) + 1, len(state)), state.dtype)
+  states = states.at[0].set(state)
+  feedback = jnp.zeros((*actions.shape, len(state)), state.dtype)
+  still = Gains(
+    0 * actions, feedback, feedback, 0 * actions[:, 0], states[0, 0]
+  )
+  best = forward(still, states, actions, limit=limit, **functions)
+  carry = best, jnp.asarray(1e-3, state.dtype)
+  (best, damping), _ = jax.lax.scan(improve, carry, length=num_iterations)
+  return best, gains_of(best, damping)
+
+
+def _symmetric(x):
+  return 0.5 * (x + x.T)
