@@ -359,12 +359,17 @@ def values(task: str, nets: Any, agent: Any, num_steps: int = 200) -> Any:
       key, env, greedy(nets, agent.policy), 3 * num_steps
     )
 
-    def back(total, reward):
-      total = _REWARD_SCALE.value * reward + discount * total
+    def back(total, step):
+      total = (
+        _REWARD_SCALE.value * step.reward + discount * step.discount * total
+      )
       return total, total
 
-    totals = jax.lax.scan(back, jnp.zeros(()), steps.reward, reverse=True)[1]
+    totals = jax.lax.scan(back, jnp.zeros(()), steps, reverse=True)[1]
+    # A terminated episode is over, though the world could be asked to go on.
+    ends = jnp.cumsum(steps.discount == 0) - (steps.discount == 0) > 0
     q = jax.vmap(lambda s, a: learner.value(nets, agent.critic, s, a))
+    totals = jnp.where(ends, jnp.nan, totals)
     return q(seen, actions)[:num_steps], totals[:num_steps]
 
   return jax.jit(jax.vmap(of_episode))(jax.random.split(jax.random.key(3), 5))
@@ -372,11 +377,15 @@ def values(task: str, nets: Any, agent: Any, num_steps: int = 200) -> Any:
 
 def draw_values(valued: dict[str, Any], path: Any) -> None:
   """Figure 3: one point for each state that a greedy policy visits."""
-  sheet, axes = pictures.axes(1, len(valued))
+  sheet, axes = pictures.axes(-(-len(valued) // 4), min(len(valued), 4))
+  for axis in np.ravel(axes)[len(valued) :]:
+    axis.remove()
   for axis, (name, (q, total)) in zip(
-    np.ravel(axes), valued.items(), strict=True
+    np.ravel(axes), valued.items(), strict=False
   ):
-    axis.plot(total.ravel(), q.ravel(), ".", markersize=2, alpha=0.5)
+    is_played = np.isfinite(total)
+    total, q = total[is_played], q[is_played]
+    axis.plot(total, q, ".", markersize=2, alpha=0.5)
     ends = [min(total.min(), q.min()), max(total.max(), q.max())]
     axis.plot(ends, ends, color="black", linewidth=1)
     axis.set(xlabel="discounted rewards", ylabel="Q", title=name)

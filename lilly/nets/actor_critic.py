@@ -165,6 +165,27 @@ class LateActionCritic(hk.Module):
     return _output(1, self._output_bound)(x)[0]
 
 
+def _patches(x: jax.Array) -> jax.Array:
+  """Lays 3 x 3 neighbours side by side, every second row and column.
+
+  A layer of them is a convolution of stride 2. On CPU the gradients of XLA's
+  own take a hundred times as long.
+  """
+  rows, columns = (-(-size // 2) for size in x.shape[:2])
+  # As `padding="SAME"`: what is odd about it goes below and to the right.
+  needed = 2 * rows + 1 - x.shape[0], 2 * columns + 1 - x.shape[1]
+  pads = [(pad // 2, pad - pad // 2) for pad in needed]
+  x = jnp.pad(x, [*pads, (0, 0)])
+  return jnp.concatenate(
+    [
+      x[i : i + 2 * rows : 2, j : j + 2 * columns : 2]
+      for i in range(3)
+      for j in range(3)
+    ],
+    axis=-1,
+  )
+
+
 class PixelEncoder(hk.Module):
   """Three convolutions without pooling, ReLU, flattened.
 
@@ -179,9 +200,8 @@ class PixelEncoder(hk.Module):
     chex.assert_rank(pixels, 3)
     x = pixels.astype(jnp.float32) / 255
     for l in range(3):
-      uniform = hk.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-      x = hk.Conv2D(32, 3, stride=2, w_init=uniform, name=f"conv_{l}")(x)
-      x = jax.nn.relu(x)
+      x = _patches(x)
+      x = jax.nn.relu(_linear(x.shape[-1], 32, f"conv_{l}")(x))
     return x.reshape(-1)
 
 

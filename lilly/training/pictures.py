@@ -129,7 +129,10 @@ def curves(
     if metric in log_scale:
       ax.set_yscale("log")
     if lines:
-      ax.legend(frameon=False, fontsize=8)
+      # Many lines leave no room for it among them.
+      outside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+      many = len(ax.get_lines()) > 5
+      ax.legend(frameon=False, fontsize=8, **(outside if many else {}))
   save(sheet, path)
   _save_table(path.with_suffix(".csv"), x_label or "step", table)
 

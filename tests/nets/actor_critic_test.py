@@ -183,6 +183,23 @@ def test_pixels_become_features():
   assert 0 < features.max() < 2
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 3), (7, 4, 2), (1, 1, 1)])
+def test_pixels_are_convolved(shape):
+  network = hk.transform(lambda x: actor_critic.PixelEncoder()(x))
+  pixels = jax.random.randint(jax.random.key(1), shape, 0, 256, jnp.uint8)
+  params = network.init(jax.random.key(0), pixels)
+  found = network.apply(params, None, pixels)
+  x = pixels[None] / 255
+  for l in range(3):
+    layer = params[f"pixel_encoder/conv_{l}"]
+    kernel = layer["w"].reshape(3, 3, x.shape[-1], 32)
+    x = jax.lax.conv_general_dilated(
+      *(x, kernel, (2, 2), "SAME"), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    x = jax.nn.relu(x + layer["b"].reshape(1, 1, 1, -1))
+  np.testing.assert_allclose(found, x.ravel(), rtol=1e-4, atol=1e-5)
+
+
 def test_bad_sizes_are_refused():
   for make, message in (
     (lambda: actor_critic.DeterministicPolicy(0), "num_actions is 0"),
