@@ -13,6 +13,7 @@ batch_norm normalises as the paper does, batch_norm_no_target its control.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -25,7 +26,6 @@ with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
   import numpy as np
-  import optax
 
   from lilly.control import exploration
   from lilly.envs import catalog, environment, episodes, rendering, wrappers
@@ -127,14 +127,9 @@ class State(NamedTuple):
 
 
 def optimisers(hyper: dict[str, Any]) -> tuple[Any, Any]:
-  """Adam; the critic's weights, not its biases, decay within the gradient."""
-
-  def is_weight(params):
-    return jax.tree.map(lambda x: x.ndim > 1, params)
-
-  decay = optax.add_decayed_weights(hyper["weight_decay"], mask=is_weight)
-  critic = optax.chain(decay, optax.adam(hyper["critic_rate"]))
-  policy = optax.adam(hyper["policy_rate"])
+  """Of the policy, and of the critic, whose weights decay."""
+  critic = learner.adam(hyper["critic_rate"], hyper["weight_decay"])
+  policy = learner.adam(hyper["policy_rate"])
   return training.skip_nonfinite(policy), training.skip_nonfinite(critic)
 
 
@@ -316,14 +311,11 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
 def pairs() -> dict[str, tuple[str, str]]:
   """Name of what is run -> its task and its variant."""
   several = len(_VARIANTS.value) > 1
-  return {
-    "_".join([task.replace("/", "_"), *([variant] if several else [])]): (
-      task,
-      variant,
-    )
-    for task in _TASKS.value
-    for variant in _VARIANTS.value
-  }
+  found = {}
+  for task, variant in itertools.product(_TASKS.value, _VARIANTS.value):
+    parts = [task.replace("/", "_"), *([variant] if several else [])]
+    found["_".join(parts)] = (task, variant)
+  return found
 
 
 def draw(results: training.Results, out_dir: Any) -> None:

@@ -6,7 +6,7 @@ that is best for those, `forward` follows it.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -245,8 +245,7 @@ def plan(
     reward: r(t, x, u).
     final: of the last state; None: nothing.
     num_iterations: passes.
-    limit: actions are cut to ±limit; None: they are not. The gains do not know
-      of it.
+    limit: as of `forward`; the gains do not know of it.
 
   Returns:
     The best trajectory, and the gains around it.
@@ -267,41 +266,8 @@ def plan(
   ((4, 1), 0.0)
   """
   if num_iterations < 1:
-    raise ValueError(
-      f"num_iterations is {num_iterations}; it must be at least 1."
-    )
-  functions: dict[str, Any] = {
-    "dynamics": dynamics,
-    "reward": reward,
-    "final": final,
-  }
-
-  def gains_of(best, damping):
-    around = expand(best.states, best.actions, **functions)
-    return backward(around, damping=damping)
-
-  def improve(carry, _):
-    best, damping = carry
-    gains = gains_of(best, damping)
-
-    def follow(step_size):
-      options = functions | {"step_size": step_size, "limit": limit}
-      return forward(gains, best.states, best.actions, **options)
-
-    tried = jax.vmap(follow)(0.5 ** jnp.arange(11, dtype=state.dtype))
-    # A trajectory that leaves the numbers is not the best one.
-    totals = jnp.where(jnp.isfinite(tried.total), tried.total, -jnp.inf)
-    index = jnp.argmax(totals)
-    is_better = totals[index] > best.total
-    chosen = jax.tree.map(lambda x: x[index], tried)
-    best = jax.tree.map(
-      lambda new, old: jnp.where(is_better, new, old), chosen, best
-    )
-    damping = jnp.where(
-      is_better, jnp.maximum(damping / 10, 1e-6), jnp.minimum(damping * 10, 1e6)
-    )
-    return (best, damping), None
-
+    raise ValueError(f"num_iterations is {num_iterations}; give 1 or more.")
+  functions = {"dynamics": dynamics, "reward": reward, "final": final}
   states = jnp.zeros((len(actions) + 1, len(state)), state.dtype)
   states = states.at[0].set(state)
   feedback = jnp.zeros((*actions.shape, len(state)), state.dtype)
@@ -309,9 +275,40 @@ def plan(
     0 * actions, feedback, feedback, 0 * actions[:, 0], states[0, 0]
   )
   best = forward(still, states, actions, limit=limit, **functions)
-  carry = best, jnp.asarray(1e-3, state.dtype)
-  (best, damping), _ = jax.lax.scan(improve, carry, length=num_iterations)
-  return best, gains_of(best, damping)
+
+  def improve(carry, _):
+    best, damping = carry
+    return _improved(best, damping, functions, limit), None
+
+  start = best, jnp.asarray(1e-3, state.dtype)
+  (best, damping), _ = jax.lax.scan(improve, start, length=num_iterations)
+  return best, _gains(best, damping, functions)
+
+
+def _gains(best, damping, functions):
+  around = expand(best.states, best.actions, **functions)
+  return backward(around, damping=damping)
+
+
+def _improved(best, damping, functions, limit):
+  """Makes one pass; returns the better trajectory and the next damping."""
+  gains = _gains(best, damping, functions)
+
+  def follow(step_size):
+    options = functions | {"step_size": step_size, "limit": limit}
+    return forward(gains, best.states, best.actions, **options)
+
+  tried = jax.vmap(follow)(0.5 ** jnp.arange(11, dtype=best.states.dtype))
+  # A trajectory that leaves the numbers is not the best one.
+  totals = jnp.where(jnp.isfinite(tried.total), tried.total, -jnp.inf)
+  index = jnp.argmax(totals)
+  is_better = totals[index] > best.total
+  best = jax.tree.map(
+    lambda new, old: jnp.where(is_better, new[index], old), tried, best
+  )
+  shrunk = jnp.maximum(damping / 10, 1e-6)
+  grown = jnp.minimum(damping * 10, 1e6)
+  return best, jnp.where(is_better, shrunk, grown)
 
 
 def _symmetric(x):

@@ -17,6 +17,7 @@ __all__ = [
   "Transition",
   "Weights",
   "act",
+  "adam",
   "init",
   "networks",
   "update",
@@ -57,6 +58,33 @@ class State(NamedTuple):
   target_critic: Weights
   policy_moments: optax.OptState
   critic_moments: optax.OptState
+
+
+def adam(
+  learning_rate: float | jax.Array, weight_decay: float | jax.Array = 0.0
+) -> optax.GradientTransformation:
+  """Makes Adam with weight decay as a part of the gradient.
+
+  Not AdamW: g + decay w is what Adam's moments are of. Biases, and scales and
+  offsets of batch normalisation, do not decay.
+
+  Args:
+    learning_rate: of Adam.
+    weight_decay: of weights.
+
+  Returns:
+    The optimiser.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7: 1e-2 for the
+    critic; that it is coupled is our reading (unconfirmed).
+  """
+
+  def is_weight(params):
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+  decay = optax.add_decayed_weights(weight_decay, mask=is_weight)
+  return optax.chain(decay, optax.adam(learning_rate))
 
 
 def networks(
