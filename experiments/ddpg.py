@@ -34,43 +34,26 @@ with epy.lazy_imports():
   from lilly.training import pictures
 
 VARIANTS = ("ddpg", "no_target", "batch_norm", "batch_norm_no_target")
-# Mean returns of a random policy (1,000 episodes), and of the best policy that
-# any run has found.
-SCORES = {
-  "pendulum": (-1208.0, -142.0),
-  "cartpole_swingup": (86.0, 880.0),
-  "cartpole_balance": (292.0, 998.0),
-  "reacher": (486.0, 976.0),
-  "reacher_fixed": (455.0, 994.0),
-  "point_mass": (5.0, 896.0),
-  "mountain_car": (-33.0, 94.0),
-}
-# How often an action is repeated, for about 25 actions in a second.
-REPEATS = {
-  "cartpole_swingup": 4,
-  "cartpole_balance": 4,
-  "reacher": 2,
-  "reacher_fixed": 2,
-  "point_mass": 2,
-}
-
 _CPU = {"hidden_sizes": ["64", "64"], "num_updates": 20_000, "log_every": 1000}
 _CPU |= {"eval_every": 5000, "capacity": 100_000, "reward_scale": 0.1}
+_IMAGES = {"hidden_sizes": ["200", "200"], "batch_size": 16}
 _PAPER = {"batch_norm": True, "weight_decay": 1e-2, "capacity": 1_000_000}
 _PAPER |= {"num_updates": 2_500_000, "log_every": 1000, "eval_every": 50_000}
 _SMOKE = {"hidden_sizes": ["8", "8"], "num_updates": 4, "log_every": 2}
 _SMOKE |= {"eval_every": 4, "capacity": 50, "start_steps": 20, "batch_size": 4}
 PRESETS: dict[str, dict[str, Any]] = {
-  "cpu": _CPU,
+  "cpu": _CPU | {"pixels=True": _IMAGES | {"capacity": 20_000}},
   "smoke": _SMOKE | {"num_starts": 2},
   "gpu": _CPU | {"num_updates": 50_000},
-  "paper": _PAPER,
+  "paper": _PAPER | {"pixels=True": _IMAGES | {"capacity": 100_000}},
 }
 
 FLAGS = flags.FlagValues()
 training.define_flags(FLAGS, PRESETS)
 _OWN = {"flag_values": FLAGS}
-_TASKS = flags.DEFINE_list("tasks", ["pendulum"], "What is learnt.", **_OWN)
+_NAMES = flags.DEFINE_list(
+  "tasks", ["pendulum"], "What is learnt; all: what needs no engine.", **_OWN
+)
 _VARIANTS = flags.DEFINE_list(
   "variants", ["ddpg"], f"To compare: {', '.join(VARIANTS)}.", **_OWN
 )
@@ -84,15 +67,15 @@ _PIXELS = flags.DEFINE_bool(
   "pixels", False, "Learn from pictures of 3 repeats of an action.", **_OWN
 )
 _HYPER = {
-  name: flags.DEFINE_float(name, value, text, lower_bound=0.0, **_OWN)
-  for name, value, text in (
-    ("policy_rate", 1e-4, "Learning rate of the policy."),
-    ("critic_rate", 1e-3, "Learning rate of the critic."),
-    ("weight_decay", 0.0, "Of the critic, added to gradients [paper: 1e-2]."),
-    ("tau", 1e-3, "How far the slow copies go in an update."),
-    ("discount", 0.99, "Of rewards, for each step."),
-    ("theta", 0.15, "Noise: how fast it goes back to 0."),
-    ("sigma", 0.2, "Noise: its innovations."),
+  name: flags.DEFINE_float(name, value, text, 0.0, most, **_OWN)
+  for name, value, most, text in (
+    ("policy_rate", 1e-4, None, "Learning rate of the policy."),
+    ("critic_rate", 1e-3, None, "Learning rate of the critic."),
+    ("weight_decay", 0.0, None, "Of the critic, in gradients [paper: 1e-2]."),
+    ("tau", 1e-3, 1.0, "How far the slow copies go in an update."),
+    ("discount", 0.99, 1.0, "Of rewards, for each step."),
+    ("theta", 0.15, None, "Noise: how fast it goes back to 0."),
+    ("sigma", 0.2, None, "Noise: its innovations."),
   )
 }
 _DT = flags.DEFINE_float("dt", 1.0, "Noise: length of a step.", 0.0, **_OWN)
@@ -137,7 +120,11 @@ def make_environment(task: str, **options: Any) -> Any:
   """A task with actions in [-1, 1]; of numbers, or of pictures."""
   try:
     env = wrappers.normalize_actions(catalog.make(task, **options))
-    repeats = _REPEAT.value or (3 if _PIXELS.value else REPEATS.get(task, 1))
+    repeats = _REPEAT.value or (
+      3 if _PIXELS.value else catalog.REPEATS.get(task, 1)
+    )
+    if _PIXELS.value and env.render is None:
+      raise ValueError("it has no pictures; leave out --pixels.")
     if _PIXELS.value:
       size = _SIZES["image_size"].value
       return rendering.pixels(env, size, num_frames=repeats)
@@ -254,27 +241,14 @@ def update(state: State, env: Any, nets: Any) -> tuple[State, dict[str, Any]]:
 def evaluate(policy: Any, env: Any, nets: Any) -> Any:
   """Mean greedy return from starts of its own, the same at every time."""
   keys = jax.random.split(jax.random.key(1), _SIZES["num_starts"].value)
-
-  def of_episode(key):
-    return episodes.play(key, env, greedy(nets, policy))
-
-  return jnp.mean(jax.vmap(of_episode)(keys))
-
-
-def greedy(nets: Any, policy: Any) -> Any:
-  """Makes a policy as `episodes` plays them, without noise."""
-  return lambda key, observation: learner.act(nets, policy, observation)
+  act = learner.greedy(nets, policy)
+  return jnp.mean(jax.vmap(lambda key: episodes.play(key, env, act))(keys))
 
 
 def make_networks(env: Any, variant: str) -> Any:
   """The networks that a variant learns."""
   (num_actions,) = env.action_spec.shape
   normalises = _BATCH_NORM.value or variant.startswith("batch_norm")
-  if not all(size.isdecimal() and int(size) for size in _HIDDEN.value):
-    raise training.RunError(
-      f"--hidden_sizes={','.join(_HIDDEN.value)} must be positive integers, "
-      "such as 400,300."
-    )
   return learner.networks(
     num_actions,
     [int(size) for size in _HIDDEN.value],
@@ -283,36 +257,72 @@ def make_networks(env: Any, variant: str) -> Any:
   )
 
 
+def check() -> None:
+  """Refuses flags that do not fit, before anything is compiled."""
+  hyper = {name: flag.value for name, flag in _HYPER.items()}
+  sizes = {name: flag.value for name, flag in _SIZES.items()}
+  variants, hidden = _VARIANTS.value, _HIDDEN.value
+  normalising = {"batch_norm", "batch_norm_no_target"} & set(variants)
+  numbers = [*hyper.values(), _DT.value, _REWARD_SCALE.value]
+  shown = f"--variants={','.join(variants)} --tasks={','.join(_NAMES.value)}"
+  least = 1 if _PIXELS.value else 2
+  wrong = {
+    f"{shown} names no experiment; variants are {', '.join(VARIANTS)}.": (
+      not variants or not tasks() or set(variants) - set(VARIANTS)
+    ),
+    f"{shown} names something twice; name it once.": (
+      len({*variants}) < len(variants) or len({*tasks()}) < len(tasks())
+    ),
+    f"{shown} --batch_norm: either the flag or these variants, for both "
+    "normalise.": _BATCH_NORM.value and normalising,
+    f"--capacity={sizes['capacity']} is less than --batch_size="
+    f"{sizes['batch_size']}; keep at least a batch for replay.": (
+      sizes["capacity"] < sizes["batch_size"]
+    ),
+    "--batch_size=1 has no variance to normalise by; use 2 or more.": (
+      (_BATCH_NORM.value or normalising) and sizes["batch_size"] < 2
+    ),
+    "hyper-parameters, --dt and --reward_scale must be finite numbers, "
+    "--reward_scale not 0.": not np.all(np.isfinite(numbers))
+    or not numbers[-1],
+    f"--dt={_DT.value} must be positive, and times --theta={hyper['theta']} "
+    "less than 2, or the noise grows without end.": (
+      not _DT.value > 0 or not hyper["theta"] * _DT.value < 2
+    ),
+    f"--hidden_sizes={','.join(hidden)} must be {least} or more positive "
+    "integers, such as 400,300.": len(hidden) < least
+    or not all(size.isdecimal() and int(size) for size in hidden),
+  }
+  for sentence, is_wrong in wrong.items():
+    if is_wrong:
+      raise training.RunError(sentence)
+
+
 def make_experiments(options: training.Options) -> dict[str, Any]:
   """Each task with each variant; their name is the task's where one is run."""
-  unknown = set(_VARIANTS.value) - set(VARIANTS)
-  if unknown or not _VARIANTS.value or not _TASKS.value:
-    raise training.RunError(
-      f"--variants={','.join(_VARIANTS.value)} --tasks={','.join(_TASKS.value)}"
-      f" names no experiment; variants are {', '.join(VARIANTS)}."
-    )
-  if _SIZES["capacity"].value < _SIZES["batch_size"].value:
-    raise training.RunError(
-      f"--capacity={_SIZES['capacity'].value} is less than --batch_size="
-      f"{_SIZES['batch_size'].value}; keep at least a batch for replay."
-    )
+  check()
   return {
     name: make_experiment(
       make_environment(task),
       variant,
       # A physics engine takes long to reset; a pool of starts is made once.
       pool=16 if "/" in task else None,
-      scores=SCORES.get(task),
+      scores=catalog.SCORES.get(task),
     )
     for name, (task, variant) in pairs().items()
   }
+
+
+def tasks() -> list[str]:
+  """Names of the tasks."""
+  return catalog.names() if _NAMES.value == ["all"] else _NAMES.value
 
 
 def pairs() -> dict[str, tuple[str, str]]:
   """Name of what is run -> its task and its variant."""
   several = len(_VARIANTS.value) > 1
   found = {}
-  for task, variant in itertools.product(_TASKS.value, _VARIANTS.value):
+  for task, variant in itertools.product(tasks(), _VARIANTS.value):
     parts = [task.replace("/", "_"), *([variant] if several else [])]
     found["_".join(parts)] = (task, variant)
   return found
@@ -321,7 +331,7 @@ def pairs() -> dict[str, tuple[str, str]]:
 def draw(results: training.Results, out_dir: Any) -> None:
   """Returns; values against what came of them; films."""
   wanted = {"eval/score": "score (0 random, 1 best known)"}
-  if not set(_TASKS.value) <= set(SCORES):
+  if not set(tasks()) <= set(catalog.SCORES):
     wanted = {"eval/return": "return of the greedy policy"}
   pictures.curves(results, out_dir / "curves.png", wanted)
   valued = {}
@@ -331,67 +341,47 @@ def draw(results: training.Results, out_dir: Any) -> None:
     )
     env = make_environment(task)
     nets = make_networks(env, variant)
-    valued[name] = jax.device_get(values(task, nets, agent))
+    discount = results.states[name].hyper["discount"][0]
+    q, total = jax.device_get(values(task, nets, agent, discount))
+    valued[name] = (total, q)
     if env.render is not None:
       film(out_dir / f"{name}.gif", env, nets, agent.policy)
-  draw_values(valued, out_dir / "values.png")
+  labels = ("discounted rewards", "Q")
+  pictures.agreement(valued, out_dir / "values.png", labels)
 
 
-def values(task: str, nets: Any, agent: Any, num_steps: int = 200) -> Any:
+def values(task: str, nets: Any, agent: Any, discount: Any) -> Any:
   """Q(s, a) and the discounted rewards that followed, of greedy episodes.
 
-  The episodes have no time limit, and are followed beyond the steps that are
-  shown, until what is left out hardly counts.
+  The episodes have no time limit. Of 200 steps that are shown the last has 400
+  more behind it: enough for discounts up to 0.99, of which 2 % are left out.
+  NaN after an end.
   """
-  env = make_environment(task, num_steps=None)
-  discount = _HYPER["discount"].value
+  env, num_steps = make_environment(task, num_steps=None), 200
 
   def of_episode(key):
     _, seen, actions, steps = episodes.rollout(
-      key, env, greedy(nets, agent.policy), 3 * num_steps
+      key, env, learner.greedy(nets, agent.policy), 3 * num_steps
     )
-
-    def back(total, step):
-      total = (
-        _REWARD_SCALE.value * step.reward + discount * step.discount * total
-      )
-      return total, total
-
-    totals = jax.lax.scan(back, jnp.zeros(()), steps, reverse=True)[1]
-    # A terminated episode is over, though the world could be asked to go on.
-    ends = jnp.cumsum(steps.discount == 0) - (steps.discount == 0) > 0
+    totals = _REWARD_SCALE.value * episodes.discounted(steps, discount)
     q = jax.vmap(lambda s, a: learner.value(nets, agent.critic, s, a))
-    totals = jnp.where(ends, jnp.nan, totals)
     return q(seen, actions)[:num_steps], totals[:num_steps]
 
   return jax.jit(jax.vmap(of_episode))(jax.random.split(jax.random.key(3), 5))
-
-
-def draw_values(valued: dict[str, Any], path: Any) -> None:
-  """Figure 3: one point for each state that a greedy policy visits."""
-  sheet, axes = pictures.axes(-(-len(valued) // 4), min(len(valued), 4))
-  for axis in np.ravel(axes)[len(valued) :]:
-    axis.remove()
-  for axis, (name, (q, total)) in zip(
-    np.ravel(axes), valued.items(), strict=False
-  ):
-    is_played = np.isfinite(total)
-    total, q = total[is_played], q[is_played]
-    axis.plot(total, q, ".", markersize=2, alpha=0.5)
-    ends = [min(total.min(), q.min()), max(total.max(), q.max())]
-    axis.plot(ends, ends, color="black", linewidth=1)
-    axis.set(xlabel="discounted rewards", ylabel="Q", title=name)
-  pictures.save(sheet, path)
 
 
 def film(path: Any, env: Any, nets: Any, policy: Any) -> None:
   """A greedy episode of the first run, every second step."""
 
   def frames(key):
-    states = episodes.rollout(key, env, greedy(nets, policy), 200)[0]
-    return jax.lax.map(lambda state: env.render(state, 128), states)
+    states, _, _, steps = episodes.rollout(
+      key, env, learner.greedy(nets, policy), 200
+    )
+    ended = jnp.cumsum(environment.is_last(steps)) > 0
+    return ended, jax.lax.map(lambda state: env.render(state, 128), states)
 
-  pictures.gif(path, np.asarray(jax.jit(frames)(jax.random.key(2)))[::2], 25)
+  ended, drawn = jax.device_get(jax.jit(frames)(jax.random.key(2)))
+  pictures.gif(path, drawn[: 1 + np.sum(~ended) : 2], 25)
 
 
 def main(options: training.Options) -> int:
@@ -407,29 +397,27 @@ def _share(task, least, step=20_000):
   return lambda results: np.where(measure(results) >= least, 1.0, 0.0)
 
 
-def _correlation(task):
-  """Of Q with the discounted rewards that followed, for each seed."""
+def _correlation(results):
+  """Of the pendulum's Q with the rewards that followed, for each seed."""
+  claims.last("pendulum", "eval/return")(results)  # not applicable if not run
+  nets = make_networks(make_environment("pendulum"), "ddpg")
 
-  def measure(results):
-    claims.last(task, "eval/return")(results)  # not applicable if not run
-    nets = make_networks(make_environment(task), "ddpg")
-    agents = results.states[task].agent
-    return [
-      np.corrcoef(*map(np.ravel, values(task, nets, agent)))[0, 1]
-      for i in range(len(results.runs[task]))
-      for agent in [jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), agents)]
-    ]
+  def of_run(run):
+    return values("pendulum", nets, run.agent, run.hyper["discount"])
 
-  return measure
+  found = jax.device_get(jax.vmap(of_run)(results.states["pendulum"]))
+  pairs = zip(*found, strict=True)
+  return [np.corrcoef(*map(np.ravel, pair))[0, 1] for pair in pairs]
 
 
 def _state(*rows, **where):
   """Turns rows of name, sentence, measure, relation, threshold into claims."""
   stated = PRESETS["cpu"]
-  for flag in ("hidden_sizes", "capacity", "reward_scale", "num_updates"):
+  for flag in ("hidden_sizes", "reward_scale", "num_updates"):
     where.setdefault(flag, [stated[flag]])
   where |= {"variants": [["ddpg"]], "pixels": [False], "batch_norm": [False]}
-  where |= {name: [flag.default] for name, flag in _HYPER.items()}
+  for name in (*_HYPER, *_SIZES, "dt", "action_repeat", "sweep"):
+    where.setdefault(name, [stated.get(name, FLAGS[name].default)])
   return tuple(
     claims.Claim(*row[:5], where=where, statistic=(*row, "median")[5])
     for row in rows
@@ -446,7 +434,7 @@ CLAIMS = (
     ),
     (
       *("q", "pendulum: correlation of Q with the rewards that followed"),
-      *(_correlation("pendulum"), ">", 0.9),
+      *(_correlation, ">", 0.9),
     ),
   ),
   *_state(
@@ -460,11 +448,10 @@ CLAIMS = (
     num_updates=[_LONG],
   ),
 )
-_ALL = "--tasks=" + ",".join(SCORES)
 _LONGER = [f"--num_updates={_LONG}", "--num_seeds=8"]
 REPRODUCE = {
   "pendulum": ["--num_seeds=8"],
-  "tasks": [_ALL, *_LONGER],
+  "tasks": ["--tasks=all", *_LONGER],
   "ablations": [
     "--tasks=pendulum,cartpole_swingup,reacher",
     f"--variants={','.join(VARIANTS)}",

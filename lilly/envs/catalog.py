@@ -16,7 +16,7 @@ from lilly.envs import (
 )
 from lilly.envs.environment import Environment
 
-__all__ = ["make", "names"]
+__all__ = ["REPEATS", "SCORES", "make", "names"]
 
 _TASKS: dict[str, Callable[..., Environment]] = {
   "pendulum": pendulum.make,
@@ -30,6 +30,27 @@ _TASKS: dict[str, Callable[..., Environment]] = {
 _SIMULATORS: dict[str, Callable[..., Environment]] = {
   "brax": brax_environments.make,
   "playground": playground_environments.make,
+}
+
+# Mean returns of a random policy (1,000 episodes), and of the best policy that
+# any run has found.
+SCORES = {
+  "pendulum": (-1208.0, -142.0),
+  "cartpole_swingup": (86.0, 880.0),
+  "cartpole_balance": (292.0, 998.0),
+  "reacher": (486.0, 976.0),
+  "reacher_fixed": (455.0, 994.0),
+  "point_mass": (5.0, 896.0),
+  "mountain_car": (-33.0, 94.0),
+}
+# How often an action is repeated, for about 25 actions in a second; SCORES are
+# of tasks so repeated.
+REPEATS = {
+  "cartpole_swingup": 4,
+  "cartpole_balance": 4,
+  "reacher": 2,
+  "reacher_fixed": 2,
+  "point_mass": 2,
 }
 
 
@@ -50,7 +71,8 @@ def make(name: str, **options: Any) -> Environment:
 
   Args:
     name: one of `names()`, or a simulator's with the simulator in front:
-      "brax/inverted_pendulum", "playground/CartpoleSwingup".
+      "brax/reacher", "playground/CartpoleSwingup"; of brax with its backend
+      behind, if not spring: "brax/inverted_pendulum:generalized".
     **options: keyword arguments of that task's `make`.
 
   Returns:
@@ -64,7 +86,10 @@ def make(name: str, **options: Any) -> Environment:
   (1,)
   """
   simulator, _, task = name.rpartition("/")
+  task, _, backend = task.partition(":")
   if simulator in _SIMULATORS:
+    if backend:
+      options = {"backend": backend} | options
     return _SIMULATORS[simulator](task, **options)
   if name not in _TASKS:
     near = difflib.get_close_matches(name, _TASKS, n=1)

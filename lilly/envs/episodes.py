@@ -9,10 +9,40 @@ import jax.numpy as jnp
 from lilly.envs import environment
 from lilly.envs.environment import Environment
 
-__all__ = ["play", "rollout"]
+__all__ = ["discounted", "play", "rollout"]
 
 # act(key, observation) -> action
 Policy = Callable[[jax.Array, Any], jax.Array]
+
+
+def discounted(
+  steps: environment.Step, discount: float | jax.Array
+) -> jax.Array:
+  """Sums the rewards from each step on, each weighed by what lies before it.
+
+  G_t = r_t + γ d_t G_{t+1},  0 after the last step.
+
+  Args:
+    steps: as from `rollout`, [T, ...] each; of one episode.
+    discount: γ.
+
+  Returns:
+    G, [T]; NaN at steps after an end of the world, which mean nothing.
+
+  >>> steps = environment.make_step(jnp.zeros(1), 1.0)
+  >>> steps = jax.tree.map(lambda x: jnp.stack([x, x]), steps)
+  >>> discounted(steps, 0.5).tolist()
+  [1.5, 1.0]
+  """
+
+  def back(total, step):
+    total = step.reward + discount * step.discount * total
+    return total, total
+
+  totals = jax.lax.scan(back, jnp.zeros(()), steps, reverse=True)[1]
+  is_end = steps.discount == 0
+  is_past = jnp.cumsum(is_end) - is_end > 0
+  return jnp.where(is_past, jnp.nan, totals)
 
 
 def play(key: jax.Array, env: Environment, act: Policy) -> jax.Array:

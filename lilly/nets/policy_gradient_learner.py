@@ -1,6 +1,6 @@
 """One update of DDPG: a critic, its policy, and slow copies of both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -18,6 +18,7 @@ __all__ = [
   "Weights",
   "act",
   "adam",
+  "greedy",
   "init",
   "networks",
   "update",
@@ -203,6 +204,21 @@ def act(nets: Networks, policy: Weights, observation: jax.Array) -> jax.Array:
   return _apply(nets.policy, policy, observation[None])[0][0]
 
 
+def greedy(
+  nets: Networks, policy: Weights
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+  """Makes `act` of one policy, as `envs.episodes` play it: the key is unused.
+
+  Args:
+    nets: as from `networks`.
+    policy: of the state.
+
+  Returns:
+    Maps a key and an observation to an action.
+  """
+  return lambda key, observation: act(nets, policy, observation)
+
+
 def value(
   nets: Networks, critic: Weights, observation: jax.Array, action: jax.Array
 ) -> jax.Array:
@@ -312,6 +328,12 @@ def _policy_step(nets, state, batch, optimiser):
 
 def _stepped(optimiser, grads, moments, weights, norms):
   updates, moments = optimiser.update(grads, moments, weights.params)
+  # Guarded as the optimiser guards parameters: averages would keep a NaN.
+  norms = jax.tree.map(
+    lambda new, old: jnp.where(jnp.isfinite(new), new, old),
+    norms,
+    weights.norms,
+  )
   return Weights(optax.apply_updates(weights.params, updates), norms), moments
 
 

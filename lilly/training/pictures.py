@@ -15,6 +15,7 @@ from lilly.training import claims, experiment, statistics
 __all__ = [
   "COLOURS",
   "accesses",
+  "agreement",
   "axes",
   "band",
   "curves",
@@ -212,6 +213,33 @@ def _by_first_use(is_used):
 def save(sheet: Any, path: pathlib.Path) -> None:
   """Writes a figure as PNG, without a date inside."""
   sheet.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def agreement(
+  pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  path: pathlib.Path,
+  labels: tuple[str, str],
+) -> None:
+  """Draws two measures of the same things against each other, and equality.
+
+  Args:
+    pairs: for each of the axes its title and both measures, of one shape;
+      points where one is not finite are left out.
+    path: of the PNG.
+    labels: of the horizontal and the vertical axis.
+  """
+  sheet, grid = axes(-(-len(pairs) // 4), min(len(pairs), 4))
+  for ax in grid.flat[len(pairs) :]:
+    ax.remove()
+  for ax, (title, (x, y)) in zip(grid.flat, pairs.items(), strict=False):
+    points = np.stack([np.ravel(x), np.ravel(y)])
+    points = points[:, np.isfinite(points).all(axis=0)]
+    ax.plot(*points, ".", markersize=2, alpha=0.5)
+    if points.size:
+      ends = [points.min(), points.max()]
+      ax.plot(ends, ends, color="black", linewidth=1)
+    ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
+  save(sheet, path)
 
 
 def gif(path: pathlib.Path, frames: np.ndarray, fps: float = 30.0) -> None:

@@ -29,3 +29,14 @@ def test_a_rollout_says_what_was_acted_on():
   np.testing.assert_array_equal(seen[3] - seen[0], seen[4] - seen[1])
   assert steps.truncated.tolist() == [i % 3 == 2 for i in range(7)]
   assert len(set(actions.ravel().tolist())) == 7  # keys are used once
+
+
+def test_rewards_are_discounted_up_to_an_end():
+  def steps_of(env):
+    return episodes.rollout(jax.random.key(0), env, act, 5)[3]
+
+  alive = episodes.discounted(steps_of(scripted.counter()), 0.5)
+  # Rewards count: 1, 2, 3, 4, 5.
+  np.testing.assert_allclose(alive, [3.5625, 5.125, 6.25, 6.5, 5.0])
+  ended = episodes.discounted(steps_of(scripted.counter(3)), 0.5)
+  np.testing.assert_allclose(ended, [2.75, 3.5, 3.0, np.nan, np.nan])

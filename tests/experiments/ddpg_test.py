@@ -94,6 +94,31 @@ def test_what_is_remembered():
   assert np.abs(replay.action).max() <= 1
 
 
+def test_ends_rewards_and_noisy_actions_are_remembered():
+  flags = ["--preset=smoke", "--reward_scale=0.5", "--sigma=3", "--dt=0.25"]
+  training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
+  env = counting_environment(None)
+
+  def step(key, state, action):
+    state, step = env.step(key, state, action)
+    return state, step._replace(discount=jnp.where(state % 4 == 0, 0.0, 1.0))
+
+  experiment = ddpg.make_experiment(env._replace(step=step))
+  state = experiment.init(jax.random.key(0), experiment.hyper, ())
+  state, _ = jax.jit(
+    lambda state: jax.lax.scan(
+      lambda s, _: experiment.update(s, ()), state, None, length=12
+    )
+  )(state)
+  seen = jax.tree.map(lambda x: np.asarray(x)[:32], ring.contents(state.replay))
+  np.testing.assert_array_equal(seen.reward, 0.5)
+  np.testing.assert_array_equal(
+    seen.discount, np.where(seen.next_observation[:, 0] % 4 == 0, 0.0, 1.0)
+  )
+  acted = np.abs(seen.action[20:])  # policies begin near 0: this is noise
+  assert acted.max() == 1.0 and np.sum((acted > 0.2) & (acted < 1.0)) > 2
+
+
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_replay_is_not_copied_at_every_step(batch):
   training.parse(ddpg.FLAGS, ["ddpg", "--preset=smoke", "--capacity=77"], "d")
@@ -139,15 +164,21 @@ def test_published_settings():
 
 
 def test_weights_decay_within_adam_and_biases_do_not():
-  hyper = {"policy_rate": 0.1, "critic_rate": 0.1, "weight_decay": 0.5}
+  hyper = {"policy_rate": 0.1, "critic_rate": 0.2, "weight_decay": 0.5}
   params = {"w": jnp.array([[2.0]]), "b": jnp.array([2.0])}
-  for optimiser, moved in zip(
-    ddpg.optimisers(hyper), ((0, 0), (-0.1, 0)), strict=True
+  # Without a gradient, and with a large one: then Adam's step is its rate.
+  wanted = {
+    "policy": ((0, 0), (-0.1, -0.1)),
+    "critic": ((-0.2, 0), (-0.2, -0.2)),
+  }
+  for optimiser, moves in zip(
+    ddpg.optimisers(hyper), wanted.values(), strict=True
   ):
-    grads = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimiser.update(grads, optimiser.init(params), params)
-    found = (updates["w"][0, 0], updates["b"][0])
-    np.testing.assert_allclose(found, moved, rtol=1e-5)
+    for gradient, moved in zip((0.0, 9.0), moves, strict=True):
+      grads = jax.tree.map(lambda x, g=gradient: jnp.full_like(x, g), params)
+      updates, _ = optimiser.update(grads, optimiser.init(params), params)
+      found = (updates["w"][0, 0], updates["b"][0])
+      np.testing.assert_allclose(found, moved, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +197,14 @@ def test_weights_decay_within_adam_and_biases_do_not():
     (["--capacity=3"], "capacity"),
     (["--hidden_sizes=64,x"], "hidden_sizes"),
     (["--hidden_sizes=0"], "hidden_sizes"),
+    (["--hidden_sizes=8"], "hidden_sizes=8 must be 2 or more"),
+    (["--variants=ddpg,ddpg"], "twice"),
+    (["--batch_norm", "--variants=ddpg,batch_norm"], "--batch_norm"),
+    (["--batch_norm", "--batch_size=1"], "use 2 or more"),
+    (["--discount=1.5"], "discount"),
+    (["--sigma=nan"], "finite"),
+    (["--dt=0"], "--dt=0.0 must be positive"),
+    (["--theta=1", "--dt=2"], "less than 2"),
     (["--batch_size=0"], "batch_size"),
     (["--tau=-1"], "tau"),
   ],
