@@ -14,6 +14,7 @@ batch_norm normalises as the paper does, batch_norm_no_target its control.
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -323,7 +324,7 @@ def pairs() -> dict[str, tuple[str, str]]:
   several = len(_VARIANTS.value) > 1
   found = {}
   for task, variant in itertools.product(tasks(), _VARIANTS.value):
-    parts = [task.replace("/", "_"), *([variant] if several else [])]
+    parts = [re.sub("[/:]", "_", task), *([variant] if several else [])]
     found["_".join(parts)] = (task, variant)
   return found
 

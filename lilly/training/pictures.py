@@ -134,6 +134,9 @@ def curves(
       outside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
       many = len(ax.get_lines()) > 5
       ax.legend(frameon=False, fontsize=8, **(outside if many else {}))
+      if many:
+        longest = max(len(line.get_label()) for line in ax.get_lines())
+        sheet.set_figwidth(sheet.get_figwidth() + 0.5 + 0.07 * longest)
   save(sheet, path)
   _save_table(path.with_suffix(".csv"), x_label or "step", table)
 

@@ -33,13 +33,13 @@ def test_a_variant_of_a_task_runs_and_is_drawn(tmp_path):
 
 
 def test_several_variants_have_names_of_their_own():
-  flags = ["--tasks=pendulum,brax/ant", "--variants=ddpg,batch_norm"]
+  flags = ["--tasks=pendulum,brax/ant:positional", "--variants=ddpg,batch_norm"]
   training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
   assert ddpg.pairs() == {
     "pendulum_ddpg": ("pendulum", "ddpg"),
     "pendulum_batch_norm": ("pendulum", "batch_norm"),
-    "brax_ant_ddpg": ("brax/ant", "ddpg"),
-    "brax_ant_batch_norm": ("brax/ant", "batch_norm"),
+    "brax_ant_positional_ddpg": ("brax/ant:positional", "ddpg"),
+    "brax_ant_positional_batch_norm": ("brax/ant:positional", "batch_norm"),
   }
 
 
