@@ -9,6 +9,10 @@ learning.
 Tasks: those of lilly.envs (pendulum is the default), and brax/NAME,
 playground/NAME. Variants: ddpg; no_target learns without slow copies;
 batch_norm normalises as the paper does, batch_norm_no_target its control.
+
+Expect of the pendulum a return of -150 after 20,000 steps; of --tasks=all
+--num_updates=60000 scores above 0.9, but for point_mass: 0. With 8 seeds that
+is one and ten minutes on 2 cores. More in docs/papers/ddpg.md.
 """
 
 from __future__ import annotations
