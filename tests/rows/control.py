@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from lilly.control import exploration
+from lilly.control import exploration, lqr
 from lilly.losses import dpg, naf
 from lilly.replay import ring
 from tests.rows.row import Row, arrays, keyed
@@ -34,6 +34,27 @@ def _shaped(seed, dtype):
   return key, naf.triangle(numbers)
 
 
+_MODEL = {
+  "dynamics": lambda t, x, u: (
+    jnp.sin(x) + u[0] * jnp.asarray([0.5, 1.0], x.dtype)
+  ),
+  "reward": lambda t, x, u: -jnp.sum(x**2) - jnp.sum(u**2),
+}
+
+
+def _expand(states, actions):
+  return lqr.expand(states, actions, **_MODEL)
+
+
+def _expansion(seed, dtype):
+  return (_expand(*arrays((4, 2), (3, 1))(seed, dtype)),)
+
+
+def _controlled(seed, dtype):
+  states, actions = arrays((4, 2), (3, 1))(seed, dtype)
+  return lqr.backward(_expand(states, actions)), states, actions
+
+
 ROWS = (
   Row(dpg.critic_loss, "loss", arrays((), (), (), ())),
   Row(dpg.actor_loss, "loss", arrays(3, 3)),
@@ -41,6 +62,19 @@ ROWS = (
   Row(naf.advantage, "function", arrays(3, 3, (3, 3))),
   Row(naf.loss, "loss", arrays((), (), (), (), ())),
   Row(naf.noise, "function", _shaped, dtypes=(jnp.float32,)),
+  *(
+    Row(function, "function", inputs, call=call, dtypes=(jnp.float32,))
+    for function, inputs, call in (
+      (lqr.expand, arrays((4, 2), (3, 1)), _expand),
+      (lqr.backward, _expansion, None),
+      (lqr.forward, _controlled, lambda *given: lqr.forward(*given, **_MODEL)),
+      (
+        lqr.plan,
+        arrays(2, (3, 1)),
+        lambda *given: lqr.plan(*given, **_MODEL, num_iterations=1),
+      ),
+    )
+  ),
   Row(exploration.ornstein_uhlenbeck, "function", keyed(3)),
   Row(
     ring.init,
