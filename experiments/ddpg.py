@@ -458,9 +458,10 @@ REPRODUCE = {
   "pendulum": ["--num_seeds=8"],
   "tasks": ["--tasks=all", *_LONGER],
   "ablations": [
-    "--tasks=pendulum,cartpole_swingup,reacher",
+    "--tasks=pendulum,cartpole_swingup",
     f"--variants={','.join(VARIANTS)}",
-    *_LONGER,
+    "--num_updates=40000",
+    "--num_seeds=8",
   ],
 }
 
