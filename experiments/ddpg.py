@@ -453,10 +453,9 @@ CLAIMS = (
     num_updates=[_LONG],
   ),
 )
-_LONGER = [f"--num_updates={_LONG}", "--num_seeds=8"]
 REPRODUCE = {
   "pendulum": ["--num_seeds=8"],
-  "tasks": ["--tasks=all", *_LONGER],
+  "tasks": ["--tasks=all", f"--num_updates={_LONG}", "--num_seeds=8"],
   "ablations": [
     "--tasks=pendulum,cartpole_swingup",
     f"--variants={','.join(VARIANTS)}",
