@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lilly.envs.streams import Transition
 from lilly.losses import dpg
-from lilly.nets import actor_critic
+from lilly.nets import actor_critic, weights
+from lilly.nets.weights import Weights
 
 __all__ = [
   "Networks",
   "State",
-  "Transition",
-  "Weights",
   "act",
-  "adam",
   "greedy",
   "init",
   "networks",
@@ -26,28 +25,11 @@ __all__ = [
 ]
 
 
-class Transition(NamedTuple):
-  """What a step of an environment taught."""
-
-  observation: jax.Array  # s
-  action: jax.Array  # a, [m]
-  reward: jax.Array  # r, []
-  discount: jax.Array  # [], 0 where s' is terminal, else 1, also at time limits
-  next_observation: jax.Array  # s', the true one
-
-
 class Networks(NamedTuple):
   """Functions of one example, `hk.transform_with_state`d."""
 
   policy: hk.TransformedWithState  # (observation, is_training) -> action [m]
   critic: hk.TransformedWithState  # (observation, action, is_training) -> []
-
-
-class Weights(NamedTuple):
-  """What a network has learnt."""
-
-  params: Any
-  norms: Any  # running averages of batch normalisation
 
 
 class State(NamedTuple):
@@ -59,33 +41,6 @@ class State(NamedTuple):
   target_critic: Weights
   policy_moments: optax.OptState
   critic_moments: optax.OptState
-
-
-def adam(
-  learning_rate: float | jax.Array, weight_decay: float | jax.Array = 0.0
-) -> optax.GradientTransformation:
-  """Makes Adam with weight decay as a part of the gradient.
-
-  Not AdamW: g + decay w is what Adam's moments are of. Biases, and scales and
-  offsets of batch normalisation, do not decay.
-
-  Args:
-    learning_rate: of Adam.
-    weight_decay: of weights.
-
-  Returns:
-    The optimiser.
-
-  Reference:
-    Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7: 1e-2 for the
-    critic; that it is coupled is our reading (unconfirmed).
-  """
-
-  def is_weight(params):
-    return jax.tree.map(lambda x: x.ndim > 1, params)
-
-  decay = optax.add_decayed_weights(weight_decay, mask=is_weight)
-  return optax.chain(decay, optax.adam(learning_rate))
 
 
 def networks(
@@ -157,18 +112,8 @@ def init(
     The state.
   """
   keys = jax.random.split(key)
-
-  def start(key, network, *inputs):
-    def of_one(*inputs):
-      return network.init(key, *inputs)
-
-    of_batch = jax.vmap(of_one, out_axes=None, axis_name="batch")
-    weights = Weights(*of_batch(*inputs))
-    outputs, norms = _apply(network, weights, *inputs, is_training=True)
-    return weights._replace(norms=norms), outputs
-
-  policy, actions = start(keys[0], nets.policy, observations)
-  critic, _ = start(keys[1], nets.critic, observations, actions)
+  policy, actions = weights.init(keys[0], nets.policy, observations)
+  critic, _ = weights.init(keys[1], nets.critic, observations, actions)
   copies = jax.tree.map(jnp.array, (policy, critic))
   return State(
     policy=policy,
@@ -178,16 +123,6 @@ def init(
     policy_moments=policy_optimiser.init(policy.params),
     critic_moments=critic_optimiser.init(critic.params),
   )
-
-
-def _apply(network, weights, *inputs, is_training=False):
-  """Applies to a batch; returns outputs and running averages."""
-
-  def of_one(*inputs):
-    params, norms = weights
-    return network.apply(params, norms, None, *inputs, is_training=is_training)
-
-  return jax.vmap(of_one, out_axes=(0, None), axis_name="batch")(*inputs)
 
 
 def act(nets: Networks, policy: Weights, observation: jax.Array) -> jax.Array:
@@ -201,7 +136,7 @@ def act(nets: Networks, policy: Weights, observation: jax.Array) -> jax.Array:
   Returns:
     The action, in (-1, 1), [m].
   """
-  return _apply(nets.policy, policy, observation[None])[0][0]
+  return weights.apply_one(nets.policy, policy, observation)
 
 
 def greedy(
@@ -233,7 +168,7 @@ def value(
   Returns:
     The expected sum of discounted rewards.
   """
-  return _apply(nets.critic, critic, observation[None], action[None])[0][0]
+  return weights.apply_one(nets.critic, critic, observation, action)
 
 
 def update(
@@ -273,15 +208,15 @@ def update(
     Lillicrap et al., 2016 (arXiv 1509.02971), algorithm 1.
   """
   following = batch.next_observation
-  a_next, _ = _apply(nets.policy, state.target_policy, following)
-  q_next, _ = _apply(nets.critic, state.target_critic, following, a_next)
+  a_next, _ = weights.apply(nets.policy, state.target_policy, following)
+  q_next, _ = weights.apply(nets.critic, state.target_critic, following, a_next)
   discounts = discount * batch.discount
   state, of_critic = _critic_step(
     nets, state, batch, discounts, q_next, critic_optimiser
   )
   state, of_policy = _policy_step(nets, state, batch, policy_optimiser)
   new = (state.policy, state.critic)
-  slow = _follow(new, (state.target_policy, state.target_critic), tau)
+  slow = weights.follow(new, (state.target_policy, state.target_critic), tau)
   state = state._replace(target_policy=slow[0], target_critic=slow[1])
   return state, of_critic | of_policy
 
@@ -290,15 +225,15 @@ def _critic_step(nets, state, batch, discounts, q_next, optimiser):
   """Descends the mean squared error; returns state and metrics."""
 
   def loss(params):
-    weights = state.critic._replace(params=params)
+    critic = state.critic._replace(params=params)
     inputs = (batch.observation, batch.action)
-    q, norms = _apply(nets.critic, weights, *inputs, is_training=True)
+    q, norms = weights.apply(nets.critic, critic, *inputs, is_training=True)
     losses = jax.vmap(dpg.critic_loss)(q, batch.reward, discounts, q_next)
     return jnp.mean(losses), (norms, jnp.mean(q))
 
   slope = jax.value_and_grad(loss, has_aux=True)
   (value, (norms, q)), grads = slope(state.critic.params)
-  critic, moments = _stepped(
+  critic, moments = weights.step(
     optimiser, grads, state.critic_moments, state.critic, norms
   )
   state = state._replace(critic=critic, critic_moments=moments)
@@ -309,39 +244,20 @@ def _policy_step(nets, state, batch, optimiser):
   """Ascends the mean value; returns state and metrics."""
 
   def loss(params):
-    weights = state.policy._replace(params=params)
-    actions, norms = _apply(
-      nets.policy, weights, batch.observation, is_training=True
+    policy = state.policy._replace(params=params)
+    actions, norms = weights.apply(
+      nets.policy, policy, batch.observation, is_training=True
     )
     inputs = (batch.observation, actions)
-    values, _ = _apply(nets.critic, state.critic, *inputs, is_training=True)
+    values, _ = weights.apply(
+      nets.critic, state.critic, *inputs, is_training=True
+    )
     return -jnp.mean(values), norms
 
   slope = jax.value_and_grad(loss, has_aux=True)
   (minus_value, norms), grads = slope(state.policy.params)
-  policy, moments = _stepped(
+  policy, moments = weights.step(
     optimiser, grads, state.policy_moments, state.policy, norms
   )
   state = state._replace(policy=policy, policy_moments=moments)
   return state, {"policy_value": -minus_value}
-
-
-def _stepped(optimiser, grads, moments, weights, norms):
-  updates, moments = optimiser.update(grads, moments, weights.params)
-  # Guarded as the optimiser guards parameters: averages would keep a NaN.
-  norms = jax.tree.map(
-    lambda new, old: jnp.where(jnp.isfinite(new), new, old),
-    norms,
-    weights.norms,
-  )
-  return Weights(optax.apply_updates(weights.params, updates), norms), moments
-
-
-def _follow(new, slow, tau):
-  """Moves numbers towards the new ones; takes counters as they are."""
-
-  def of_leaf(x, y):
-    is_number = jnp.issubdtype(x.dtype, jnp.floating)
-    return optax.incremental_update(x, y, tau) if is_number else x
-
-  return jax.tree.map(of_leaf, new, slow)

@@ -59,12 +59,13 @@ def init(example: Any, capacity: int) -> State:
   return State(rows, zeros, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def add(state: State, item: Any) -> State:
+def add(state: State, item: Any, *, is_kept: bool | jax.Array = True) -> State:
   """Adds one item, over the oldest if the ring is full.
 
   Args:
     state: the ring.
     item: a tree as the example.
+    is_kept: whether the item is added at all, [] bool.
 
   Returns:
     The ring.
@@ -80,7 +81,17 @@ def add(state: State, item: Any) -> State:
   >>> int(ring.size), contents(ring)[0].tolist()
   (1, [1.0, 1.0])
   """
-  return extend(state, jax.tree.map(lambda x: jnp.asarray(x)[None], item))
+  item = jax.tree.map(lambda x: jnp.asarray(x)[None], item)
+  new, where = _packed(item, state.example), state.position
+
+  def write(old, row):
+    if is_kept is not True:  # a choice between rows: one of rings copies them
+      present = jax.lax.dynamic_slice_in_dim(old, where, 1)
+      row = jnp.where(is_kept, row, present)
+    return jax.lax.dynamic_update_slice_in_dim(old, row, where, axis=0)
+
+  rows = {name: write(old, new[name]) for name, old in state.rows.items()}
+  return _advanced(state, rows, jnp.asarray(is_kept, jnp.int32))
 
 
 def extend(state: State, items: Any) -> State:
@@ -114,18 +125,10 @@ def extend(state: State, items: Any) -> State:
   new = _packed(items, state.example)
   where = (state.position + jnp.arange(count)) % capacity
 
-  def write(old, name):
-    if count == 1:  # which needs no search for what lies within bounds
-      return jax.lax.dynamic_update_slice_in_dim(
-        old, new[name], state.position, axis=0
-      )
-    return old.at[where].set(new[name])
-
-  return state._replace(
-    rows={name: write(old, name) for name, old in state.rows.items()},
-    position=(state.position + count) % capacity,
-    size=jnp.minimum(state.size + count, capacity),
-  )
+  rows = {
+    name: old.at[where].set(new[name]) for name, old in state.rows.items()
+  }
+  return _advanced(state, rows, count)
 
 
 def sample(key: jax.Array, state: State, batch_size: int) -> Any:
@@ -172,6 +175,14 @@ def contents(state: State) -> Any:
   [1.0, 0.0, 0.0]
   """
   return _unpacked(state.rows, state.example)
+
+
+def _advanced(state, rows, count):
+  """The ring with rows that have so many more items."""
+  capacity = _capacity(state)
+  position = (state.position + count) % capacity
+  size = jnp.minimum(state.size + count, capacity)
+  return state._replace(rows=rows, position=position, size=size)
 
 
 def _capacity(state):

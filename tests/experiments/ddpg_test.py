@@ -11,6 +11,7 @@ from experiments import ddpg
 from lilly import training
 from lilly.envs import environment, wrappers
 from lilly.replay import ring
+from lilly.training import continuous_control
 from tests import haste, oracles
 
 
@@ -35,7 +36,7 @@ def test_a_variant_of_a_task_runs_and_is_drawn(tmp_path):
 def test_several_variants_have_names_of_their_own():
   flags = ["--tasks=pendulum,brax/ant:positional", "--variants=ddpg,batch_norm"]
   training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
-  assert ddpg.pairs() == {
+  assert continuous_control.pairs(ddpg.FLAGS) == {
     "pendulum_ddpg": ("pendulum", "ddpg"),
     "pendulum_batch_norm": ("pendulum", "batch_norm"),
     "brax_ant_positional_ddpg": ("brax/ant:positional", "ddpg"),
@@ -69,7 +70,7 @@ def test_what_is_remembered():
 
     def step(state, _):
       state, metrics = experiment.update(state, ())
-      return state, (metrics["return"], state.noise)
+      return state, (metrics["return"], state.stream.noise)
 
     return jax.lax.scan(step, state, None, length=12)
 
@@ -119,9 +120,64 @@ def test_ends_rewards_and_noisy_actions_are_remembered():
   assert acted.max() == 1.0 and np.sum((acted > 0.2) & (acted < 1.0)) > 2
 
 
+def trained(experiment, num_updates):
+  """Maps a key to the state after some updates."""
+
+  def train(key):
+    hyper = jax.tree.map(jnp.float32, dict(experiment.hyper))
+    state = experiment.init(key, hyper, ())
+
+    def step(state, _):
+      return experiment.update(state, ())
+
+    return jax.lax.scan(step, state, None, length=num_updates)[0]
+
+  return jax.jit(train)
+
+
+def test_steps_that_the_clock_ended_can_be_left_out():
+  flags = ["--preset=smoke", "--nokeep_truncated"]
+  training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
+  train = trained(ddpg.make_experiment(counting_environment()), 12)
+  replay = train(jax.random.key(0)).replay
+  # Of 32 steps in episodes of 5 six ended one.
+  assert int(replay.size) == 32 - 6
+  seen = np.asarray(ring.contents(replay).next_observation)[:26, 0]
+  np.testing.assert_array_equal(seen, np.tile([1, 2, 3, 4], 7)[:26])
+
+
+def test_seeds_together_learn_what_each_learns_alone():
+  training.parse(ddpg.FLAGS, ["ddpg", "--preset=smoke"], "ddpg")
+  env = ddpg.make_environment("pendulum")
+  train = trained(ddpg.make_experiment(env), 100)
+  keys = jax.random.split(jax.random.key(0), 2)
+  together = jax.jit(jax.vmap(train))(jax.random.clone(keys))
+  for i, key in enumerate(jax.random.clone(keys)):
+    alone = train(key)
+    jax.tree.map(
+      lambda x, y, i=i: np.testing.assert_allclose(
+        x, y[i], rtol=1e-3, atol=1e-4
+      ),
+      alone.agent,
+      together.agent,
+    )
+
+
+def test_it_learns_from_pictures(tmp_path):
+  flags = ["--pixels", "--image_size=8", "--num_starts=1", "--capacity=30"]
+  assert run(tmp_path, *flags) == 0
+  assert (tmp_path / "run" / "pendulum.gif").stat().st_size > 5000
+  with np.load(tmp_path / "run" / "pendulum" / "params.npz") as params:
+    shapes = [x.shape for x in params.values()]
+  # Of 3 x 3 pixels, three colours and three repeats.
+  assert any(len(x) == 3 and x[1] == 9 * 9 for x in shapes)
+
+
 @pytest.mark.parametrize("batch", [(), (2,)])
-def test_replay_is_not_copied_at_every_step(batch):
-  training.parse(ddpg.FLAGS, ["ddpg", "--preset=smoke", "--capacity=77"], "d")
+@pytest.mark.parametrize("keep", ["keep_truncated", "nokeep_truncated"])
+def test_replay_is_not_copied_at_every_step(batch, keep):
+  flags = ["--preset=smoke", "--capacity=77", f"--{keep}"]
+  training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
   experiment = ddpg.make_experiment(ddpg.make_environment("pendulum"))
 
   def run(state):

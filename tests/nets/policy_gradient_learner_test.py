@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from lilly.envs import streams
 from lilly.nets import policy_gradient_learner as learner
 
 O, M, B = 3, 2, 6
@@ -29,7 +30,7 @@ def batch_of(seed=0, size=B):
     return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
   discounts = jnp.asarray(rng.integers(0, 2, size), jnp.float32)
-  return learner.Transition(
+  return streams.Transition(
     *(normal(size, O), jnp.tanh(normal(size, M)), normal(size)),
     *(discounts, normal(size, O)),
   )
@@ -179,7 +180,7 @@ def test_a_value_without_end_is_bootstrapped():
   def step(state, key):
     s, a, following = jax.random.uniform(key, (3, 16, O), minval=-1.0)
     ones = jnp.ones(16)
-    batch = learner.Transition(s, a[:, :M], ones, ones, following)
+    batch = streams.Transition(s, a[:, :M], ones, ones, following)
     return learner.update(
       nets, state, batch, optimiser, optimiser, discount=0.9, tau=0.1
     )

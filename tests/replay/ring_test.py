@@ -52,6 +52,19 @@ def test_one_item_is_added_as_a_list_of_one():
   np.testing.assert_array_equal(ring.contents(states[0]), [3, 4, 2])
 
 
+@pytest.mark.parametrize("kept", [[1, 1, 1, 1, 0, 1], [0, 1, 0, 1, 1, 1]])
+def test_what_is_not_kept_leaves_no_trace(kept):
+  states = [ring.init(jnp.zeros(()), 3)] * 2
+  for number, is_kept in enumerate(kept, start=1):
+    states[0] = ring.add(
+      states[0], jnp.float32(number), is_kept=jnp.asarray(is_kept, bool)
+    )
+    if is_kept:
+      states[1] = ring.add(states[1], jnp.float32(number))
+    # Nothing but an empty place may be written over.
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
 def test_samples_are_uniform_over_what_is_there():
   state = ring.extend(ring.init(jnp.zeros(()), 10), jnp.arange(1.0, 5.0))
   drawn = np.asarray(ring.sample(jax.random.key(0), state, 4000))
