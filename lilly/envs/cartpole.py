@@ -233,12 +233,15 @@ def make(
     state = State(*place, *0.01 * jax.random.normal(speed_key, (2,)))
     return state, observe(state)
 
+  def reward_of(state, action, following):
+    del state
+    return reward(following, jnp.clip(action, -1, 1))
+
   def step(key, state, action):
     del key
     chex.assert_shape(action, (1,))
-    action = jnp.clip(action, -1, 1)
-    state = move(state, _FORCE * action[0])
-    r = reward(state, action)
+    state = move(state, _FORCE * jnp.clip(action, -1, 1)[0])
+    r = reward_of(None, action, state)
     return state, environment.make_step(observe(state), r)
 
   high = [np.inf, 1.0, 1.0, np.inf, np.inf]
@@ -248,6 +251,8 @@ def make(
     observation_spec=environment.box(np.negative(high), high),
     action_spec=environment.box([-1.0], [1.0]),
     render=render,
+    observe=observe,
+    reward=reward_of,
   )
   return wrappers.time_limit(env, num_steps)
 

@@ -55,6 +55,11 @@ class Environment(NamedTuple):
   action_spec: Spec
   # render(state, size) -> [size, size, 3] uint8; None: there are no pictures
   render: Callable[[Any, int], jax.Array] | None = None
+  # For models of the state: what is seen of one, and what a step is worth.
+  # observe(state) -> observation; None: a state alone does not say it
+  observe: Callable[[Any], jax.Array] | None = None
+  # reward(state, action, following state) -> []; None: likewise
+  reward: Callable[[Any, jax.Array, Any], jax.Array] | None = None
 
 
 def box(

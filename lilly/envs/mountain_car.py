@@ -124,14 +124,17 @@ def make(*, num_steps: int | None = 999, **constants: float) -> Environment:
     state = State(position, jnp.zeros(()))
     return state, observe(state)
 
+  def reward(state, action, following):
+    del state
+    force = jnp.clip(action[0], -1, 1)
+    return 100.0 * is_at_goal(following) - 0.1 * force**2
+
   def step(key, state, action):
     del key
     chex.assert_shape(action, (1,))
-    force = jnp.clip(action[0], -1, 1)
-    state = move(state, force)
-    is_over = is_at_goal(state)
-    reward = 100.0 * is_over - 0.1 * force**2
-    return state, environment.make_step(observe(state), reward, is_over)
+    following = move(state, jnp.clip(action[0], -1, 1))
+    r, is_over = reward(state, action, following), is_at_goal(following)
+    return following, environment.make_step(observe(following), r, is_over)
 
   env = Environment(
     reset,
@@ -141,6 +144,8 @@ def make(*, num_steps: int | None = 999, **constants: float) -> Environment:
     ),
     action_spec=environment.box([-1.0], [1.0]),
     render=render,
+    observe=observe,
+    reward=reward,
   )
   return wrappers.time_limit(env, num_steps)
 

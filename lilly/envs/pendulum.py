@@ -104,13 +104,19 @@ def observe(state: State) -> jax.Array:
   return jnp.stack([jnp.cos(angle), jnp.sin(angle), jnp.asarray(velocity)])
 
 
-def make(num_steps: int | None = 200, **constants: float) -> Environment:
+def make(
+  num_steps: int | None = 200,
+  *,
+  start: tuple[float, float] | None = None,
+  **constants: float,
+) -> Environment:
   """Makes the task.
 
   Actions are torques, cut to [-2, 2]. θ ~ U[-π, π], ω ~ U[-1, 1] at first.
 
   Args:
     num_steps: of an episode; None: it never ends.
+    start: θ and ω at first; None: as above.
     **constants: keyword arguments of `dynamics`.
 
   Returns:
@@ -129,17 +135,26 @@ def make(num_steps: int | None = 200, **constants: float) -> Environment:
   max_speed = constants.get("max_speed", _MAX_SPEED)
 
   def reset(key):
+    if start is not None:
+      state = State(*map(jnp.float32, start))
+      return state, observe(state)
     high = jnp.array([jnp.pi, 1.0])
     state = State(*jax.random.uniform(key, (2,), minval=-high, maxval=high))
     return state, observe(state)
 
+  def cut(action):
+    chex.assert_shape(action, (1,))
+    return jnp.clip(action[0], -_MAX_TORQUE, _MAX_TORQUE)
+
+  def reward(state, action, following):
+    del following
+    return -cost(state, cut(action))
+
   def step(key, state, action):
     del key
-    chex.assert_shape(action, (1,))
-    torque = jnp.clip(action[0], -_MAX_TORQUE, _MAX_TORQUE)
-    reward = -cost(state, torque)
-    state = move(state, torque)
-    return state, environment.make_step(observe(state), reward)
+    following = move(state, cut(action))
+    r = reward(state, action, following)
+    return following, environment.make_step(observe(following), r)
 
   high = [1.0, 1.0, max_speed]
   env = Environment(
@@ -148,6 +163,8 @@ def make(num_steps: int | None = 200, **constants: float) -> Environment:
     observation_spec=environment.box(np.negative(high), high),
     action_spec=environment.box([-_MAX_TORQUE], [_MAX_TORQUE]),
     render=render,
+    observe=observe,
+    reward=reward,
   )
   return wrappers.time_limit(env, num_steps)
 

@@ -150,12 +150,15 @@ def make(
     state = State(position, jnp.zeros(2))
     return state, observe(state)
 
+  def reward_of(state, action, following):
+    del state
+    return reward(following, jnp.clip(action, -1, 1), margin=margin)
+
   def step(key, state, action):
     del key
     chex.assert_shape(action, (2,))
-    action = jnp.clip(action, -1, 1)
-    state = move(state, _FORCE * action)
-    r = reward(state, action, margin=margin)
+    state = move(state, _FORCE * jnp.clip(action, -1, 1))
+    r = reward_of(None, action, state)
     return state, environment.make_step(observe(state), r)
 
   high = [wall, wall, np.inf, np.inf]
@@ -165,6 +168,8 @@ def make(
     observation_spec=environment.box(np.negative(high), high),
     action_spec=environment.box([-1.0] * 2, [1.0] * 2),
     render=render,
+    observe=observe,
+    reward=reward_of,
   )
   return wrappers.time_limit(env, num_steps)
 

@@ -227,6 +227,7 @@ def make(
   *,
   lengths: Sequence[float] = _LENGTHS,
   target: Sequence[float] | None = None,
+  start: Sequence[float] | None = None,
   num_steps: int | None = 1000,
   **constants: float,
 ) -> Environment:
@@ -239,6 +240,7 @@ def make(
     lengths: of the links in m, from the shoulder on.
     target: its place, the same in all episodes; None: anywhere between 5/24 and
       20/24 of the arm's length from the shoulder.
+    start: angles of the joints at first, n; None: anywhere.
     num_steps: of an episode; None: it never ends.
     **constants: keyword arguments of `dynamics`.
 
@@ -246,7 +248,8 @@ def make(
     The environment.
 
   Raises:
-    ValueError: a link has no length, a target no two numbers, or bad num_steps.
+    ValueError: a link has no length, a target no two numbers, a start not one
+      for each joint, or bad num_steps.
 
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), reacher, of two links; its second one
@@ -255,24 +258,29 @@ def make(
   >>> make(lengths=(0.1, 0.1, 0.1)).action_spec.shape
   (3,)
   """
-  _check(lengths, target)
+  _check(lengths, target, start)
   n = len(lengths)
   move = functools.partial(dynamics, lengths=lengths, **constants)
+  see = functools.partial(observe, lengths=lengths)
 
   def reset(key):
     angle_key, target_key = jax.random.split(key)
     q = jax.random.uniform(angle_key, (n,), minval=-jnp.pi, maxval=jnp.pi)
+    q = q if start is None else jnp.asarray(start, jnp.float32)
     place = _place(target_key, target, sum(lengths))
     state = State(q, jnp.zeros(n), place)
-    return state, observe(state, lengths=lengths)
+    return state, see(state)
+
+  def reward_of(state, action, following):
+    del state
+    return reward(following, jnp.clip(action, -1, 1), lengths=lengths)
 
   def step(key, state, action):
     del key
     chex.assert_shape(action, (n,))
-    action = jnp.clip(action, -1, 1)
-    state = move(state, _TORQUE * action)
-    r = reward(state, action, lengths=lengths)
-    return state, environment.make_step(observe(state, lengths=lengths), r)
+    state = move(state, _TORQUE * jnp.clip(action, -1, 1))
+    r = reward_of(None, action, state)
+    return state, environment.make_step(see(state), r)
 
   high = [1.0] * 2 * n + [np.inf] * (2 + n)
   env = Environment(
@@ -281,17 +289,24 @@ def make(
     observation_spec=environment.box(np.negative(high), high),
     action_spec=environment.box([-1.0] * n, [1.0] * n),
     render=functools.partial(render, lengths=lengths),
+    observe=see,
+    reward=reward_of,
   )
   return wrappers.time_limit(env, num_steps)
 
 
-def _check(lengths, target):
+def _check(lengths, target, start):
   if not lengths or min(lengths) <= 0:
     raise ValueError(
       f"lengths is {list(lengths)}; it must be one positive number or more."
     )
   if target is not None and len(target) != 2:
     raise ValueError(f"target is {list(target)}; it must be two numbers.")
+  if start is not None and len(start) != len(lengths):
+    raise ValueError(
+      f"start is {list(start)}; it must be an angle for each of {len(lengths)} "
+      "joints."
+    )
 
 
 def _place(key, target, reach):

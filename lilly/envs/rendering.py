@@ -230,5 +230,7 @@ def pixels(
 
   low, high = np.zeros((), np.uint8), np.full((), 255, np.uint8)
   spec = Spec((size, size, 3), jnp.uint8, low, high)
-  seen = env._replace(reset=reset, step=step, observation_spec=spec)
+  seen = env._replace(
+    reset=reset, step=step, observation_spec=spec, observe=None
+  )
   return wrappers.action_repeat(seen, num_frames, stack=True)

@@ -83,7 +83,7 @@ def time_limit(env: Environment, num_steps: int | None) -> Environment:
     step = step._replace(truncated=step.truncated | is_over)
     return TimeLimitState(inner, age), step
 
-  return env._replace(reset=reset, step=step, render=_inner_render(env))
+  return env._replace(reset=reset, step=step, **_of_inner(env))
 
 
 def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
@@ -140,7 +140,7 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
     inner, following = _where(is_last, fresh, (inner, step.observation))
     return AutoResetState(inner, following, state.starts), step
 
-  return env._replace(reset=reset, step=step, render=_inner_render(env))
+  return env._replace(reset=reset, step=step, **_of_inner(env))
 
 
 def action_repeat(
@@ -197,8 +197,11 @@ def action_repeat(
       total = total._replace(observation=_stacked(observations))
     return state, total
 
+  if num_repeats > 1:  # what lies between two states is not known
+    env = env._replace(reward=None)
   if not stack:
     return env._replace(step=step)
+  env = env._replace(observe=None)
   shape = (*spec.shape[:-1], spec.shape[-1] * num_repeats)
   longer = spec._replace(shape=shape)
   return env._replace(reset=reset, step=step, observation_spec=longer)
@@ -243,19 +246,28 @@ def normalize_actions(env: Environment) -> Environment:
   if spec.num_values is not None or not np.isfinite([low, high]).all():
     raise ValueError(f"env has actions {spec}; they must be bounded numbers.")
 
-  def step(key, state, action):
-    return env.step(key, state, low + (action + 1) / 2 * (high - low))
+  def own(action):
+    return low + (action + 1) / 2 * (high - low)
 
-  ones = np.ones_like(high)
+  def step(key, state, action):
+    return env.step(key, state, own(action))
+
+  ones, reward = np.ones_like(high), env.reward
   return env._replace(
-    step=step, action_spec=spec._replace(minimum=-ones, maximum=ones)
+    step=step,
+    action_spec=spec._replace(minimum=-ones, maximum=ones),
+    reward=reward and (lambda s, a, new: reward(s, own(a), new)),
   )
 
 
-def _inner_render(env: Environment):
-  """Draws the state inside of a state."""
-  render = env.render
-  return None if render is None else lambda s, size: render(s.state, size)
+def _of_inner(env: Environment) -> dict[str, Any]:
+  """Functions of a state that hold for the state inside of a state."""
+  render, observe, reward = env.render, env.observe, env.reward
+  return {
+    "render": render and (lambda s, size: render(s.state, size)),
+    "observe": observe and (lambda s: observe(s.state)),
+    "reward": reward and (lambda s, a, new: reward(s.state, a, new.state)),
+  }
 
 
 def _check(**counts: int) -> None:

@@ -204,3 +204,16 @@ def test_without_a_limit_nothing_is_truncated(name):
   limited = catalog.make(name)
   state, _ = jax.eval_shape(limited.reset, jax.random.key(0))
   assert isinstance(state, wrappers.TimeLimitState)
+
+
+@_every
+def test_observations_and_rewards_of_states_are_those_of_steps(name):
+  env = wrappers.auto_reset(wrappers.normalize_actions(catalog.make(name)))
+  key, key_reset, key_step = jax.random.split(jax.random.key(0), 3)
+  state, first = env.reset(key_reset)
+  np.testing.assert_array_equal(env.observe(state), first)
+  action = jax.random.uniform(key, env.action_spec.shape, minval=-2, maxval=2)
+  following, step = env.step(key_step, state, action)
+  np.testing.assert_array_equal(env.observe(following), step.observation)
+  reward = env.reward(state, action, following)
+  np.testing.assert_allclose(reward, step.reward, rtol=1e-6)

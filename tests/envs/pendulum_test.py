@@ -97,3 +97,10 @@ def test_starts_fill_their_range():
   for values, high in ((state.angle, np.pi), (state.velocity, 1)):
     assert -high <= values.min() < -0.9 * high
     assert 0.9 * high < values.max() <= high
+
+
+def test_a_start_may_be_given():
+  env = pendulum.make(start=(3.0, -0.5), num_steps=None)
+  for seed in range(2):
+    state, _ = env.reset(jax.random.key(seed))
+    np.testing.assert_allclose(state, [3.0, -0.5], rtol=1e-6)

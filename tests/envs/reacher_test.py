@@ -165,6 +165,7 @@ def test_targets_are_within_reach_or_where_they_are_put():
   [
     ({"lengths": ()}, r"lengths is \[\]; it must be one positive"),
     ({"lengths": (0.1, 0.0)}, r"lengths is \[0.1, 0.0\]"),
+    ({"start": (0.1,)}, r"start is \[0.1\]; it must be an angle for each"),
     ({"target": (0.1,)}, r"target is \[0.1\]; it must be two"),
     ({"num_steps": 0}, "num_steps is 0; it must be at least 1"),
   ],
@@ -172,3 +173,8 @@ def test_targets_are_within_reach_or_where_they_are_put():
 def test_bad_options_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     reacher.make(**options)
+
+
+def test_a_start_may_be_given():
+  state, _ = reacher.make(start=(1.0, -2.0)).reset(jax.random.key(3))
+  np.testing.assert_allclose(state.state.angles, [1.0, -2.0])
