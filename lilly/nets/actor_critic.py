@@ -13,7 +13,12 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-__all__ = ["DeterministicPolicy", "LateActionCritic", "PixelEncoder"]
+__all__ = [
+  "DeterministicPolicy",
+  "LateActionCritic",
+  "NormalizedAdvantage",
+  "PixelEncoder",
+]
 
 _AXIS = "batch"
 
@@ -53,6 +58,23 @@ def _check(**sizes):
       raise ValueError(f"{name} is {size}; it must be at least 1.")
 
 
+class _Perceptron(hk.Module):
+  """ReLU layers and a linear one; normalises its input and before each ReLU."""
+
+  def __init__(self, num_outputs, hidden_sizes, batch_norm, bound, name):
+    super().__init__(name)
+    self._num_outputs, self._hidden_sizes = num_outputs, hidden_sizes
+    self._batch_norm, self._bound = batch_norm, bound
+
+  def __call__(self, x, is_training):
+    x = _normalized(x, is_training, self._batch_norm, "norm_input")
+    for l, size in enumerate(self._hidden_sizes):
+      x = _linear(len(x), size, f"hidden_{l}")(x)
+      x = _normalized(x, is_training, self._batch_norm, f"norm_{l}")
+      x = jax.nn.relu(x)
+    return _output(self._num_outputs, self._bound)(x)
+
+
 class DeterministicPolicy(hk.Module):
   """An action of each observation: ReLU layers, then tanh.
 
@@ -88,20 +110,71 @@ class DeterministicPolicy(hk.Module):
     """
     super().__init__(name)
     _check(num_actions=num_actions, **_named(hidden_sizes))
-    self._num_actions, self._hidden_sizes = num_actions, hidden_sizes
-    self._batch_norm, self._output_bound = batch_norm, output_bound
+    self._layers = _Perceptron(
+      num_actions, hidden_sizes, batch_norm, output_bound, "layers"
+    )
 
   def __call__(
     self, observation: jax.Array, is_training: bool = False
   ) -> jax.Array:
     """Returns the action in (-1, 1), [m], of an observation, [o]."""
     chex.assert_rank(observation, 1)
-    x = _normalized(observation, is_training, self._batch_norm, "norm_input")
-    for l, size in enumerate(self._hidden_sizes):
-      x = _linear(len(x), size, f"hidden_{l}")(x)
-      x = _normalized(x, is_training, self._batch_norm, f"norm_{l}")
-      x = jax.nn.relu(x)
-    return jnp.tanh(_output(self._num_actions, self._output_bound)(x))
+    return jnp.tanh(self._layers(observation, is_training))
+
+
+class NormalizedAdvantage(hk.Module):
+  """V(x), μ(x) and the numbers of L(x), by networks of their own.
+
+  Normalisation, where wanted, is as in `DeterministicPolicy`.
+
+  Reference:
+    Gu et al., 2016 (arXiv 1603.00748), sections 4 and 6: two layers of 200
+    units for each output. How they begin is not said (unconfirmed); as in
+    Lillicrap et al., 2016, so that P begins near the identity.
+  """
+
+  def __init__(
+    self,
+    num_actions: int,
+    hidden_sizes: Sequence[int] = (200, 200),
+    *,
+    batch_norm: dict[str, Any] | None = None,
+    output_bound: float = 3e-3,
+    name: str | None = None,
+  ):
+    """Makes the module.
+
+    Args:
+      num_actions: numbers in an action, m.
+      hidden_sizes: units of each layer of each of the three.
+      batch_norm: as in `DeterministicPolicy`.
+      output_bound: the last layers start within ± this.
+      name: of the module.
+
+    Raises:
+      ValueError: a size is not positive.
+    """
+    super().__init__(name)
+    _check(num_actions=num_actions, **_named(hidden_sizes))
+    sizes = {
+      "value": 1,
+      "mean": num_actions,
+      "triangle": num_actions * (num_actions + 1) // 2,
+    }
+    self._layers = [
+      _Perceptron(size, hidden_sizes, batch_norm, output_bound, name)
+      for name, size in sizes.items()
+    ]
+
+  def __call__(
+    self, observation: jax.Array, is_training: bool = False
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns V [], μ in (-1, 1) [m], and l [m (m + 1) / 2]."""
+    chex.assert_rank(observation, 1)
+    value, mean, numbers = (
+      layers(observation, is_training) for layers in self._layers
+    )
+    return value[0], jnp.tanh(mean), numbers
 
 
 class LateActionCritic(hk.Module):

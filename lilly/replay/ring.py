@@ -94,12 +94,15 @@ def add(state: State, item: Any, *, is_kept: bool | jax.Array = True) -> State:
   return _advanced(state, rows, jnp.asarray(is_kept, jnp.int32))
 
 
-def extend(state: State, items: Any) -> State:
+def extend(
+  state: State, items: Any, *, is_kept: jax.Array | None = None
+) -> State:
   """Adds several items, the first of them first.
 
   Args:
     state: the ring.
     items: a tree as the example, [n, ...] each, n at most the capacity.
+    is_kept: which items are added at all, [n] bool; None: all.
 
   Returns:
     The ring.
@@ -123,10 +126,17 @@ def extend(state: State, items: Any) -> State:
       f"{count} items do not fit into a ring of {capacity}; add fewer at once."
     )
   new = _packed(items, state.example)
-  where = (state.position + jnp.arange(count)) % capacity
+  if is_kept is None:
+    where = (state.position + jnp.arange(count)) % capacity
+  else:
+    ranks = jnp.cumsum(is_kept, dtype=jnp.int32)
+    where = (state.position + ranks - 1) % capacity
+    where = jnp.where(is_kept, where, capacity)  # beyond the end: dropped
+    count = ranks[-1]
 
   rows = {
-    name: old.at[where].set(new[name]) for name, old in state.rows.items()
+    name: old.at[where].set(new[name], mode="drop")
+    for name, old in state.rows.items()
   }
   return _advanced(state, rows, count)
 

@@ -65,6 +65,18 @@ def test_what_is_not_kept_leaves_no_trace(kept):
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=5))
+def test_of_several_those_not_kept_leave_no_trace(kept):
+  states = [ring.extend(ring.init(jnp.zeros(()), 5), jnp.ones(3))] * 2
+  items = 2 + jnp.arange(len(kept), dtype=jnp.float32)
+  kept = np.array(kept)
+  states[0] = ring.extend(states[0], items, is_kept=jnp.asarray(kept))
+  if kept.any():
+    states[1] = ring.extend(states[1], items[kept])
+  jax.tree.map(np.testing.assert_array_equal, *states)
+
+
 def test_samples_are_uniform_over_what_is_there():
   state = ring.extend(ring.init(jnp.zeros(()), 10), jnp.arange(1.0, 5.0))
   drawn = np.asarray(ring.sample(jax.random.key(0), state, 4000))
