@@ -13,6 +13,7 @@ def ornstein_uhlenbeck(
   theta: float | jax.Array = 0.15,
   sigma: float | jax.Array = 0.2,
   dt: float = 1.0,
+  innovation: jax.Array | None = None,
 ) -> jax.Array:
   """Takes one step of an Ornstein-Uhlenbeck process, which is its own state.
 
@@ -29,6 +30,7 @@ def ornstein_uhlenbeck(
     theta: θ, how fast it goes back to 0.
     sigma: σ, of the innovations.
     dt: length of a step.
+    innovation: ε, such as `naf.noise`, for which no key is used; None: drawn.
 
   Returns:
     The next x; add it to the action, then clip the action.
@@ -49,7 +51,8 @@ def ornstein_uhlenbeck(
   """
   if not dt > 0:
     raise ValueError(f"dt is {dt}; it must be positive.")
-  innovation = jax.random.normal(key, noise.shape, noise.dtype)
+  if innovation is None:
+    innovation = jax.random.normal(key, noise.shape, noise.dtype)
   decay = jnp.asarray(1 - theta * dt, noise.dtype)
   scale = jnp.asarray(sigma * dt**0.5, noise.dtype)
   return decay * noise + scale * innovation

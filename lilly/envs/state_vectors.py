@@ -1,0 +1,115 @@
+"""States of environments as vectors, for planners and for models of linear form.
+
+The environment must be one whose state says everything: without a time limit,
+and deterministic.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import flatten_util
+
+from lilly.envs import environment
+from lilly.envs.environment import Environment
+from lilly.envs.wrappers import TimeLimitState
+
+__all__ = ["Vectors", "model", "vectors"]
+
+# predict(key, time, state vector, action) -> the next state vector
+Predict = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Vectors(NamedTuple):
+  """An environment as `control.lqr` wants it."""
+
+  flatten: Callable[[Any], jax.Array]  # state -> [d]
+  unflatten: Callable[[jax.Array], Any]  # [d] -> state
+  # dynamics(t, x, u) -> the next x
+  dynamics: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+  # reward(t, x, u) -> []
+  reward: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def vectors(env: Environment) -> Vectors:
+  """Describes an environment by vectors: its true dynamics and rewards.
+
+  Args:
+    env: deterministic, without a time limit, of states of float32 arrays.
+
+  Returns:
+    The functions. Time and keys make no difference to them.
+
+  Raises:
+    ValueError: the state has arrays that are not floats.
+
+  >>> from lilly.envs import pendulum
+  >>> found = vectors(pendulum.make(num_steps=None))
+  >>> found.dynamics(0, jnp.zeros(2), jnp.zeros(1)).tolist()
+  [0.0, 0.0]
+  """
+  form, _ = jax.eval_shape(env.reset, jax.random.key(0))
+  kinds = {x.dtype.name for x in jax.tree.leaves(form)}
+  if kinds != {"float32"}:
+    raise ValueError(
+      f"env has a state of {', '.join(sorted(kinds))}; it must be float32: "
+      "leave out its time limit."
+    )
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
+  unflatten = flatten_util.ravel_pytree(zeros)[1]
+
+  def flatten(state):
+    return flatten_util.ravel_pytree(state)[0]
+
+  def step(x, u):
+    state, found = env.step(jax.random.key(0), unflatten(x), u)
+    return flatten(state), found.reward
+
+  return Vectors(
+    flatten,
+    unflatten,
+    dynamics=lambda t, x, u: step(x, u)[0],
+    reward=lambda t, x, u: step(x, u)[1],
+  )
+
+
+def model(
+  env: Environment, predict: Predict, horizon: int
+) -> Callable[[jax.Array, Any, jax.Array], tuple[Any, environment.Step]]:
+  """Makes a step of an environment from a prediction of its states.
+
+  What is seen and what it is worth are taken as known: they are the
+  environment's, of the predicted state.
+
+  Args:
+    env: with `observe` and `reward`, without a time limit.
+    predict: the model.
+    horizon: steps of an episode; the last one is truncated.
+
+  Returns:
+    A step of `TimeLimitState`s, for `control.imagination`.
+
+  Raises:
+    ValueError: the environment does not say what is seen of a state, or what a
+      step is worth.
+  """
+  observe, reward = env.observe, env.reward
+  if observe is None or reward is None:
+    raise ValueError(
+      "env does not say what is seen of a state, or what a step between two "
+      "states is worth; give its observe and reward, and repeat no actions."
+    )
+  form = vectors(env)
+
+  def step(key, state, action):
+    x = predict(key, state.age, form.flatten(state.state), action)
+    following = form.unflatten(x)
+    found = environment.make_step(
+      observe(following), reward(state.state, action, following)
+    )
+    age = state.age + 1
+    found = found._replace(truncated=age >= horizon)
+    return TimeLimitState(following, age), found
+
+  return step
