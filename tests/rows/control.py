@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from lilly.control import exploration, lqr
+from lilly.control import exploration, linear_models, lqr
 from lilly.losses import dpg, naf
 from lilly.replay import ring
 from tests.rows.row import Row, arrays, keyed
@@ -55,6 +55,21 @@ def _controlled(seed, dtype):
   return lqr.backward(_expand(states, actions)), states, actions
 
 
+_ROLLOUTS = arrays((5, 2, 2), (5, 2, 1), (5, 2, 2))
+
+
+def _fitted(seed, dtype):
+  return (
+    linear_models.fit(*_ROLLOUTS(seed, dtype)),
+    1,
+    *arrays(2, 1)(seed, dtype),
+  )
+
+
+def _to_draw(seed, dtype):
+  return *keyed()(seed, dtype), *_fitted(seed, dtype)
+
+
 ROWS = (
   Row(dpg.critic_loss, "loss", arrays((), (), (), ())),
   Row(dpg.actor_loss, "loss", arrays(3, 3)),
@@ -73,6 +88,10 @@ ROWS = (
         arrays(2, (3, 1)),
         lambda *given: lqr.plan(*given, **_MODEL, num_iterations=1),
       ),
+      (linear_models.fit, _ROLLOUTS, None),
+      (linear_models.pooled_prior, _ROLLOUTS, None),
+      (linear_models.mean, _fitted, None),
+      (linear_models.sample, _to_draw, None),
     )
   ),
   Row(exploration.ornstein_uhlenbeck, "function", keyed(3)),
