@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from lilly.control import exploration, lqr
+from lilly.control import exploration, kl_limited, linear_models, lqr
 from lilly.losses import dpg, naf
 from lilly.replay import ring
 from tests.rows.row import Row, arrays, keyed
@@ -55,6 +55,32 @@ def _controlled(seed, dtype):
   return lqr.backward(_expand(states, actions)), states, actions
 
 
+def _near(seed, dtype):
+  k, gain, root = arrays((3, 1), (3, 1, 2), (3, 1, 1))(seed, dtype)
+  previous = kl_limited.Controller(k, gain, root**2 + 0.5)
+  return *_expansion(seed, dtype), previous
+
+
+def _apart(seed, dtype):
+  expansion, previous = _near(seed, dtype)
+  return expansion, previous._replace(feedforward=previous[0] + 1), previous
+
+
+_ROLLOUTS = arrays((5, 2, 2), (5, 2, 1), (5, 2, 2))
+
+
+def _fitted(seed, dtype):
+  return (
+    linear_models.fit(*_ROLLOUTS(seed, dtype)),
+    1,
+    *arrays(2, 1)(seed, dtype),
+  )
+
+
+def _to_draw(seed, dtype):
+  return *keyed()(seed, dtype), *_fitted(seed, dtype)
+
+
 ROWS = (
   Row(dpg.critic_loss, "loss", arrays((), (), (), ())),
   Row(dpg.actor_loss, "loss", arrays(3, 3)),
@@ -73,6 +99,16 @@ ROWS = (
         arrays(2, (3, 1)),
         lambda *given: lqr.plan(*given, **_MODEL, num_iterations=1),
       ),
+      (
+        kl_limited.improve,
+        _near,
+        lambda *given: kl_limited.improve(*given, max_kl=0.5),
+      ),
+      (kl_limited.divergence, _apart, None),
+      (linear_models.fit, _ROLLOUTS, None),
+      (linear_models.pooled_prior, _ROLLOUTS, None),
+      (linear_models.mean, _fitted, None),
+      (linear_models.sample, _to_draw, None),
     )
   ),
   Row(exploration.ornstein_uhlenbeck, "function", keyed(3)),

@@ -1,0 +1,198 @@
+"""Linear-quadratic control that stays near the controller before it.
+
+A model fitted to rollouts is right near these rollouts only. Controllers are
+here distributions of actions, and a step is limited by the Kullback-Leibler
+divergence between the rollouts of the new controller and those of the old.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import jax.scipy as jsp
+
+from lilly.control import lqr
+
+__all__ = ["Controller", "Limited", "divergence", "improve"]
+
+# Wide enough for rewards of any usual unit.
+_LEAST_ETA, _MOST_ETA = 1e-8, 1e16
+
+
+class Controller(NamedTuple):
+  """Actions u ~ N(û + k + K (x - x̂), Σ), around a trajectory x̂, û."""
+
+  feedforward: jax.Array  # k, [T, m]
+  feedback: jax.Array  # K, [T, m, d]
+  covariance: jax.Array  # Σ, [T, m, m], positive definite
+
+
+class Limited(NamedTuple):
+  """A controller near another one."""
+
+  controller: Controller
+  eta: jax.Array  # η, [], what one nat of divergence costs, in rewards
+  kl: jax.Array  # [], the divergence, summed over time
+
+
+def divergence(
+  expansion: lqr.Expansion,
+  controller: Controller,
+  previous: Controller,
+  *,
+  noise: jax.Array | None = None,
+  start_covariance: jax.Array | None = None,
+) -> jax.Array:
+  """Computes by how much two controllers differ where the first one leads.
+
+  E KL(π_t(·|x) || π̂_t(·|x)) over x of π, in closed form: with Δk = k - k̂,
+  ΔK = K - K̂ and x - x̂ of mean μ and covariance C, it is half of
+  tr(Σ̂⁻¹ Σ) - m + log |Σ̂| / |Σ| + |Δk + ΔK μ|² + tr(ΔKᵀ Σ̂⁻¹ ΔK C),
+  the norm by Σ̂⁻¹. The sum is the divergence between the rollouts.
+
+  Args:
+    expansion: of which the dynamics, f_x and f_u, count.
+    controller: π.
+    previous: π̂, around the same trajectory.
+    noise: covariances of the dynamics, [T, d, d]; None: there is none.
+    start_covariance: C at first, [d, d]; None: all rollouts start at x̂.
+
+  Returns:
+    The expected divergence of each step, [T].
+
+  Reference:
+    Levine and Abbeel, 2014, section 4.
+
+  >>> one, zero = jnp.ones((1, 1, 1)), jnp.zeros((1, 1))
+  >>> expansion = lqr.Expansion(one, one, *[None] * 7)
+  >>> controller, previous = (Controller(k, one, one) for k in (zero + 2, zero))
+  >>> divergence(expansion, controller, previous).tolist()
+  [2.0]
+  """
+  f_x, f_u = expansion.f_x, expansion.f_u
+  still = jnp.zeros_like(f_x[0])
+  start = still if start_covariance is None else start_covariance
+  noise = jnp.zeros_like(f_x) if noise is None else noise
+  chex.assert_equal_shape([f_x, noise])
+
+  def step(carry, at):
+    mean, spread = carry
+    f_x, f_u, noise, new, old = at
+    factor = jsp.linalg.cho_factor(old.covariance, lower=True)
+    change = new.feedback - old.feedback
+    gap = new.feedforward - old.feedforward + change @ mean
+    apart = jnp.outer(gap, gap) + change @ spread @ change.T + new.covariance
+    ratio = _log_det(factor[0]) - _log_det(jnp.linalg.cholesky(new.covariance))
+    kl = jnp.trace(jsp.linalg.cho_solve(factor, apart)) - len(gap) + ratio
+    closed = f_x + f_u @ new.feedback
+    mean = closed @ mean + f_u @ new.feedforward
+    spread = closed @ spread @ closed.T + f_u @ new.covariance @ f_u.T + noise
+    return (mean, spread), 0.5 * kl
+
+  per_step = (f_x, f_u, noise, controller, previous)
+  return jax.lax.scan(step, (still[0], start), per_step)[1]
+
+
+def improve(
+  expansion: lqr.Expansion,
+  previous: Controller,
+  *,
+  max_kl: float,
+  noise: jax.Array | None = None,
+  start_covariance: jax.Array | None = None,
+  num_bisections: int = 30,
+) -> Limited:
+  """Finds the best controller of the expansion that is near the previous one.
+
+  max E Σ_t r_t  such that  Σ_t E KL(π_t || π̂_t) <= max_kl.
+
+  For a price η of the divergence it is `lqr.backward` of r + η log π̂, with
+  Σ = -η Q_uu⁻¹. log η is found by bisection between 1e-8 and 1e16. A price at
+  which Q_uu is not negative definite everywhere is too low: there the expected
+  return has no maximum.
+
+  Args:
+    expansion: as from `lqr.expand`, or with f_x and f_u of a fitted model.
+    previous: π̂, around the trajectory of the expansion. Around another one, x̃
+      and ũ, than before, its k̂ becomes k̂ + û - ũ + K̂ (x̃ - x̂).
+    max_kl: the limit, in nats, of the sum over time.
+    noise: as of `divergence`.
+    start_covariance: as of `divergence`.
+    num_bisections: halvings of the range of log η.
+
+  Returns:
+    The controller, η and the divergence: the limit, or less where even the
+    lowest price allows less. It is above the limit only where even the highest
+    price asks for more. Time is O(num_bisections T (d + m)³).
+
+  Raises:
+    ValueError: max_kl or num_bisections is not positive.
+
+  Reference:
+    Levine and Abbeel, 2014, section 4, who find η by a bracketing search.
+
+  >>> one, zero = jnp.ones((1, 1, 1)), jnp.zeros((1, 1))
+  >>> steps = (one, one, zero, zero + 9.0, -one, -one, 0 * one)
+  >>> expansion = lqr.Expansion(*steps, zero[0], zero)
+  >>> found = improve(expansion, Controller(zero, 0 * one, one), max_kl=0.1)
+  >>> round(float(found.kl), 3), bool(found.controller.feedforward > 0)
+  (0.1, True)
+  """
+  if not max_kl > 0:
+    raise ValueError(f"max_kl is {max_kl}; it must be positive.")
+  if num_bisections < 1:
+    raise ValueError(f"num_bisections is {num_bisections}; give 1 or more.")
+  options = {"noise": noise, "start_covariance": start_covariance}
+
+  def at(log_eta):
+    eta = jnp.exp(log_eta)
+    controller, is_bounded = _best(expansion, previous, eta)
+    kl = divergence(expansion, controller, previous, **options).sum()
+    return Limited(controller, eta, kl), is_bounded & (kl <= max_kl)
+
+  def halve(bounds, _):
+    low, high = bounds
+    middle = 0.5 * (low + high)
+    is_near = at(middle)[1]  # and not where the divergence is no number
+    low = jnp.where(is_near, low, middle)
+    return (low, jnp.where(is_near, middle, high)), None
+
+  ends = jnp.log(jnp.array([_LEAST_ETA, _MOST_ETA], expansion.f_x.dtype))
+  bounds = ends[0], ends[1]
+  (_, high), _ = jax.lax.scan(halve, bounds, length=num_bisections)
+  return at(high)[0]
+
+
+def _best(expansion, previous, eta):
+  """Finds the best controller at a price; and whether there is a best one."""
+  gains = lqr.backward(_priced(expansion, previous, eta), least=0.0)
+  covariance = eta * jax.vmap(_inverse)(-gains.q_uu)
+  is_bounded = jnp.all(gains.damping == 0)
+  return Controller(gains.feedforward, gains.feedback, covariance), is_bounded
+
+
+def _priced(expansion, previous, eta):
+  """Adds η log π̂(u|x), but for a constant, to the rewards."""
+  k, gain, covariance = previous
+  price = eta * jax.vmap(_inverse)(covariance)
+  to_gain = price @ gain
+  to_k = jnp.einsum("tij,tj->ti", price, k)
+  back = gain.transpose(0, 2, 1)
+  return expansion._replace(
+    r_x=expansion.r_x - jnp.einsum("tij,tj->ti", back, to_k),
+    r_u=expansion.r_u + to_k,
+    r_xx=expansion.r_xx - back @ to_gain,
+    r_uu=expansion.r_uu - price,
+    r_ux=expansion.r_ux + to_gain,
+  )
+
+
+def _inverse(matrix):
+  eye = jnp.eye(len(matrix), dtype=matrix.dtype)
+  found = jsp.linalg.cho_solve(jsp.linalg.cho_factor(matrix), eye)
+  return 0.5 * (found + found.T)
+
+
+def _log_det(factor):
+  return 2 * jnp.log(jnp.diagonal(factor)).sum()

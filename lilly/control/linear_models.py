@@ -1,0 +1,231 @@
+"""Time-varying linear models of dynamics, fitted to a few rollouts.
+
+p_t(x' | x, u) = N(F_t [x; u] + f_t, N_t), another one for each step t.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import jax.scipy as jsp
+
+__all__ = ["LinearGaussian", "Prior", "fit", "mean", "pooled_prior", "sample"]
+
+
+class LinearGaussian(NamedTuple):
+  """What follows a state and an action, at each of T steps."""
+
+  weights: jax.Array  # F, [T, d, d + m]
+  offset: jax.Array  # f, [T, d]
+  covariance: jax.Array  # N, [T, d, d], positive semidefinite
+
+
+class Prior(NamedTuple):
+  """A normal-inverse-Wishart prior of z = [x; u; x'], k = d + m + d numbers."""
+
+  mean: jax.Array  # m_0, [k]
+  scatter: jax.Array  # Φ, [k, k]
+  mean_count: jax.Array  # n_0', [], rollouts that the mean stands for
+  count: jax.Array  # n_0, [], rollouts that the scatter stands for
+
+
+def fit(
+  states: jax.Array,
+  actions: jax.Array,
+  next_states: jax.Array,
+  *,
+  prior: Prior | None = None,
+  ridge: float = 1e-3,
+) -> LinearGaussian:
+  """Fits a model to n rollouts, at each step by the moments of z = [x; u; x'].
+
+  S = (Φ + n S_emp + n n_0' / (n + n_0') (m - m_0)(m - m_0)ᵀ) / (n + n_0),
+  F = S_x'z (S_zz + ρ I)⁻¹ with z = [x; u],  f = m_x' - F m_z,
+  N = S_x'x' - F S_zx' - S_x'z Fᵀ + F S_zz Fᵀ.
+
+  N is the covariance of what F leaves over, which without a ridge is the
+  paper's S_x'x' - F S_zz Fᵀ. m is the mean of the rollouts alone. S_emp divides
+  by n, not n - 1.
+
+  Args:
+    states: x, [n, T, d].
+    actions: u, [n, T, m].
+    next_states: x', [n, T, d].
+    prior: as from `pooled_prior`; None: S is S_emp.
+    ridge: ρ, at least 0, in squared units of x and u.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: ridge is negative, or there are too few rollouts: at least 1
+      with a prior, 2 without, d + m + 1 with neither prior nor ridge.
+
+  Reference:
+    Gu et al., 2016 (arXiv 1603.00748), section 5.2; Levine and Abbeel, 2014,
+    section 3, for the prior. The paper does not say which it used, nor whether
+    there was a ridge (unconfirmed).
+
+  >>> x = jnp.array([0.0, 1.0, 3.0]).reshape(3, 1, 1)
+  >>> u = jnp.array([1.0, 0.0, 1.0]).reshape(3, 1, 1)
+  >>> fit(x, u, 2 * x - u, ridge=0.0).weights.round(3).tolist()
+  [[[2.0, -1.0]]]
+  """
+  chex.assert_rank([states, actions, next_states], 3)
+  chex.assert_equal_shape([states, next_states])
+  chex.assert_equal_shape_prefix([states, actions], 2)
+  z = jnp.concatenate([states, actions, next_states], axis=-1)
+  _check(len(z), z.shape[-1] - states.shape[-1], prior, ridge)
+  num_given = z.shape[-1] - states.shape[-1]
+  return jax.vmap(lambda at: _fit_step(at, num_given, prior, ridge), 1)(z)
+
+
+def pooled_prior(
+  states: jax.Array,
+  actions: jax.Array,
+  next_states: jax.Array,
+  *,
+  mean_count: float = 1.0,
+  count: float = 1.0,
+) -> Prior:
+  """Makes a prior of the moments over all steps of all rollouts.
+
+  Φ = n_0 times the covariance of [x; u; x'], m_0 its mean.
+
+  Args:
+    states: x, [n, T, d].
+    actions: u, [n, T, m].
+    next_states: x', [n, T, d].
+    mean_count: n_0', of how many rollouts the mean has the weight.
+    count: n_0, of how many rollouts the covariance has the weight.
+
+  Returns:
+    The prior: one Gaussian, where Levine and Abbeel fit a mixture and ask, at
+    each step, which of its parts the rollouts are near.
+
+  Raises:
+    ValueError: a count is not positive.
+
+  Reference:
+    Levine and Abbeel, 2014, section 3.
+
+  >>> x = jnp.arange(4.0).reshape(2, 2, 1)
+  >>> pooled_prior(x, x, x + 1).mean.tolist()
+  [1.5, 1.5, 2.5]
+  """
+  for name, value in (("mean_count", mean_count), ("count", count)):
+    if not value > 0:
+      raise ValueError(f"{name} is {value}; it must be positive.")
+  z = jnp.concatenate([states, actions, next_states], axis=-1)
+  rows = z.reshape(-1, z.shape[-1])
+  middle = rows.mean(0)
+  centred = rows - middle[None]
+  covariance = centred.T @ centred / len(rows)
+  counts = (jnp.asarray(c, z.dtype) for c in (mean_count, count))
+  return Prior(middle, jnp.asarray(count, z.dtype) * covariance, *counts)
+
+
+def mean(
+  model: LinearGaussian,
+  time: int | jax.Array,
+  state: jax.Array,
+  action: jax.Array,
+) -> jax.Array:
+  """Predicts the next state: F_t [x; u] + f_t.
+
+  Args:
+    model: as from `fit`.
+    time: t, an integer; past T - 1 the last step's model serves, below 0 the
+      first's.
+    state: x, [d].
+    action: u, [m].
+
+  Returns:
+    The expected x', [d].
+
+  Reference:
+    Gu et al., 2016 (arXiv 1603.00748), section 5.2.
+
+  >>> model = LinearGaussian(jnp.ones((1, 1, 2)), jnp.ones((1, 1)), None)
+  >>> mean(model, 0, jnp.ones(1), jnp.ones(1)).tolist()
+  [3.0]
+  """
+  t = _at(model, time)
+  return model.weights[t] @ jnp.concatenate([state, action]) + model.offset[t]
+
+
+def sample(
+  key: jax.Array,
+  model: LinearGaussian,
+  time: int | jax.Array,
+  state: jax.Array,
+  action: jax.Array,
+) -> jax.Array:
+  """Draws the next state: x' ~ N(F_t [x; u] + f_t, N_t).
+
+  Args:
+    key: typed key.
+    model: as from `fit`; N_t may be singular, as of few rollouts.
+    time: t, as of `mean`.
+    state: x, [d].
+    action: u, [m].
+
+  Returns:
+    x', [d].
+
+  Reference:
+    Gu et al., 2016 (arXiv 1603.00748), section 5.2.
+
+  >>> x = jnp.arange(6.0).reshape(3, 2, 1)
+  >>> sample(jax.random.key(0), fit(x, x**2, x), 1, x[0, 0], x[0, 0]).shape
+  (1,)
+  """
+  # By eigenvalues: the Cholesky factor of a singular matrix is not a number.
+  values, vectors = jnp.linalg.eigh(model.covariance[_at(model, time)])
+  normal = jax.random.normal(key, state.shape, values.dtype)
+  deviation = vectors @ (jnp.sqrt(jnp.maximum(values, 0)) * normal)
+  return mean(model, time, state, action) + deviation
+
+
+def _check(num_rollouts, num_given, prior, ridge):
+  if not ridge >= 0:
+    raise ValueError(f"ridge is {ridge}; it must be at least 0.")
+  needed = 2 if prior is None else 1
+  if num_rollouts < needed:
+    raise ValueError(f"states has {num_rollouts} rollouts; give {needed}.")
+  if prior is None and ridge == 0 and num_rollouts <= num_given:
+    raise ValueError(
+      f"states has {num_rollouts} rollouts; without a ridge or a prior "
+      f"d + m + 1 = {num_given + 1} are needed."
+    )
+
+
+def _fit_step(z, num_given, prior, ridge):
+  """Fits one step; z: [n, d + m + d], of which num_given are x and u."""
+  middle = z.mean(0)
+  # S is a sum of outer products, of these rows and, with a prior, of Φ.
+  rows, scatter, total = z - middle[None], jnp.zeros((), z.dtype), len(z)
+  if prior is not None:
+    weight = jnp.sqrt(len(z) * prior.mean_count / (len(z) + prior.mean_count))
+    rows = jnp.concatenate([rows, weight * (middle - prior.mean)[None]])
+    scatter, total = prior.scatter, len(z) + prior.count
+  s = (rows.T @ rows + scatter) / total
+  given = s[:num_given, :num_given]
+  given += jnp.asarray(ridge, z.dtype) * jnp.eye(num_given, dtype=z.dtype)
+  factor = jsp.linalg.cho_factor(given)
+  weights = jsp.linalg.cho_solve(factor, s[:num_given, num_given:]).T
+  offset = middle[num_given:] - weights @ middle[:num_given]
+  # From what is left over, not from S: a difference of large numbers would
+  # not be semidefinite.
+  rest = jnp.concatenate([-weights, jnp.eye(len(weights), dtype=z.dtype)], 1)
+  left = rows @ rest.T
+  covariance = left.T @ left
+  if prior is not None:
+    covariance += rest @ scatter @ rest.T
+  covariance = 0.5 * (covariance + covariance.T) / total
+  return LinearGaussian(weights, offset, covariance)
+
+
+def _at(model, time):
+  return jnp.clip(jnp.asarray(time), 0, len(model.offset) - 1)
