@@ -127,7 +127,7 @@ def make_experiment(
   def score(state, data):
     act = learner.greedy(nets, state.agent.policy)
     num_starts = FLAGS["num_starts"].value
-    total = continuous_control.mean_return(env, act, num_starts)
+    total = episodes.mean_return(env, act, num_starts)
     return continuous_control.score(task, total)
 
   return training.Experiment(

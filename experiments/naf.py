@@ -28,16 +28,16 @@ from lilly import training
 from lilly.training import claims, continuous_control
 
 with epy.lazy_imports():
-  import haiku as hk
   import jax
   import jax.numpy as jnp
   import numpy as np
   import optax
 
-  from lilly.control import exploration, imagination, linear_models, lqr
-  from lilly.envs import catalog, episodes, state_vectors, streams, wrappers
-  from lilly.losses import naf
-  from lilly.nets import naf_learner, policy_gradient_learner, weights
+  from lilly.control import imagination
+  from lilly.envs import catalog, episodes, pendulum, planning
+  from lilly.nets import agents, naf_learner, policy_gradient_learner
+  from lilly.nets import imagination_learner as learner
+  from lilly.nets import world_models
   from lilly.replay import ring
   from lilly.training import pictures
 
@@ -47,20 +47,19 @@ class Variant(NamedTuple):
 
   agent: str = "naf"
   model: str = ""  # true, linear or neural
-  imagines: bool = False
-  plans: bool = False  # explores by iLQG
-  more: bool = False  # makes the updates of imagination on real steps
+  options: dict[str, bool] = {}
 
 
+_IMAGINES, _PLANS = {"imagines": True}, {"plans": True}
 VARIANTS = {
   "naf": Variant(),
   "ddpg": Variant("ddpg"),
-  "more_updates": Variant(more=True),
-  "true_model": Variant(model="true", imagines=True),
-  "linear_model": Variant(model="linear", imagines=True),
-  "neural_model": Variant(model="neural", imagines=True),
-  "planner": Variant(model="linear", plans=True),
-  "linear_model_planner": Variant(model="linear", imagines=True, plans=True),
+  "more_updates": Variant(options={"more_updates": True}),
+  "true_model": Variant(model="true", options=_IMAGINES),
+  "linear_model": Variant(model="linear", options=_IMAGINES),
+  "neural_model": Variant(model="neural", options=_IMAGINES),
+  "planner": Variant(model="linear", options=_PLANS),
+  "linear_model_planner": Variant(model="linear", options=_IMAGINES | _PLANS),
   "ilqg": Variant("ilqg"),
 }
 _CPU = {"hidden_sizes": ["64", "64"], "capacity": 100_000, "num_updates": 10}
@@ -95,7 +94,7 @@ for _name, _value, _text in (
   ("max_kl", 10.0, "Planner: from the controller before it, an episode."),
 ):
   flags.DEFINE_float(_name, _value, _text, 0.0, **_OWN)
-_GOAL = flags.DEFINE_float(
+flags.DEFINE_float(
   "goal_return",
   None,
   "Count episodes until evaluation returns so much.",
@@ -111,511 +110,132 @@ for _name, _value, _least, _text in (
   ("num_passes", 50, 1, "ilqg: back and forth, for a start."),
 ):
   flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
-_BOOLS = {
-  name: flags.DEFINE_bool(name, False, text, **_OWN)
-  for name, text in (
-    ("batch_norm", "Normalise batches in the networks."),
-    ("fixed_start", "Pendulum, reacher: start all episodes alike."),
-    ("precision_noise", "NAF: shape the noise by P: L^-T e."),
-  )
-}
+for _name, _text in (
+  ("batch_norm", "Normalise batches in the networks."),
+  ("fixed_start", "Pendulum, reacher: start all episodes alike."),
+  ("precision_noise", "NAF: shape the noise by P: L^-T e."),
+):
+  flags.DEFINE_bool(_name, False, _text, **_OWN)
 # Of an episode before actions are repeated, where it is not 1,000.
 _STEPS = {"pendulum": 200, "mountain_car": 999}
 _STARTS = {"pendulum": (math.pi, 0.0), "reacher_fixed": (2.0, -2.0)}
 
 
-class World(NamedTuple):
-  """A task in the forms that learning needs."""
-
-  task: str
-  plain: Any  # without a time limit
-  limited: Any
-  acting: Any  # resets itself
-  horizon: int  # steps of an episode
-  block: int  # steps between imaginations, a divisor of the horizon
-
-
-class Agent(NamedTuple):
-  """Functions of a learner's state."""
-
-  init: Any  # (key, observations, hyper) -> state
-  outputs: Any  # (state, observation) -> V, action, L or None
-  learn: Any  # (state, batch, hyper) -> state, metrics
-
-
-class State(NamedTuple):
-  """Everything of one run that changes."""
-
-  agent: Any
-  replay: Any
-  imagined: Any  # replay of what did not happen, or ()
-  visited: Any  # states, and what followed them, or ()
-  model: Any
-  plan: Any
-  stream: Any
-  num_episodes: Any
-  goal: Any  # episodes until the goal was reached, or one more than there were
-  hyper: Any
-  key: Any
-
-
-def make_world(task: str) -> World:
+def make_world(task: str) -> Any:
   """The task; its episodes have one length."""
-  given = {
-    name: FLAGS[name].value for name in ("action_repeat", "episode_steps")
-  }
-  options = {}
-  if _BOOLS["fixed_start"].value and task in _STARTS:
-    options = {"start": _STARTS[task]}
+  given = FLAGS.flag_values_dict()
+  options: dict[str, Any] = {"num_steps": None}
+  if given["fixed_start"] and task in _STARTS:
+    options["start"] = _STARTS[task]
   repeats = given["action_repeat"] or catalog.REPEATS.get(task, 1)
-  plain = continuous_control.task_environment(
-    task, repeats, num_steps=None, **options
-  )
+  plain = continuous_control.task_environment(task, repeats, **options)
   horizon = given["episode_steps"] or _STEPS.get(task, 1000) // repeats
-  limited = wrappers.time_limit(plain, horizon)
-  acting = wrappers.auto_reset(limited, 16 if "/" in task else None)
-  block = max(size for size in range(1, 51) if horizon % size == 0)
-  return World(task, plain, limited, acting, horizon, block)
+  return learner.world(plain, horizon, 16 if "/" in task else None)
 
 
-def make_agent(world: World, kind: str) -> Agent:
-  """NAF or DDPG, with the same sizes."""
+def make_agent(world: Any, kind: str) -> Any:
+  """NAF or DDPG, with layers of the same sizes."""
   (num_actions,) = world.plain.action_spec.shape
   sizes = [int(size) for size in FLAGS["hidden_sizes"].value]
-  norm = {} if _BOOLS["batch_norm"].value else None
+  norm = {} if FLAGS["batch_norm"].value else None
 
   def optimiser(rate):
     return training.skip_nonfinite(optax.adam(rate))
 
-  def both(hyper):
-    return (optimiser(hyper[name]) for name in ("policy_rate", "critic_rate"))
-
-  def options(hyper):
-    return {"discount": hyper["discount"], "tau": hyper["tau"]}
-
   if kind == "naf":
     net = naf_learner.network(num_actions, sizes, batch_norm=norm)
-    return Agent(
-      lambda key, seen, hyper: naf_learner.init(
-        key, net, seen, optimiser(hyper["learning_rate"])
-      ),
-      lambda state, seen: naf_learner.outputs(net, state, seen),
-      lambda state, batch, hyper: naf_learner.update(
-        net, state, batch, optimiser(hyper["learning_rate"]), **options(hyper)
-      ),
-    )
+    return agents.naf(net, optimiser)
   nets = policy_gradient_learner.networks(num_actions, sizes, batch_norm=norm)
+  return agents.ddpg(nets, optimiser)
 
-  def outputs(state, seen):
-    action = policy_gradient_learner.act(nets, state.policy, seen)
-    value = policy_gradient_learner.value(nets, state.critic, seen, action)
-    return naf_learner.Outputs(value, action, None)
 
-  return Agent(
-    lambda key, seen, hyper: policy_gradient_learner.init(
-      key, nets, seen, *both(hyper)
-    ),
-    outputs,
-    lambda state, batch, hyper: policy_gradient_learner.update(
-      nets, state, batch, *both(hyper), **options(hyper)
-    ),
+def make_model(world: Any, kind: str) -> Any:
+  """What is imagined with, or planned by; None for none."""
+  given = FLAGS.flag_values_dict()
+  if kind == "true":
+    return world_models.simulator(world.limited)
+  if kind == "linear":
+    ridge = given["ridge"]
+    return world_models.linear(world.plain, world.horizon, ridge=ridge)
+  if kind == "neural":
+    return world_models.neural(
+      world.plain,
+      world.horizon,
+      hidden_sizes=[int(size) for size in given["hidden_sizes"]],
+      num_updates=given["model_updates"],
+    )
+  return None
+
+
+def make_experiment(task: str, variant: str) -> training.Experiment:
+  """One task and one variant, as one run sees it."""
+  world, chosen = make_world(task), VARIANTS[variant]
+  if chosen.agent == "ilqg":
+    return planner(task, world)
+  given = FLAGS.flag_values_dict()
+  own = set(learner.Settings._fields) & set(given)
+  settings = learner.Settings(
+    **{name: given[name] for name in own}, **chosen.options
+  )
+  parts = (
+    world,
+    make_agent(world, chosen.agent),
+    make_model(world, chosen.model),
+    settings,
+  )
+  return training.Experiment(
+    init=lambda key, hyper, data: learner.init(key, hyper, *parts),
+    update=lambda state, data: learner.update(state, *parts),
+    evaluate=lambda state, data: evaluate(state, task, world, parts[1]),
+    hyper=continuous_control.hyper(FLAGS, _RATES),
+    steps_per_update=settings.refit_every * world.horizon,
+    unit="steps",
   )
 
 
-def make_experiment(world: World, variant: str) -> training.Experiment:
-  """One task and one variant, as one run sees it."""
-  if variant == "ilqg":
-    return planner_experiment(world)
-  settings = VARIANTS[variant]
-  agent = make_agent(world, settings.agent)
+def planner(task: str, world: Any) -> training.Experiment:
+  """iLQG with the simulator, from each start of an evaluation: no learning."""
+
+  def of_start(key):
+    # Starts as `episodes.mean_return` makes them.
+    key_start, key_plan = jax.random.split(key)
+    return planning.best_return(
+      key_plan,
+      world.plain,
+      world.plain.reset(key_start)[0],
+      world.horizon,
+      num_passes=FLAGS["num_passes"].value,
+    )
+
+  def init(key, hyper, data):
+    del key, data
+    keys = jax.random.split(jax.random.key(1), FLAGS["num_starts"].value)
+    return {"return": jnp.mean(jax.lax.map(of_start, keys)), "hyper": hyper}
+
   return training.Experiment(
-    init=lambda key, hyper, data: start(key, hyper, world, agent, settings),
-    update=lambda state, data: update(state, world, agent, settings),
-    evaluate=lambda state, data: evaluate(state, world, agent),
+    init=init,
+    update=lambda state, data: (state, {"return": state["return"]}),
+    evaluate=lambda state, data: rated(task, state["return"]),
     hyper=continuous_control.hyper(FLAGS, _RATES),
     steps_per_update=FLAGS["refit_every"].value * world.horizon,
     unit="steps",
   )
 
 
-def start(
-  key: Any, hyper: Any, world: World, agent: Agent, variant: Variant
-) -> State:
-  """A new agent, replay of random actions, and a stream that begins anew."""
-  key, *keys = jax.random.split(key, 6)
-  given = FLAGS.flag_values_dict()
-  _, replay = streams.fill(
-    keys[0],
-    world.acting,
-    capacity=given["capacity"],
-    num_steps=given["start_steps"],
-    reward_scale=given["reward_scale"],
-    keep_truncated=given["keep_truncated"],
-  )
-  stream = streams.start(keys[1], world.acting)
-  seen = ring.sample(keys[2], replay, given["batch_size"])
-  visited = imagined = model = plan = ()
-  if variant.model:
-    # A linear model is of the latest episodes; others are of all states.
-    round_steps = given["refit_every"] * world.horizon
-    is_linear = variant.model == "linear"
-    visited = ring.init(
-      _visit(world, stream, stream.noise, stream.env.state.state),
-      round_steps if is_linear else given["capacity"],
-    )
-    model = MODELS[variant.model].init(keys[4], world)
-  if variant.imagines:
-    imagined = ring.init(replay.example, given["capacity"])
-  if variant.plans:
-    plan = _no_plan(world)
-  return State(
-    agent.init(keys[3], seen.observation, hyper),
-    replay,
-    imagined,
-    visited,
-    model,
-    plan,
-    stream,
-    jnp.zeros((), jnp.int32),
-    jnp.ones(()),
-    hyper,
-    key,
-  )
-
-
-def _visit(world, stream, action, following):
-  """What models learn from, and where imagination starts."""
-  return {
-    "state": stream.env.state,
-    "observation": stream.env.observation,
-    "action": action,
-    "following": following,
-  }
-
-
-def update(
-  state: State, world: World, agent: Agent, variant: Variant
-) -> tuple[State, dict[str, Any]]:
-  """A round of algorithm 2: episodes, then fits of model and planner."""
-  num_episodes = FLAGS["refit_every"].value
-
-  def episode(state, _):
-    key, key_plan = jax.random.split(state.key)
-    state = state._replace(key=key)
-    share = FLAGS["planner_share"].value if variant.plans else 0.0
-    plans = jax.random.bernoulli(key_plan, share)
-    plans &= state.num_episodes >= num_episodes  # there is a plan
-
-    def block(state, _):
-      if variant.imagines:
-        state = imagine(state, world, agent, variant)
-
-      def step(state, _):
-        return interact(state, world, agent, variant, plans)
-
-      return jax.lax.scan(step, state, None, length=world.block)
-
-    num_blocks = world.horizon // world.block
-    state, metrics = jax.lax.scan(block, state, None, length=num_blocks)
-    count = state.num_episodes + 1
-    state = state._replace(num_episodes=count)
-    if _GOAL.value is not None:
-      total = _greedy_return(state, world, agent)
-      was_reached = state.goal < count
-      reached = was_reached | (total >= _GOAL.value)
-      goal = jnp.where(was_reached, state.goal, count)
-      goal = jnp.where(reached, goal, count + 1).astype(jnp.float32)
-      state = state._replace(goal=goal)
-    return state, metrics | {"return": state.stream.last_total}
-
-  state, metrics = jax.lax.scan(episode, state, None, length=num_episodes)
-  metrics = jax.tree.map(jnp.mean, metrics)
-  if _GOAL.value is not None:
-    metrics["episodes_to_goal"] = state.goal
-  if variant.model:
-    key, key_fit = jax.random.split(state.key)
-    state = state._replace(key=key)
-    model, found = MODELS[variant.model].fit(key_fit, state, world)
-    metrics |= found
-    state = state._replace(model=model)
-  if variant.plans:
-    state = state._replace(plan=replan(state, world))
-  return state, metrics
-
-
-def interact(
-  state: State, world: World, agent: Agent, variant: Variant, plans: Any
-) -> tuple[State, dict[str, Any]]:
-  """A step of the environment and the updates that go with it."""
-  key, *keys = jax.random.split(state.key, 5)
-  stream, hyper = state.stream, state.hyper
-  found = agent.outputs(state.agent, stream.env.observation)
-  action, innovation = found.mean, None
-  if variant.plans:
-    action = jnp.where(plans, _planned(state.plan, stream, world), action)
-  if _BOOLS["precision_noise"].value and found.factor is not None:
-    innovation = naf.noise(keys[0], found.factor)
-  noise = exploration.ornstein_uhlenbeck(
-    keys[1],
-    stream.noise,
-    theta=hyper["theta"],
-    sigma=hyper["sigma"],
-    dt=FLAGS["dt"].value,
-    innovation=innovation,
-  )
-  action = jnp.clip(action + noise, -1.0, 1.0)
-  following, (transition, truncated) = streams.step(
-    keys[2],
-    stream,
-    world.acting,
-    action,
-    noise=noise,
-    reward_scale=FLAGS["reward_scale"].value,
-  )
-  kept = True if FLAGS["keep_truncated"].value else ~truncated
-  state = state._replace(
-    replay=ring.add(state.replay, transition, is_kept=kept),
-    stream=following,
-    key=key,
-  )
-  if variant.model:
-    # The state that followed, also where an episode ended: stepped anew.
-    after = world.plain.step(keys[3], stream.env.state.state, action)[0]
-    visit = _visit(world, stream, action, after)
-    state = state._replace(visited=ring.add(state.visited, visit))
-  return learn(state, agent, variant)
-
-
-def learn(
-  state: State, agent: Agent, variant: Variant
-) -> tuple[State, dict[str, Any]]:
-  """I updates on real transitions and I l on imagined ones, real ones last."""
-  num_real = FLAGS["updates_per_step"].value
-  num_more = num_real * FLAGS["imagined_steps"].value
-  size = FLAGS["batch_size"].value
-  total = num_real + num_more * (variant.more or variant.imagines)
-  if variant.imagines and not _imagines_always(variant):
-    total = jnp.where(_has_model(state, variant), total, num_real)
-  key, key_learn = jax.random.split(state.key)
-
-  def one(i, carry):
-    learner, key, _ = carry
-    key, key_real, key_imagined = jax.random.split(key, 3)
-    batch = ring.sample(key_real, state.replay, size)
-    if variant.imagines:
-      other = ring.sample(key_imagined, state.imagined, size)
-      is_real = (i >= total - num_real) | (state.imagined.size == 0)
-      batch = jax.tree.map(lambda x, y: jnp.where(is_real, x, y), batch, other)
-    learner, metrics = agent.learn(learner, batch, state.hyper)
-    return learner, key, metrics
-
-  _, form = jax.eval_shape(
-    lambda: agent.learn(
-      state.agent, ring.sample(key, state.replay, size), state.hyper
-    )
-  )
-  metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
-  carry = state.agent, key_learn, metrics
-  learner, _, metrics = jax.lax.fori_loop(0, total, one, carry)
-  return state._replace(agent=learner, key=key), metrics
-
-
-def _imagines_always(variant):
-  return variant.model == "true" and not FLAGS["imagine_until"].value
-
-
-def _has_model(state, variant):
-  """Whether there is something to imagine with, and still a use for it."""
-  count, until = state.num_episodes, FLAGS["imagine_until"].value
-  is_on = (count < until) if until else True
-  if variant.model == "true":
-    return is_on
-  return is_on & (count >= FLAGS["refit_every"].value)
-
-
-def imagine(
-  state: State, world: World, agent: Agent, variant: Variant
-) -> State:
-  """Rollouts of the policy in the model, one for each real step to come."""
-  key, key_start, key_roll = jax.random.split(state.key, 3)
-  starts = ring.sample(key_start, state.visited, world.block)
-
-  def policy(key, seen):
-    greedy = agent.outputs(state.agent, seen).mean
-    noise = state.hyper["sigma"] * jax.random.normal(key, greedy.shape)
-    return jnp.clip(greedy + noise, -1.0, 1.0)
-
-  def roll(key, start):
-    return imagination.rollout(
-      key,
-      start["state"],
-      start["observation"],
-      step=MODELS[variant.model].step(state.model, world),
-      act=policy,
-      length=FLAGS["imagined_steps"].value,
-    )
-
-  found = jax.vmap(roll)(jax.random.split(key_roll, world.block), starts)
-  found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
-  reward = FLAGS["reward_scale"].value * found.reward
-  steps = streams.Transition(*found._replace(reward=reward)[:-1])
-  # A model that is wrong may leave the numbers.
-  finite = jnp.isfinite(reward) & jnp.isfinite(steps.next_observation).all(-1)
-  exists = _has_model(state, variant) & (state.visited.size > 0)
-  kept = found.is_valid & finite & exists
-  imagined = ring.extend(state.imagined, steps, is_kept=kept)
-  return state._replace(imagined=imagined, key=key)
-
-
-class Model(NamedTuple):
-  """A model of the world, as imagination uses it."""
-
-  init: Any  # (key, world) -> model
-  fit: Any  # (key, state, world) -> model, metrics
-  step: Any  # (model, world) -> the step of an environment
-
-
-def _untouched(key, state, world):
-  return state.model, {}
-
-
-def _no_linear_model(key, world):
-  d, m, horizon = *_sizes(world), world.horizon
-  return linear_models.LinearGaussian(
-    jnp.zeros((horizon, d, d + m)),
-    jnp.zeros((horizon, d)),
-    jnp.zeros((horizon, d, d)),
-  )
-
-
-def _sizes(world):
-  """Numbers of a state and of an action."""
-  form, _ = jax.eval_shape(world.plain.reset, jax.random.key(0))
-  sizes = [x.size for x in jax.tree.leaves(form)]
-  return sum(sizes), world.plain.action_spec.shape[0]
-
-
-def _latest(state, world):
-  """The latest episodes: states, actions, what followed, [n, T, ...] each."""
-  flatten = jax.vmap(state_vectors.vectors(world.plain).flatten)
-  seen = ring.contents(state.visited)
-  found = (
-    flatten(seen["state"].state),
-    seen["action"],
-    flatten(seen["following"]),
-  )
-  shape = (FLAGS["refit_every"].value, world.horizon)
-  return tuple(x.reshape(*shape, -1) for x in found)
-
-
-def _fit_linear(key, state, world):
-  seen = _latest(state, world)
-  prior = linear_models.pooled_prior(*seen)
-  model = linear_models.fit(*seen, prior=prior, ridge=FLAGS["ridge"].value)
-  times = jnp.arange(world.horizon)
-  mean = jax.vmap(
-    jax.vmap(linear_models.mean, (None, 0, 0, 0)), (None, None, 0, 0)
-  )
-  error = mean(model, times, *seen[:2]) - seen[2]
-  return model, {"model_error": jnp.sqrt(jnp.mean(jnp.square(error)))}
-
-
-def _linear_step(model, world):
-  def predict(key, time, x, u):
-    return linear_models.sample(key, model, time, x, u)
-
-  return state_vectors.model(world.plain, predict, world.horizon)
-
-
-def _neural_network(world):
-  """Predicts how a state changes, in standard deviations of changes."""
-  d, _ = _sizes(world)
-  sizes = [int(size) for size in FLAGS["hidden_sizes"].value]
-
-  def predict(seen, action):
-    return hk.nets.MLP([*sizes, d])(jnp.concatenate([seen, action]))
-
-  return hk.without_apply_rng(hk.transform(predict))
-
-
-def _no_neural_model(key, world):
-  spec = world.plain.observation_spec
-  d, m = _sizes(world)
-  params = _neural_network(world).init(key, jnp.zeros(spec.shape), jnp.zeros(m))
-  moments = optax.adam(1e-3).init(params)
-  return {"params": params, "moments": moments, "scale": jnp.ones(d)}
-
-
-def _fit_neural(key, state, world):
-  """Adam on batches of all that was visited."""
-  net, flatten = (
-    _neural_network(world),
-    state_vectors.vectors(world.plain).flatten,
-  )
-  spread = jnp.zeros_like(state.model["scale"])
-  key, key_scale = jax.random.split(key)
-
-  def change(visit):
-    return flatten(visit["following"]) - flatten(visit["state"].state)
-
-  some = jax.vmap(change)(ring.sample(key_scale, state.visited, 1000))
-  spread = jnp.sqrt(jnp.mean(jnp.square(some), 0)) + 1e-3
-
-  def loss(params, batch):
-    def of_one(visit):
-      guess = net.apply(params, visit["observation"], visit["action"])
-      return jnp.mean(jnp.square(guess - change(visit) / spread))
-
-    return jnp.mean(jax.vmap(of_one)(batch))
-
-  def step(carry, _):
-    key, params, moments = carry
-    key, key_batch = jax.random.split(key)
-    batch = ring.sample(key_batch, state.visited, FLAGS["batch_size"].value)
-    error, grads = jax.value_and_grad(loss)(params, batch)
-    updates, moments = optax.adam(1e-3).update(grads, moments)
-    return (key, optax.apply_updates(params, updates), moments), error
-
-  carry = key, state.model["params"], state.model["moments"]
-  length = FLAGS["model_updates"].value
-  (_, params, moments), errors = jax.lax.scan(step, carry, length=length)
-  model = {"params": params, "moments": moments, "scale": spread}
-  return model, {"model_error": jnp.mean(errors[-100:])}
-
-
-def _neural_step(model, world):
-  net, form = _neural_network(world), state_vectors.vectors(world.plain)
-
-  def predict(key, time, x, u):
-    seen = world.plain.observe(form.unflatten(x))
-    return x + model["scale"] * net.apply(model["params"], seen, u)
-
-  return state_vectors.model(world.plain, predict, world.horizon)
-
-
-MODELS = {
-  "true": Model(lambda key, world: (), _untouched, lambda _, w: w.limited.step),
-  "linear": Model(_no_linear_model, _fit_linear, _linear_step),
-  "neural": Model(_no_neural_model, _fit_neural, _neural_step),
-}
-
-
-def _policy(state, agent):
+def policy(state: Any, agent: Any) -> Any:
+  """The best action of each observation, as `episodes` play it."""
   return lambda key, seen: agent.outputs(state.agent, seen).mean
 
 
-def _greedy_return(state, world, agent):
-  act, count = _policy(state, agent), FLAGS["num_starts"].value
-  return continuous_control.mean_return(world.limited, act, count)
-
-
-def evaluate(state: State, world: World, agent: Agent) -> dict[str, Any]:
-  """Greedy return; values of what was visited; how the reacher holds still."""
-  metrics = rated(world, _greedy_return(state, world, agent))
+def evaluate(state: Any, task: str, world: Any, agent: Any) -> dict[str, Any]:
+  """Greedy return; values of what was visited; how still a reacher holds."""
+  num_starts = FLAGS["num_starts"].value
+  act = policy(state, agent)
+  metrics = rated(task, episodes.mean_return(world.limited, act, num_starts))
   seen = ring.sample(jax.random.key(2), state.replay, 1000).observation
   values = jax.vmap(lambda x: agent.outputs(state.agent, x).value)(seen)
   metrics |= {"value_median": jnp.median(values), "value_max": jnp.max(values)}
-  if world.task.startswith("reacher"):
+  if task.startswith("reacher"):
     distances = tip_distances(state, world, agent)[:, -20:]
     metrics |= {
       "distance": jnp.mean(distances),
@@ -624,76 +244,23 @@ def evaluate(state: State, world: World, agent: Agent) -> dict[str, Any]:
   return metrics
 
 
-def rated(world: World, total: Any) -> dict[str, Any]:
-  """The return, and its score where episodes have the length it is for."""
-  own = FLAGS["episode_steps"].value or _BOOLS["fixed_start"].value
-  return continuous_control.score("" if own else world.task, total)
+def rated(task: str, total: Any) -> dict[str, Any]:
+  """The return, and its score where episodes are those it is for."""
+  own = FLAGS["episode_steps"].value or FLAGS["fixed_start"].value
+  return continuous_control.score("" if own else task, total)
 
 
-def tip_distances(state: State, world: World, agent: Agent) -> Any:
+def tip_distances(state: Any, world: Any, agent: Any) -> Any:
   """From the tip to the target in greedy episodes, [starts, T], in metres."""
   n = world.plain.action_spec.shape[0]
+  act = policy(state, agent)
 
   def of_episode(key):
-    _, _, _, steps = episodes.rollout(
-      key, world.limited, _policy(state, agent), world.horizon
-    )
+    *_, steps = episodes.rollout(key, world.limited, act, world.horizon)
     return jnp.linalg.norm(steps.observation[:, 2 * n : 2 * n + 2], axis=1)
 
   keys = jax.random.split(jax.random.key(1), FLAGS["num_starts"].value)
   return jax.vmap(of_episode)(keys)
-
-
-def planner_experiment(world: World) -> training.Experiment:
-  """iLQG with the simulator, from each start of the evaluation: no learning."""
-
-  def init(key, hyper, data):
-    keys = jax.random.split(jax.random.key(1), FLAGS["num_starts"].value)
-    total = jnp.mean(jax.lax.map(lambda key: planned_return(key, world), keys))
-    return {"total": total, "hyper": hyper}
-
-  return training.Experiment(
-    init=init,
-    update=lambda state, data: (state, {"return": state["total"]}),
-    evaluate=lambda state, data: rated(world, state["total"]),
-    hyper=continuous_control.hyper(FLAGS, _RATES),
-    steps_per_update=FLAGS["refit_every"].value * world.horizon,
-    unit="steps",
-  )
-
-
-def planned_return(key: Any, world: World) -> Any:
-  """The best of some plans that begin with other actions."""
-  form = state_vectors.vectors(world.plain)
-  # Starts as `episodes.play` makes them.
-  key_start, key_guess = jax.random.split(key)
-  first = form.flatten(world.plain.reset(key_start)[0])
-  shape = (world.horizon, *world.plain.action_spec.shape)
-
-  def guess(key, scale):
-    def step(carry, _):
-      key, noise = carry
-      key, key_noise = jax.random.split(key)
-      noise = exploration.ornstein_uhlenbeck(key_noise, noise, sigma=scale)
-      return (key, noise), jnp.clip(noise, -0.99, 0.99)
-
-    start = key, jnp.zeros(shape[1:])
-    return jax.lax.scan(step, start, length=shape[0])[1]
-
-  def plan(actions):
-    best, _ = lqr.plan(
-      first,
-      actions,
-      dynamics=form.dynamics,
-      reward=form.reward,
-      num_iterations=FLAGS["num_passes"].value,
-      limit=0.999,  # at 1 the simulator cuts actions, and the slope with them
-    )
-    return best.total
-
-  keys = jax.random.split(key_guess, 8)
-  scales = jnp.array([0.0, 0.05, 0.1, 0.1, 0.2, 0.2, 0.5, 0.5])
-  return jnp.max(jax.vmap(plan)(jax.vmap(guess)(keys, scales)))
 
 
 def check() -> None:
@@ -725,26 +292,137 @@ def check() -> None:
 def make_experiments(options: training.Options) -> dict[str, Any]:
   """Each task with each variant; their name is the task's where one is run."""
   check()
-  found = {}
-  for name, (task, variant) in continuous_control.pairs(FLAGS).items():
-    world = make_world(task)
-    if (
-      VARIANTS[variant].model in ("linear", "neural") and not world.plain.reward
-    ):
+  pairs = continuous_control.pairs(FLAGS)
+  for task, variant in pairs.values():
+    is_fitted = VARIANTS[variant].model in ("linear", "neural")
+    if is_fitted and make_world(task).plain.reward is None:
       raise training.RunError(
-        f"--tasks={task}: the reward of repeated actions is not known to a "
-        "model; give --action_repeat=1."
+        f"--tasks={task} --variants={variant}: what repeated actions are worth "
+        "is not known to a model; give --action_repeat=1."
       )
-    found[name] = make_experiment(world, variant)
-  return found
+  return {name: make_experiment(*pair) for name, pair in pairs.items()}
 
 
 def draw(results: training.Results, out_dir: Any) -> None:
-  pictures.curves(
-    results,
-    out_dir / "curves.png",
-    {"eval/return": "return of the greedy policy"},
+  """Returns; films; what was valued, imagined, and how still reachers hold."""
+  scores = all("eval/score" in x for x in results.metrics.values())
+  wanted = {"eval/return": "return of the greedy policy"}
+  if scores:
+    wanted = {"eval/score": "score (0 random, 1 best known)"}
+  pictures.curves(results, out_dir / "curves.png", wanted)
+  rollouts, distances = {}, {}
+  for name, (task, variant) in continuous_control.pairs(FLAGS).items():
+    if variant == "ilqg":
+      continue
+    world, chosen = make_world(task), VARIANTS[variant]
+    agent = make_agent(world, chosen.agent)
+    states = results.states[name]
+    state = jax.tree.map(lambda x: jnp.asarray(x[0]), states)
+    act = policy(state, agent)
+    continuous_control.film(out_dir / f"{name}.gif", world.limited, act)
+    if task == "pendulum":
+      draw_values(out_dir / f"{name}_values.png", world, agent, state)
+    if "imagines" in chosen.options:
+      model = make_model(world, chosen.model)
+      rollouts[name] = compared(world, agent, model, state)
+    if task.startswith("reacher"):
+
+      def of_run(run, world=world, agent=agent):
+        return jnp.mean(tip_distances(run, world, agent), axis=0)
+
+      distances[name] = 100 * np.asarray(jax.jit(jax.vmap(of_run))(states))
+  if rollouts:
+    draw_rollouts(out_dir / "imagined.png", rollouts)
+  if distances:
+    draw_distances(out_dir / "tremble.png", distances)
+
+
+def draw_values(path: Any, world: Any, agent: Any, state: Any) -> None:
+  """V, what came of it and the best action, over the pendulum's states."""
+  angles, speeds = np.linspace(-np.pi, np.pi, 41), np.linspace(-8, 8, 41)
+  scale = FLAGS["reward_scale"].value
+
+  def of_state(angle, speed):
+    x = pendulum.State(jnp.float32(angle), jnp.float32(speed))
+    seen = pendulum.observe(x)
+    found = imagination.rollout(
+      jax.random.key(0),
+      x,
+      seen,
+      step=world.plain.step,
+      act=policy(state, agent),
+      length=400,
+    )
+    weights = state.hyper["discount"] ** jnp.arange(400)
+    outputs = agent.outputs(state.agent, seen)
+    return outputs.value, scale * weights @ found.reward, outputs.mean[0]
+
+  each = jax.vmap(jax.vmap(of_state, (0, None)), (None, 0))
+  titles = ("V", "discounted rewards that followed", "best action")
+  maps = jax.device_get(jax.jit(each)(angles, speeds))
+  shared = (np.min(maps[:2]), np.max(maps[:2]))
+  limits = (shared, shared, (-1.0, 1.0))
+  pictures.maps(
+    dict(zip(titles, zip(maps, limits, strict=True), strict=True)),
+    path,
+    {"angle (rad, 0 upright)": angles, "velocity (rad/s)": speeds},
   )
+
+
+def compared(world: Any, agent: Any, model: Any, state: Any) -> tuple[Any, Any]:
+  """Observations of rollouts in the model and in the simulator, [6, l, o].
+
+  From states that were visited, without noise.
+  """
+  starts = ring.sample(jax.random.key(6), state.visited, 6)
+  act = policy(state, agent)
+
+  def roll(step, start):
+    found = imagination.rollout(
+      jax.random.key(7),
+      start.state,
+      start.observation,
+      step=step,
+      act=act,
+      length=FLAGS["imagined_steps"].value,
+    )
+    return jnp.where(found.is_valid[:, None], found.next_observation, jnp.nan)
+
+  def imagined(*given):
+    return model.step(state.fit, *given)
+
+  return tuple(
+    np.asarray(jax.vmap(lambda start, step=step: roll(step, start))(starts))
+    for step in (imagined, world.limited.step)
+  )
+
+
+def draw_rollouts(path: Any, rollouts: dict[str, Any]) -> None:
+  """Imagined (dashed) against real rollouts, by their last observed number."""
+  sheet, grid = pictures.axes(1, len(rollouts))
+  for ax, (name, pair) in zip(grid[0], rollouts.items(), strict=True):
+    for style, label, found in zip(
+      ("--", "-"), ("model", "real"), pair, strict=True
+    ):
+      for k, line in enumerate(found[..., -1]):
+        colour = pictures.COLOURS[k]
+        own = label if k == 0 else None
+        ax.plot(range(1, len(line) + 1), line, style, color=colour, label=own)
+    ax.set(title=name, xlabel="steps imagined", ylabel="velocity (rad/s)")
+    ax.legend(frameon=False)
+  pictures.save(sheet, path)
+
+
+def draw_distances(path: Any, distances: dict[str, Any]) -> None:
+  """How far the tip is from its target, over an episode."""
+  sheet, grid = pictures.axes(1, 1)
+  for k, (name, found) in enumerate(distances.items()):
+    times = np.arange(1, found.shape[1] + 1)
+    colour = pictures.COLOURS[k % len(pictures.COLOURS)]
+    pictures.band(grid[0, 0], times, found, colour=colour, label=name)
+  grid[0, 0].set(xlabel="step", ylabel="tip to target (cm)", yscale="log")
+  grid[0, 0].legend(frameon=False)
+  pictures.save(sheet, path)
 
 
 def main(options: training.Options) -> int:

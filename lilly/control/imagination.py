@@ -32,6 +32,7 @@ def rollout(
   step: Callable[[jax.Array, Any, jax.Array], tuple[Any, Any]],
   act: Callable[[jax.Array, jax.Array], jax.Array],
   length: int = 10,
+  noise: jax.Array | None = None,
 ) -> Imagined:
   """Rolls a policy out in a model.
 
@@ -45,6 +46,8 @@ def rollout(
       step; a state past it is never valid.
     act: the policy as it is now, of a key and an observation.
     length: steps, l; paper: 5 or 10.
+    noise: added to the actions, which are then cut to [-1, 1], [l, m]; None:
+      actions are the policy's.
 
   Returns:
     The steps. Those after a discount of 0 or a truncation are not valid.
@@ -65,10 +68,12 @@ def rollout(
   if length < 1:
     raise ValueError(f"length is {length}; it must be at least 1.")
 
-  def go(carry, _):
+  def go(carry, noise):
     key, state, observation, is_valid = carry
     key, key_act, key_step = jax.random.split(key, 3)
     action = act(key_act, observation)
+    if noise is not None:
+      action = jnp.clip(action + noise, -1, 1)
     state, found = step(key_step, state, action)
     imagined = Imagined(
       observation,
@@ -82,4 +87,4 @@ def rollout(
     return (key, state, found.observation, is_valid), imagined
 
   carry = key, state, observation, jnp.array(True)
-  return jax.lax.scan(go, carry, length=length)[1]
+  return jax.lax.scan(go, carry, noise, length=length)[1]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lilly.envs import environment
 from lilly.envs.environment import Environment
 
-__all__ = ["discounted", "play", "rollout"]
+__all__ = ["discounted", "mean_return", "play", "rollout"]
 
 # act(key, observation) -> action
 Policy = Callable[[jax.Array, Any], jax.Array]
@@ -74,6 +74,27 @@ def play(key: jax.Array, env: Environment, act: Policy) -> jax.Array:
 
   start = (key, state, observation, jnp.zeros(()), jnp.array(False))
   return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3]
+
+
+def mean_return(env: Environment, act: Policy, num_starts: int) -> jax.Array:
+  """Plays episodes from starts of their own, the same at every time.
+
+  Args:
+    env: an environment whose episodes end, not auto-resetting.
+    act: maps a key and an observation to an action.
+    num_starts: how many episodes.
+
+  Returns:
+    The mean return, [].
+
+  >>> from lilly.envs import point_mass
+  >>> env = point_mass.make(num_steps=2)
+  >>> act = lambda key, observation: environment.sample(key, env.action_spec)
+  >>> mean_return(env, act, num_starts=3).shape
+  ()
+  """
+  keys = jax.random.split(jax.random.key(1), num_starts)
+  return jnp.mean(jax.vmap(lambda key: play(key, env, act))(keys))
 
 
 def rollout(

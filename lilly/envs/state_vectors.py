@@ -15,7 +15,7 @@ from lilly.envs import environment
 from lilly.envs.environment import Environment
 from lilly.envs.wrappers import TimeLimitState
 
-__all__ = ["Vectors", "model", "vectors"]
+__all__ = ["Vectors", "model", "trajectories", "vectors"]
 
 # predict(key, time, state vector, action) -> the next state vector
 Predict = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -24,6 +24,7 @@ Predict = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 class Vectors(NamedTuple):
   """An environment as `control.lqr` wants it."""
 
+  size: int  # d
   flatten: Callable[[Any], jax.Array]  # state -> [d]
   unflatten: Callable[[jax.Array], Any]  # [d] -> state
   # dynamics(t, x, u) -> the next x
@@ -67,11 +68,32 @@ def vectors(env: Environment) -> Vectors:
     return flatten(state), found.reward
 
   return Vectors(
+    sum(x.size for x in jax.tree.leaves(form)),
     flatten,
     unflatten,
     dynamics=lambda t, x, u: step(x, u)[0],
     reward=lambda t, x, u: step(x, u)[1],
   )
+
+
+def trajectories(
+  env: Environment, visits: Any, horizon: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Cuts steps in a row into episodes of one length.
+
+  Args:
+    env: without a time limit.
+    visits: has fields state (a `TimeLimitState`), action and following, [n T,
+      ...] each.
+    horizon: T.
+
+  Returns:
+    States [n, T, d], actions [n, T, m], the states that followed [n, T, d].
+  """
+  flatten = jax.vmap(vectors(env).flatten)
+  found = flatten(visits.state.state), visits.action, flatten(visits.following)
+  count = len(visits.action) // horizon
+  return tuple(x.reshape(count, horizon, -1) for x in found)
 
 
 def model(

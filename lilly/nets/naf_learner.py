@@ -29,7 +29,7 @@ class Outputs(NamedTuple):
 
   value: jax.Array  # V, []
   mean: jax.Array  # μ, [m]: the best action
-  factor: jax.Array  # L, [m, m], of the curvature P = L Lᵀ
+  factor: jax.Array | None  # L, [m, m], of the curvature P = L Lᵀ
 
 
 class State(NamedTuple):

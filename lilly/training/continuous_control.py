@@ -28,7 +28,6 @@ __all__ = [
   "define_flags",
   "film",
   "hyper",
-  "mean_return",
   "pairs",
   "score",
   "task_environment",
@@ -210,21 +209,6 @@ def task_environment(task: str, repeats: int = 0, **options: Any) -> Any:
   except (ValueError, ImportError) as error:
     raise RunError(f"--tasks={task}: {error}") from error
   return wrappers.action_repeat(env, repeats or catalog.REPEATS.get(task, 1))
-
-
-def mean_return(env: Any, act: Callable[..., Any], num_starts: int) -> Any:
-  """Plays episodes from starts of their own, the same at every time.
-
-  Args:
-    env: an environment whose episodes end.
-    act: as of `episodes.play`.
-    num_starts: how many episodes.
-
-  Returns:
-    The mean return, [].
-  """
-  keys = jax.random.split(jax.random.key(1), num_starts)
-  return jnp.mean(jax.vmap(lambda key: episodes.play(key, env, act))(keys))
 
 
 def score(task: str, total: Any) -> dict[str, Any]:

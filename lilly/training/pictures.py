@@ -20,6 +20,7 @@ __all__ = [
   "band",
   "curves",
   "gif",
+  "maps",
   "save",
   "sweep",
 ]
@@ -242,6 +243,32 @@ def agreement(
       ends = [points.min(), points.max()]
       ax.plot(ends, ends, color="black", linewidth=1)
     ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
+  save(sheet, path)
+
+
+def maps(
+  values: Mapping[str, tuple[np.ndarray, tuple[float, float]]],
+  path: pathlib.Path,
+  axis: Mapping[str, np.ndarray],
+) -> None:
+  """Draws functions of two numbers as colours.
+
+  Args:
+    values: for each of the axes its title, its values [y, x], and what the
+      first and the last colour stand for: where these are opposite numbers, 0
+      is white.
+    path: of the PNG.
+    axis: labels and values of x and y.
+  """
+  sheet, grid = axes(1, len(values))
+  (x_label, x), (y_label, y) = axis.items()
+  for ax, (title, (found, (low, high))) in zip(
+    grid[0], values.items(), strict=True
+  ):
+    colours = "RdBu" if low == -high else "viridis"
+    shown = ax.pcolormesh(x, y, found, cmap=colours, vmin=low, vmax=high)
+    ax.set(title=title, xlabel=x_label, ylabel=y_label)
+    sheet.colorbar(shown, ax=ax)
   save(sheet, path)
 
 

@@ -1,0 +1,191 @@
+"""Models of a world, fitted to its states: the simulator, linear, or neural.
+
+A model has a fit, which is made anew now and then, and a step, which takes the
+place of the environment's. Environments say what is seen of a state and what a
+step is worth (`Environment.observe`, `reward`); models predict states alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+from lilly.control import linear_models
+from lilly.envs import state_vectors
+from lilly.envs.environment import Environment, Step
+
+__all__ = ["Model", "Visit", "linear", "neural", "simulator"]
+
+
+class Visit(NamedTuple):
+  """A step of the world as models learn from it."""
+
+  state: Any  # of the environment with a time limit: where imagination starts
+  observation: jax.Array
+  action: jax.Array
+  following: Any  # the state that followed, without its age
+
+
+class Model(NamedTuple):
+  """A model as functions of its fit."""
+
+  # init(key) -> fit
+  init: Callable[[jax.Array], Any]
+  # refit(key, fit, visits) -> fit, metrics; visits are the latest ones in their
+  # order, [n T, ...]
+  refit: Callable[[jax.Array, Any, Visit], tuple[Any, dict[str, jax.Array]]]
+  # step(fit, key, state, action) -> state, step
+  step: Callable[[Any, jax.Array, Any, jax.Array], tuple[Any, Step]]
+  needs_fit: bool = True  # before it is of use
+
+
+def simulator(limited: Environment) -> Model:
+  """Takes the environment itself for a model: the best there can be.
+
+  Args:
+    limited: the environment with its time limit.
+
+  Returns:
+    The model.
+
+  Reference:
+    Gu et al., 2016 (arXiv 1603.00748), table 2.
+  """
+  return Model(
+    init=lambda key: (),
+    refit=lambda key, fit, visits: (fit, {}),
+    step=lambda fit, key, state, action: limited.step(key, state, action),
+    needs_fit=False,
+  )
+
+
+def linear(plain: Environment, horizon: int, *, ridge: float = 1e-3) -> Model:
+  """Fits a linear-Gaussian model for each step of an episode.
+
+  Args:
+    plain: the environment without a time limit, with `observe` and `reward`.
+    horizon: steps of an episode, T; all must have as many.
+    ridge: as of `linear_models.fit`, whose prior is pooled over the episodes.
+
+  Returns:
+    The model, of the latest episodes alone. It is right near them, where they
+    start alike.
+
+  Raises:
+    ValueError: the environment lacks a function.
+
+  Reference:
+    Gu et al., 2016 (arXiv 1603.00748), section 5.3. Its prior is not stated
+    (unconfirmed).
+  """
+  form = state_vectors.vectors(plain)
+  d, m = form.size, plain.action_spec.shape[0]
+
+  def init(key):
+    del key
+    shapes = ((horizon, d, d + m), (horizon, d), (horizon, d, d))
+    return linear_models.LinearGaussian(*map(jnp.zeros, shapes))
+
+  def refit(key, fit, visits):
+    del key, fit
+    found = state_vectors.trajectories(plain, visits, horizon)
+    prior = linear_models.pooled_prior(*found)
+    fit = linear_models.fit(*found, prior=prior, ridge=ridge)
+    of_step = jax.vmap(linear_models.mean, (None, 0, 0, 0))
+    mean = jax.vmap(of_step, (None, None, 0, 0))
+    guess = mean(fit, jnp.arange(horizon), *found[:2])
+    error = jnp.sqrt(jnp.mean(jnp.square(guess - found[2])))
+    return fit, {"model_error": error}
+
+  def step(fit, key, state, action):
+    def predict(key, time, x, u):
+      return linear_models.sample(key, fit, time, x, u)
+
+    return state_vectors.model(plain, predict, horizon)(key, state, action)
+
+  return Model(init, refit, step)
+
+
+def neural(
+  plain: Environment,
+  horizon: int,
+  *,
+  hidden_sizes: Sequence[int] = (200, 200),
+  learning_rate: float = 1e-3,
+  num_updates: int = 1000,
+  batch_size: int = 64,
+) -> Model:
+  """Fits a network that predicts how a state changes.
+
+  Args:
+    plain: the environment without a time limit, with `observe` and `reward`.
+    horizon: steps of an episode.
+    hidden_sizes: units of each layer; the paper does not state them.
+    learning_rate: of Adam.
+    num_updates: in a fit; it goes on from the one before.
+    batch_size: visits in an update.
+
+  Returns:
+    The model. Its input is what is seen of a state, and the action; its output
+    is in standard deviations of the changes.
+
+  Raises:
+    ValueError: the environment lacks a function.
+
+  Reference:
+    Gu et al., 2016 (arXiv 1603.00748), section 5.2: the one that did not help.
+  """
+  form = state_vectors.vectors(plain)
+  observe, spec = plain.observe, plain.observation_spec
+  optimiser = optax.adam(learning_rate)
+
+  @hk.without_apply_rng
+  @hk.transform
+  def net(seen, action):
+    layers = hk.nets.MLP([*hidden_sizes, form.size])
+    return layers(jnp.concatenate([seen, action]))
+
+  def init(key):
+    action = jnp.zeros(plain.action_spec.shape)
+    params = net.init(key, jnp.zeros(spec.shape), action)
+    return params, optimiser.init(params), jnp.ones(form.size)
+
+  def change(visit):
+    return form.flatten(visit.following) - form.flatten(visit.state.state)
+
+  def refit(key, fit, visits):
+    changes = jax.vmap(change)(visits)
+    spread = jnp.sqrt(jnp.mean(jnp.square(changes), 0)) + 1e-3
+
+    def loss(params, chosen):
+      batch = jax.tree.map(lambda x: x[chosen], visits)
+      guess = jax.vmap(net.apply, (None, 0, 0))(
+        params, batch.observation, batch.action
+      )
+      wanted = changes[chosen] / spread[None]
+      return jnp.mean(jnp.square(guess - wanted))
+
+    def step(carry, _):
+      key, params, moments = carry
+      key, key_batch = jax.random.split(key)
+      chosen = jax.random.randint(key_batch, (batch_size,), 0, len(changes))
+      error, grads = jax.value_and_grad(loss)(params, chosen)
+      updates, moments = optimiser.update(grads, moments)
+      return (key, optax.apply_updates(params, updates), moments), error
+
+    carry, errors = jax.lax.scan(step, (key, *fit[:2]), length=num_updates)
+    return (*carry[1:], spread), {"model_error": jnp.mean(errors[-100:])}
+
+  def step(fit, key, state, action):
+    params, _, spread = fit
+
+    def predict(key, time, x, u):
+      del key, time
+      return x + spread * net.apply(params, observe(form.unflatten(x)), u)
+
+    return state_vectors.model(plain, predict, horizon)(key, state, action)
+
+  return Model(init, refit, step)
