@@ -68,3 +68,11 @@ def test_ddpg_learns_an_environment_of_ones_own():
   options = training.parse(own.ddpg.FLAGS, ["x", *flags], "cart")
   (returns,) = own.main(options._replace(out_dir=None))
   assert returns[0] < 0 and returns[-1] > 25  # three seeds: 38 to 45
+
+
+def test_a_boat_is_steered_across_a_river():
+  costs, states = load("linear_quadratic_control").main()
+  assert (np.diff(costs) < 0).all()
+  assert costs[-1] < 0.2 * costs[0]  # 128 and 21
+  np.testing.assert_allclose(states[-1, :2], [0.0, 4.0], atol=0.1)
+  assert np.abs(states[:, 0]).max() > 0.02  # the current was felt
