@@ -107,7 +107,7 @@ for _name, _value, _least, _text in (
   ("imagine_until", 0, 0, "Episodes with imagination; 0: all."),
   ("episode_steps", 0, 0, "Length of an episode; 0: by the task."),
   ("model_updates", 1000, 1, "Neural model: updates in a fit."),
-  ("num_passes", 50, 1, "ilqg: back and forth, for a start."),
+  ("num_passes", 5, 1, "ilqg: back and forth, for a plan."),
 ):
   flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
 for _name, _text in (

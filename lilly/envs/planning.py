@@ -82,13 +82,13 @@ def replan(
     The plan.
 
   Raises:
-    ValueError: max_kl is not positive.
+    ValueError: max_kl is not positive, or the environment lacks a function.
 
   Reference:
     Levine and Abbeel, 2014; Gu et al., 2016 (arXiv 1603.00748), algorithm 2.
     Whether its step was limited is not stated (unconfirmed).
   """
-  form, known = state_vectors.vectors(env), env.reward
+  form, (_, known) = state_vectors.vectors(env), state_vectors.known(env)
   horizon = len(model.offset)
   xs, us, following = state_vectors.trajectories(env, visits, horizon)
   states, actions = xs.mean(0), us.mean(0)
@@ -126,52 +126,80 @@ def best_return(
   state: Any,
   horizon: int,
   *,
-  num_passes: int = 50,
+  window: int = 60,
+  execute: int = 5,
+  num_guesses: int = 16,
+  num_passes: int = 5,
 ) -> jax.Array:
-  """Plans an episode with the simulator: iLQG from eight first guesses.
+  """Plans an episode with the simulator: iLQG in a window that moves along.
 
-  Actions guessed are noise of several strengths: from none, a planner stays
-  where a small change of them brings nothing.
+  A plan for the window is the best that iLQG makes of the plan before it and of
+  random guesses: from one guess alone a planner stays where small changes bring
+  nothing. Its first actions are executed. In the end all that was executed is
+  improved by iLQG once more, as one plan for the whole episode.
 
   Args:
     key: typed key.
     env: without a time limit, with actions in [-1, 1].
     state: where the episode starts.
-    horizon: steps.
-    num_passes: of iLQG, for each guess.
+    horizon: steps of the episode.
+    window: steps of a plan.
+    execute: how many of them are executed.
+    num_guesses: sequences of actions from which a plan begins.
+    num_passes: of iLQG, for each guess; ten times as many in the end.
 
   Returns:
-    The return of the best plan, [].
+    The return of what is planned in the end, [].
 
   Raises:
-    ValueError: num_passes is not positive.
+    ValueError: num_passes is not positive, or execute is not 1 to window.
 
   Reference:
-    Tassa et al., 2012; Lillicrap et al., 2016 (arXiv 1509.02971), section 4,
-    where such a planner's return is 1.
+    Gu et al., 2016 (arXiv 1603.00748), section 6.2, plans so with the true
+    dynamics; Lillicrap et al., 2016 (arXiv 1509.02971), section 4, whose scale
+    has 1 at the return of a planner.
   """
-  form, shape = state_vectors.vectors(env), env.action_spec.shape
+  if not 1 <= execute <= window:
+    raise ValueError(f"execute is {execute}; it must be from 1 to {window}.")
+  form, (m,) = state_vectors.vectors(env), env.action_spec.shape
+  options = {
+    "dynamics": form.dynamics,
+    "reward": form.reward,
+    "limit": _LIMIT,
+  }
 
-  def guess(key, sigma):
-    def step(carry, _):
-      key, noise = carry
-      key, key_noise = jax.random.split(key)
-      noise = exploration.ornstein_uhlenbeck(key_noise, noise, sigma=sigma)
-      return (key, noise), jnp.clip(noise, -_LIMIT, _LIMIT)
+  def improve(x, actions, times=1):
+    passes = times * num_passes
+    return lqr.plan(x, actions, num_iterations=passes, **options)[0]
 
-    return jax.lax.scan(step, (key, jnp.zeros(shape)), length=horizon)[1]
+  def move(carry, _):
+    key, x, actions = carry
+    key, key_guess = jax.random.split(key)
+    guesses = _guesses(key_guess, (num_guesses - 1, window, m))
+    guesses = jnp.concatenate([actions[None], guesses])
+    plans = jax.vmap(improve, (None, 0))(x, guesses)
+    best = jax.tree.map(lambda y: y[jnp.argmax(plans.total)], plans)
+    done, left = best.actions[:execute], best.actions[execute:]
+    left = jnp.concatenate([left, jnp.zeros((execute, m))])
+    return (key, best.states[execute], left), done
 
-  def plan(actions):
-    best, _ = lqr.plan(
-      form.flatten(state),
-      actions,
-      dynamics=form.dynamics,
-      reward=form.reward,
-      num_iterations=num_passes,
-      limit=_LIMIT,
-    )
-    return best.total
+  start = form.flatten(state)
+  carry = key, start, jnp.zeros((window, m))
+  executed = jax.lax.scan(move, carry, length=-(-horizon // execute))[1]
+  actions = executed.reshape(-1, m)[:horizon]
+  return improve(start, actions, times=10).total
 
-  sigmas = jnp.array([0.0, 0.05, 0.1, 0.1, 0.2, 0.2, 0.5, 0.5])
-  guesses = jax.vmap(guess)(jax.random.split(key, len(sigmas)), sigmas)
-  return jnp.max(jax.vmap(plan)(guesses))
+
+def _guesses(key, shape):
+  """Noise that wanders, of several strengths, [n, T, m]."""
+  n, length, m = shape
+
+  def step(carry, _):
+    key, noise = carry
+    key, key_noise = jax.random.split(key)
+    noise = exploration.ornstein_uhlenbeck(key_noise, noise, sigma=1.0)
+    return (key, noise), noise
+
+  noise = jax.lax.scan(step, (key, jnp.zeros((n, m))), length=length)[1]
+  strengths = jnp.geomspace(0.01, 1.0, n)[:, None, None]
+  return jnp.clip(strengths * noise.swapaxes(0, 1), -_LIMIT, _LIMIT)

@@ -15,7 +15,7 @@ from lilly.envs import environment
 from lilly.envs.environment import Environment
 from lilly.envs.wrappers import TimeLimitState
 
-__all__ = ["Vectors", "model", "trajectories", "vectors"]
+__all__ = ["Vectors", "known", "model", "trajectories", "vectors"]
 
 # predict(key, time, state vector, action) -> the next state vector
 Predict = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -91,9 +91,35 @@ def trajectories(
     States [n, T, d], actions [n, T, m], the states that followed [n, T, d].
   """
   flatten = jax.vmap(vectors(env).flatten)
-  found = flatten(visits.state.state), visits.action, flatten(visits.following)
   count = len(visits.action) // horizon
-  return tuple(x.reshape(count, horizon, -1) for x in found)
+
+  def cut(x):
+    return x.reshape(count, horizon, -1)
+
+  states, following = flatten(visits.state.state), flatten(visits.following)
+  return cut(states), cut(visits.action), cut(following)
+
+
+def known(
+  env: Environment,
+) -> tuple[Callable[[Any], jax.Array], Callable[..., jax.Array]]:
+  """Gives what is seen of a state and what a step is worth.
+
+  Args:
+    env: an environment.
+
+  Returns:
+    Its `observe` and `reward`.
+
+  Raises:
+    ValueError: it lacks one.
+  """
+  if env.observe is None or env.reward is None:
+    raise ValueError(
+      "env does not say what is seen of a state, or what a step between two "
+      "states is worth; give its observe and reward, and repeat no actions."
+    )
+  return env.observe, env.reward
 
 
 def model(
@@ -113,16 +139,9 @@ def model(
     A step of `TimeLimitState`s, for `control.imagination`.
 
   Raises:
-    ValueError: the environment does not say what is seen of a state, or what a
-      step is worth.
+    ValueError: as `known`.
   """
-  observe, reward = env.observe, env.reward
-  if observe is None or reward is None:
-    raise ValueError(
-      "env does not say what is seen of a state, or what a step between two "
-      "states is worth; give its observe and reward, and repeat no actions."
-    )
-  form = vectors(env)
+  form, (observe, reward) = vectors(env), known(env)
 
   def step(key, state, action):
     x = predict(key, state.age, form.flatten(state.state), action)

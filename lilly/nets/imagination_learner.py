@@ -129,7 +129,10 @@ def init(
       stream.noise,
       stream.env.state.state,
     )
-    visited = ring.init(visit, settings.refit_every * world.horizon)
+    of_round = settings.refit_every * world.horizon
+    visited = ring.init(
+      visit, of_round if model.is_local else settings.capacity
+    )
     fit = model.init(keys[4])
   if settings.imagines:
     imagined = ring.init(replay.example, settings.capacity)
@@ -172,7 +175,8 @@ def update(
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), algorithm 2. Imagination starts from the
-    latest n episodes' states rather than from those of the last fit.
+    latest n episodes' states rather than from those of the last fit, and where
+    a model is not of single steps of an episode from any state there was.
   """
 
   def episode(state, _):
@@ -186,16 +190,14 @@ def update(
     metrics["episodes_to_goal"] = state.goal
   if model is None:
     return state, metrics
-  # As many as the ring holds: its first place is the oldest.
-  visits = ring.contents(state.visited)
   key, key_fit = jax.random.split(state.key)
-  fit, found = model.refit(key_fit, state.fit, visits)
+  fit, found = model.refit(key_fit, state.fit, state.visited)
   state = state._replace(key=key, fit=fit)
   if settings.plans:
     plan = planning.replan(
       world.plain,
       fit,
-      visits,
+      ring.contents(state.visited),
       max_kl=settings.max_kl,
       least_variance=state.hyper["sigma"] ** 2,
     )

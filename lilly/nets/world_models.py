@@ -16,6 +16,7 @@ import optax
 from lilly.control import linear_models
 from lilly.envs import state_vectors
 from lilly.envs.environment import Environment, Step
+from lilly.replay import ring
 
 __all__ = ["Model", "Visit", "linear", "neural", "simulator"]
 
@@ -34,12 +35,14 @@ class Model(NamedTuple):
 
   # init(key) -> fit
   init: Callable[[jax.Array], Any]
-  # refit(key, fit, visits) -> fit, metrics; visits are the latest ones in their
-  # order, [n T, ...]
-  refit: Callable[[jax.Array, Any, Visit], tuple[Any, dict[str, jax.Array]]]
+  # refit(key, fit, visited) -> fit, metrics; visited is a ring of `Visit`s
+  refit: Callable[
+    [jax.Array, Any, ring.State], tuple[Any, dict[str, jax.Array]]
+  ]
   # step(fit, key, state, action) -> state, step
   step: Callable[[Any, jax.Array, Any, jax.Array], tuple[Any, Step]]
   needs_fit: bool = True  # before it is of use
+  is_local: bool = False  # fitted to the latest round's visits, in their order
 
 
 def simulator(limited: Environment) -> Model:
@@ -56,7 +59,7 @@ def simulator(limited: Environment) -> Model:
   """
   return Model(
     init=lambda key: (),
-    refit=lambda key, fit, visits: (fit, {}),
+    refit=lambda key, fit, visited: (fit, {}),
     step=lambda fit, key, state, action: limited.step(key, state, action),
     needs_fit=False,
   )
@@ -81,7 +84,7 @@ def linear(plain: Environment, horizon: int, *, ridge: float = 1e-3) -> Model:
     Gu et al., 2016 (arXiv 1603.00748), section 5.3. Its prior is not stated
     (unconfirmed).
   """
-  form = state_vectors.vectors(plain)
+  form, _ = state_vectors.vectors(plain), state_vectors.known(plain)
   d, m = form.size, plain.action_spec.shape[0]
 
   def init(key):
@@ -89,8 +92,9 @@ def linear(plain: Environment, horizon: int, *, ridge: float = 1e-3) -> Model:
     shapes = ((horizon, d, d + m), (horizon, d), (horizon, d, d))
     return linear_models.LinearGaussian(*map(jnp.zeros, shapes))
 
-  def refit(key, fit, visits):
+  def refit(key, fit, visited):
     del key, fit
+    visits = ring.contents(visited)
     found = state_vectors.trajectories(plain, visits, horizon)
     prior = linear_models.pooled_prior(*found)
     fit = linear_models.fit(*found, prior=prior, ridge=ridge)
@@ -106,7 +110,7 @@ def linear(plain: Environment, horizon: int, *, ridge: float = 1e-3) -> Model:
 
     return state_vectors.model(plain, predict, horizon)(key, state, action)
 
-  return Model(init, refit, step)
+  return Model(init, refit, step, is_local=True)
 
 
 def neural(
@@ -139,7 +143,7 @@ def neural(
     Gu et al., 2016 (arXiv 1603.00748), section 5.2: the one that did not help.
   """
   form = state_vectors.vectors(plain)
-  observe, spec = plain.observe, plain.observation_spec
+  observe, _ = state_vectors.known(plain)
   optimiser = optax.adam(learning_rate)
 
   @hk.without_apply_rng
@@ -150,29 +154,29 @@ def neural(
 
   def init(key):
     action = jnp.zeros(plain.action_spec.shape)
-    params = net.init(key, jnp.zeros(spec.shape), action)
+    params = net.init(key, jnp.zeros(plain.observation_spec.shape), action)
     return params, optimiser.init(params), jnp.ones(form.size)
 
   def change(visit):
     return form.flatten(visit.following) - form.flatten(visit.state.state)
 
-  def refit(key, fit, visits):
-    changes = jax.vmap(change)(visits)
-    spread = jnp.sqrt(jnp.mean(jnp.square(changes), 0)) + 1e-3
+  def refit(key, fit, visited):
+    key, key_scale = jax.random.split(key)
+    some = jax.vmap(change)(ring.sample(key_scale, visited, 1000))
+    spread = jnp.sqrt(jnp.mean(jnp.square(some), 0)) + 1e-3
 
-    def loss(params, chosen):
-      batch = jax.tree.map(lambda x: x[chosen], visits)
+    def loss(params, batch):
       guess = jax.vmap(net.apply, (None, 0, 0))(
         params, batch.observation, batch.action
       )
-      wanted = changes[chosen] / spread[None]
+      wanted = jax.vmap(change)(batch) / spread[None]
       return jnp.mean(jnp.square(guess - wanted))
 
     def step(carry, _):
       key, params, moments = carry
       key, key_batch = jax.random.split(key)
-      chosen = jax.random.randint(key_batch, (batch_size,), 0, len(changes))
-      error, grads = jax.value_and_grad(loss)(params, chosen)
+      batch = ring.sample(key_batch, visited, batch_size)
+      error, grads = jax.value_and_grad(loss)(params, batch)
       updates, moments = optimiser.update(grads, moments)
       return (key, optax.apply_updates(params, updates), moments), error
 

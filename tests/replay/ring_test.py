@@ -2,6 +2,7 @@
 
 import collections
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +63,8 @@ def test_what_is_not_kept_leaves_no_trace(kept):
     if is_kept:
       states[1] = ring.add(states[1], jnp.float32(number))
     # Nothing but an empty place may be written over.
-    jax.tree.map(np.testing.assert_array_equal, *states)
+    chex.assert_trees_all_equal(*states)
+    np.testing.assert_array_equal(*(ring.contents(x) for x in states))
 
 
 @settings(max_examples=10, deadline=None)
@@ -74,7 +76,8 @@ def test_of_several_those_not_kept_leave_no_trace(kept):
   states[0] = ring.extend(states[0], items, is_kept=jnp.asarray(kept))
   if kept.any():
     states[1] = ring.extend(states[1], items[kept])
-  jax.tree.map(np.testing.assert_array_equal, *states)
+  chex.assert_trees_all_equal(*states)
+  np.testing.assert_array_equal(*(ring.contents(x) for x in states))
 
 
 def test_samples_are_uniform_over_what_is_there():
