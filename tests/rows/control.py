@@ -2,7 +2,14 @@
 
 import jax.numpy as jnp
 
-from lilly.control import exploration, kl_limited, linear_models, lqr
+from lilly.control import (
+  exploration,
+  imagination,
+  kl_limited,
+  linear_models,
+  lqr,
+)
+from lilly.envs import environment
 from lilly.losses import dpg, naf
 from lilly.replay import ring
 from tests.rows.row import Row, arrays, keyed
@@ -81,6 +88,16 @@ def _to_draw(seed, dtype):
   return *keyed()(seed, dtype), *_fitted(seed, dtype)
 
 
+def _imagine(key, state):
+  def step(key, x, u):
+    del key
+    return x + u, environment.make_step(x + u, jnp.sum(u))
+
+  return imagination.rollout(
+    key, state, state, step=step, act=lambda key, x: -0.5 * x, length=3
+  )
+
+
 ROWS = (
   Row(dpg.critic_loss, "loss", arrays((), (), (), ())),
   Row(dpg.actor_loss, "loss", arrays(3, 3)),
@@ -110,6 +127,13 @@ ROWS = (
       (linear_models.mean, _fitted, None),
       (linear_models.sample, _to_draw, None),
     )
+  ),
+  Row(
+    imagination.rollout,
+    "function",
+    keyed(2),
+    call=_imagine,
+    dtypes=(jnp.float32,),
   ),
   Row(exploration.ornstein_uhlenbeck, "function", keyed(3)),
   Row(
