@@ -152,17 +152,24 @@ def improve(
     kl = divergence(expansion, controller, previous, **options).sum()
     return Limited(controller, eta, kl), is_bounded & (kl <= max_kl)
 
+  is_near = lambda log_eta: at(log_eta)[1]
+  return at(_least(is_near, num_bisections, expansion.f_x.dtype))[0]
+
+
+def _least(is_near, num_bisections, dtype):
+  """Finds the least log η that is near enough; the most there is if none is."""
+
   def halve(bounds, _):
     low, high = bounds
     middle = 0.5 * (low + high)
-    is_near = at(middle)[1]  # and not where the divergence is no number
-    low = jnp.where(is_near, low, middle)
-    return (low, jnp.where(is_near, middle, high)), None
+    found = is_near(middle)  # False where the divergence is no number
+    low = jnp.where(found, low, middle)
+    return (low, jnp.where(found, middle, high)), None
 
-  ends = jnp.log(jnp.array([_LEAST_ETA, _MOST_ETA], expansion.f_x.dtype))
+  ends = jnp.log(jnp.array([_LEAST_ETA, _MOST_ETA], dtype))
   bounds = ends[0], ends[1]
   (_, high), _ = jax.lax.scan(halve, bounds, length=num_bisections)
-  return at(high)[0]
+  return high
 
 
 def _best(expansion, previous, eta):
