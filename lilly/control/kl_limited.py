@@ -78,19 +78,20 @@ def divergence(
 
   def step(carry, at):
     mean, spread = carry
-    f_x, f_u, noise, new, old = at
-    factor = jsp.linalg.cho_factor(old.covariance, lower=True)
+    f_x, f_u, noise, new, old, precision, log_ratio = at
     change = new.feedback - old.feedback
     gap = new.feedforward - old.feedforward + change @ mean
     apart = jnp.outer(gap, gap) + change @ spread @ change.T + new.covariance
-    ratio = _log_det(factor[0]) - _log_det(jnp.linalg.cholesky(new.covariance))
-    kl = jnp.trace(jsp.linalg.cho_solve(factor, apart)) - len(gap) + ratio
+    kl = jnp.sum(precision * apart) - len(gap) + log_ratio
     closed = f_x + f_u @ new.feedback
     mean = closed @ mean + f_u @ new.feedforward
     spread = closed @ spread @ closed.T + f_u @ new.covariance @ f_u.T + noise
     return (mean, spread), 0.5 * kl
 
-  per_step = (f_x, f_u, noise, controller, previous)
+  # Factors of all steps at once: one by one they would take most of the time.
+  precisions = jax.vmap(_inverse)(previous.covariance)
+  ratios = _log_det(previous.covariance) - _log_det(controller.covariance)
+  per_step = (f_x, f_u, noise, controller, previous, precisions, ratios)
   return jax.lax.scan(step, (still[0], start), per_step)[1]
 
 
@@ -151,17 +152,24 @@ def improve(
     kl = divergence(expansion, controller, previous, **options).sum()
     return Limited(controller, eta, kl), is_bounded & (kl <= max_kl)
 
+  is_near = lambda log_eta: at(log_eta)[1]
+  return at(_least(is_near, num_bisections, expansion.f_x.dtype))[0]
+
+
+def _least(is_near, num_bisections, dtype):
+  """Finds the least log η that is near enough; the most there is if none is."""
+
   def halve(bounds, _):
     low, high = bounds
     middle = 0.5 * (low + high)
-    is_near = at(middle)[1]  # and not where the divergence is no number
-    low = jnp.where(is_near, low, middle)
-    return (low, jnp.where(is_near, middle, high)), None
+    found = is_near(middle)  # False where the divergence is no number
+    low = jnp.where(found, low, middle)
+    return (low, jnp.where(found, middle, high)), None
 
-  ends = jnp.log(jnp.array([_LEAST_ETA, _MOST_ETA], expansion.f_x.dtype))
+  ends = jnp.log(jnp.array([_LEAST_ETA, _MOST_ETA], dtype))
   bounds = ends[0], ends[1]
   (_, high), _ = jax.lax.scan(halve, bounds, length=num_bisections)
-  return at(high)[0]
+  return high
 
 
 def _best(expansion, previous, eta):
@@ -194,5 +202,7 @@ def _inverse(matrix):
   return 0.5 * (found + found.T)
 
 
-def _log_det(factor):
-  return 2 * jnp.log(jnp.diagonal(factor)).sum()
+def _log_det(matrices):
+  """Of positive definite ones, [T, m, m]; not a number if one is not."""
+  factors = jnp.linalg.cholesky(matrices)
+  return 2 * jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)).sum(1)

@@ -149,13 +149,12 @@ def backward(
     q_ux = r_ux + f_u.T @ v_xx @ f_x
     # A maximum of as much curvature as there was of a minimum: one that is
     # hardly curved would ask for endless steps.
-    highest = jnp.linalg.eigvalsh(q_uu)[-1]
+    highest = _highest_eigenvalue(q_uu)
     needed = jnp.where(highest > -least, highest + jnp.abs(highest) + least, 0)
     taken = jnp.maximum(jnp.asarray(damping, q_uu.dtype), needed)
     damped = q_uu - taken * jnp.eye(len(q_uu), dtype=q_uu.dtype)
-    factor = jsp.linalg.cho_factor(-damped)
-    k = jsp.linalg.cho_solve(factor, q_u)
-    gain = jsp.linalg.cho_solve(factor, q_ux)
+    both = _solve(-damped, jnp.concatenate([q_u[:, None], q_ux], axis=1))
+    k, gain = both[:, 0], both[:, 1:]
     # With any gains, not only those of an undamped Q_uu.
     total += k @ q_u + 0.5 * k @ q_uu @ k
     v_x = q_x + gain.T @ (q_u + q_uu @ k) + q_ux.T @ k
@@ -313,3 +312,16 @@ def _improved(best, damping, functions, limit):
 
 def _symmetric(x):
   return 0.5 * (x + x.T)
+
+
+# Of single numbers, without LAPACK: its calls would take most of a pass's time.
+
+
+def _highest_eigenvalue(matrix):
+  return matrix[0, 0] if len(matrix) == 1 else jnp.linalg.eigvalsh(matrix)[-1]
+
+
+def _solve(matrix, right):
+  if len(matrix) == 1:
+    return right / matrix
+  return jsp.linalg.cho_solve(jsp.linalg.cho_factor(matrix), right)

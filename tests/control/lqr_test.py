@@ -139,6 +139,31 @@ def test_what_is_not_concave_is_damped_until_it_is():
   assert sizes[0] > sizes[1] > sizes[2] > 0
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_one_action_is_as_one_beside_an_idle_one(sign):
+  states, actions = nominal()
+  two = lqr.expand(states, actions, **functions())
+  two = two._replace(
+    f_u=two.f_u.at[:, :, 1].set(0.0),
+    r_u=two.r_u.at[:, 1].set(0.0),
+    r_uu=jnp.tile(jnp.diag(jnp.array([-2.0 * sign, -1e3])), (T, 1, 1)),
+    r_ux=two.r_ux.at[:, 1].set(0.0),
+  )
+  one = two._replace(
+    f_u=two.f_u[:, :, :1],
+    r_u=two.r_u[:, :1],
+    r_uu=two.r_uu[:, :1, :1],
+    r_ux=two.r_ux[:, :1],
+  )
+  found, wanted = lqr.backward(one), lqr.backward(two)
+  assert (np.asarray(wanted.damping) > 0).any() == (sign < 0)
+  np.testing.assert_allclose(found.damping, wanted.damping, atol=1e-9)
+  np.testing.assert_allclose(found.improvement, wanted.improvement)
+  for mine, theirs in zip(found[:3], wanted[:3], strict=True):
+    cut = tuple(map(slice, mine.shape))
+    np.testing.assert_allclose(mine, theirs[cut], rtol=1e-8)
+
+
 def test_the_prediction_is_that_of_the_damped_gains():
   states, actions = nominal()
   expansion = lqr.expand(states, actions, **functions())
