@@ -90,6 +90,7 @@ for _name, _value, _text in (
   ("policy_rate", 1e-4, "Learning rate of DDPG's policy."),
   ("critic_rate", 1e-3, "Learning rate of DDPG's critic."),
   ("ridge", 1e-3, "Linear model: added to the variance of its inputs."),
+  ("imagined_sigma", 0.0, "Noise of imagined steps; 0: as of real ones."),
   ("planner_share", 0.5, "Planner: of the episodes, in which it acts."),
   ("max_kl", 10.0, "Planner: from the controller before it, an episode."),
 ):
@@ -97,7 +98,7 @@ for _name, _value, _text in (
 flags.DEFINE_float(
   "goal_return",
   None,
-  "Count episodes until evaluation returns so much.",
+  "Count episodes until one returns so much.",
   **_OWN,
 )
 for _name, _value, _least, _text in (
@@ -285,7 +286,7 @@ def check() -> None:
     "out physics engines.": any(x.model for x in chosen)
     and any("/" in task for task in given["tasks"]),
   }
-  names = (*_RATES, "ridge", "planner_share", "max_kl")
+  names = (*_RATES, "imagined_sigma", "ridge", "planner_share", "max_kl")
   continuous_control.check(FLAGS, list(VARIANTS), wrong, rates=names)
 
 

@@ -40,14 +40,11 @@ def rollout(
     key: typed key.
     state: of the model, where the rollout starts: one that was visited.
     observation: of that state.
-    step: the model, as the `step` of an environment: maps a key, a state and an
-      action to the next state and to what has fields observation, reward,
-      discount and truncated. A model with a horizon sets truncated at its last
-      step; a state past it is never valid.
+    step: the model, as the `step` of an environment; one with a horizon
+      truncates at its last step.
     act: the policy as it is now, of a key and an observation.
     length: steps, l; paper: 5 or 10.
-    noise: added to the actions, which are then cut to [-1, 1], [l, m]; None:
-      actions are the policy's.
+    noise: added to actions, which are then cut to [-1, 1], [l, m]; or None.
 
   Returns:
     The steps. Those after a discount of 0 or a truncation are not valid.

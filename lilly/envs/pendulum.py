@@ -135,11 +135,9 @@ def make(
   max_speed = constants.get("max_speed", _MAX_SPEED)
 
   def reset(key):
-    if start is not None:
-      state = State(*map(jnp.float32, start))
-      return state, observe(state)
     high = jnp.array([jnp.pi, 1.0])
-    state = State(*jax.random.uniform(key, (2,), minval=-high, maxval=high))
+    drawn = jax.random.uniform(key, (2,), minval=-high, maxval=high)
+    state = State(*map(jnp.float32, drawn if start is None else start))
     return state, observe(state)
 
   def cut(action):

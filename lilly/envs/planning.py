@@ -133,10 +133,9 @@ def best_return(
 ) -> jax.Array:
   """Plans an episode with the simulator: iLQG in a window that moves along.
 
-  A plan for the window is the best that iLQG makes of the plan before it and of
-  random guesses: from one guess alone a planner stays where small changes bring
-  nothing. Its first actions are executed. In the end all that was executed is
-  improved by iLQG once more, as one plan for the whole episode.
+  A plan is the best that iLQG makes of the plan before it and of random guesses:
+  from one alone it stays where small changes bring nothing. In the end all that
+  was executed is improved once more, as one plan for the whole episode.
 
   Args:
     key: typed key.
@@ -155,22 +154,22 @@ def best_return(
     ValueError: num_passes is not positive, or execute is not 1 to window.
 
   Reference:
-    Gu et al., 2016 (arXiv 1603.00748), section 6.2, plans so with the true
-    dynamics; Lillicrap et al., 2016 (arXiv 1509.02971), section 4, whose scale
-    has 1 at the return of a planner.
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 4: a planner scores 1.
   """
   if not 1 <= execute <= window:
     raise ValueError(f"execute is {execute}; it must be from 1 to {window}.")
   form, (m,) = state_vectors.vectors(env), env.action_spec.shape
-  options = {
-    "dynamics": form.dynamics,
-    "reward": form.reward,
-    "limit": _LIMIT,
-  }
+  dynamics, reward = form.dynamics, form.reward
 
   def improve(x, actions, times=1):
-    passes = times * num_passes
-    return lqr.plan(x, actions, num_iterations=passes, **options)[0]
+    return lqr.plan(
+      x,
+      actions,
+      dynamics=dynamics,
+      reward=reward,
+      num_iterations=times * num_passes,
+      limit=_LIMIT,
+    )[0]
 
   def move(carry, _):
     key, x, actions = carry

@@ -248,8 +248,7 @@ def make(
     The environment.
 
   Raises:
-    ValueError: a link has no length, a target no two numbers, a start not one
-      for each joint, or bad num_steps.
+    ValueError: lengths, target, start or num_steps do not fit.
 
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), reacher, of two links; its second one
@@ -264,11 +263,7 @@ def make(
   see = functools.partial(observe, lengths=lengths)
 
   def reset(key):
-    angle_key, target_key = jax.random.split(key)
-    q = jax.random.uniform(angle_key, (n,), minval=-jnp.pi, maxval=jnp.pi)
-    q = q if start is None else jnp.asarray(start, jnp.float32)
-    place = _place(target_key, target, sum(lengths))
-    state = State(q, jnp.zeros(n), place)
+    state = _start(key, lengths, target, start)
     return state, see(state)
 
   def reward_of(state, action, following):
@@ -307,6 +302,15 @@ def _check(lengths, target, start):
       f"start is {list(start)}; it must be an angle for each of {len(lengths)} "
       "joints."
     )
+
+
+def _start(key, lengths, target, start):
+  """A still arm, anywhere unless a start is given."""
+  angle_key, target_key = jax.random.split(key)
+  n = len(lengths)
+  q = jax.random.uniform(angle_key, (n,), minval=-jnp.pi, maxval=jnp.pi)
+  q = q if start is None else jnp.asarray(start, jnp.float32)
+  return State(q, jnp.zeros(n), _place(target_key, target, sum(lengths)))
 
 
 def _place(key, target, reach):

@@ -197,14 +197,15 @@ def action_repeat(
       total = total._replace(observation=_stacked(observations))
     return state, total
 
-  if num_repeats > 1:  # what lies between two states is not known
-    env = env._replace(reward=None)
+  # What lies between two states is not known.
+  made = env._replace(
+    step=step, reward=env.reward if num_repeats == 1 else None
+  )
   if not stack:
-    return env._replace(step=step)
-  env = env._replace(observe=None)
-  shape = (*spec.shape[:-1], spec.shape[-1] * num_repeats)
-  longer = spec._replace(shape=shape)
-  return env._replace(reset=reset, step=step, observation_spec=longer)
+    return made
+  longer = (*spec.shape[:-1], spec.shape[-1] * num_repeats)
+  spec = spec._replace(shape=longer)
+  return made._replace(reset=reset, observe=None, observation_spec=spec)
 
 
 def _stacked(observations):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lilly.control import exploration, imagination
-from lilly.envs import episodes, planning, streams, wrappers
+from lilly.envs import planning, streams, wrappers
 from lilly.envs.environment import Environment
 from lilly.losses import naf
 from lilly.nets.agents import Agent
@@ -45,12 +45,12 @@ class Settings(NamedTuple):
   batch_size: int = 64
   capacity: int = 1_000_000
   start_steps: int = 1000  # random, before the first update
-  num_starts: int = 50  # of an evaluation
   reward_scale: float = 1.0
   keep_truncated: bool = True
   dt: float = 1.0  # of the noise
   precision_noise: bool = False  # shaped by P
-  goal_return: float | None = None  # counts episodes until it is reached
+  imagined_sigma: float = 0.0  # of the noise in imagination; 0: as elsewhere
+  goal_return: float | None = None  # counts episodes until one returns it
 
 
 class State(NamedTuple):
@@ -226,19 +226,12 @@ def _episode(state, world, agent, model, settings):
   num_blocks = world.horizon // world.block
   state, metrics = jax.lax.scan(block, state, None, length=num_blocks)
   state = state._replace(num_episodes=state.num_episodes + 1)
+  total, count = state.stream.last_total, state.num_episodes
   if settings.goal_return is not None:
-    state = state._replace(goal=_goal(state, world, agent, settings))
-  return state, metrics | {"return": state.stream.last_total}
-
-
-def _goal(state, world, agent, settings):
-  def act(key, seen):
-    return agent.outputs(state.agent, seen).mean
-
-  total = episodes.mean_return(world.limited, act, settings.num_starts)
-  count = state.num_episodes.astype(jnp.float32)
-  reached = jnp.where(total >= settings.goal_return, count, count + 1)
-  return jnp.where(state.goal < count, state.goal, reached)
+    latest = jnp.where(total >= settings.goal_return, count, count + 1)
+    goal = jnp.where(state.goal < count, state.goal, latest)
+    state = state._replace(goal=goal.astype(jnp.float32))
+  return state, metrics | {"return": total}
 
 
 def _interact(state, world, agent, settings, plans):
@@ -331,7 +324,7 @@ def _imagine(state, world, agent, model, settings):
       key_noise,
       noise,
       theta=hyper["theta"],
-      sigma=hyper["sigma"],
+      sigma=settings.imagined_sigma or hyper["sigma"],
       dt=settings.dt,
     )
     return (key, noise), noise
