@@ -65,6 +65,7 @@ VARIANTS = {
 _CPU = {"hidden_sizes": ["64", "64"], "capacity": 100_000, "num_updates": 10}
 _CPU |= {"reward_scale": 0.1, "tau": 5e-3, "updates_per_step": 1}
 _CPU |= {"log_every": 1, "eval_every": 1, "start_steps": 200}
+_CPU |= {"imagined_sigma": 1.0}
 _PAPER = {"batch_norm": True, "sigma": 0.3, "num_updates": 400}
 _PAPER |= {"log_every": 1, "eval_every": 10}
 _SMOKE = {"hidden_sizes": ["8", "8"], "num_updates": 2, "capacity": 200}
@@ -98,7 +99,7 @@ for _name, _value, _text in (
 flags.DEFINE_float(
   "goal_return",
   None,
-  "Count episodes until one returns so much.",
+  "Count episodes until evaluation returns so much.",
   **_OWN,
 )
 for _name, _value, _least, _text in (

@@ -38,7 +38,7 @@ def rollout(
 
   Args:
     key: typed key.
-    state: of the model, where the rollout starts: one that was visited.
+    state: of the model, where it starts.
     observation: of that state.
     step: the model, as the `step` of an environment; one with a horizon
       truncates at its last step.
@@ -47,7 +47,7 @@ def rollout(
     noise: added to actions, which are then cut to [-1, 1], [l, m]; or None.
 
   Returns:
-    The steps. Those after a discount of 0 or a truncation are not valid.
+    The steps; after a discount of 0 or a truncation they are not valid.
 
   Raises:
     ValueError: length is not positive.
@@ -72,14 +72,8 @@ def rollout(
     if noise is not None:
       action = jnp.clip(action + noise, -1, 1)
     state, found = step(key_step, state, action)
-    imagined = Imagined(
-      observation,
-      action,
-      found.reward,
-      found.discount,
-      found.observation,
-      is_valid,
-    )
+    outcome = found.reward, found.discount, found.observation
+    imagined = Imagined(observation, action, *outcome, is_valid)
     is_valid &= (found.discount != 0) & ~found.truncated
     return (key, state, found.observation, is_valid), imagined
 

@@ -233,8 +233,7 @@ def make(
     state = State(*place, *0.01 * jax.random.normal(speed_key, (2,)))
     return state, observe(state)
 
-  def reward_of(state, action, following):
-    del state
+  def reward_of(_, action, following):
     return reward(following, jnp.clip(action, -1, 1))
 
   def step(key, state, action):

@@ -149,7 +149,6 @@ def make(
     return -cost(state, cut(action))
 
   def step(key, state, action):
-    del key
     following = move(state, cut(action))
     r = reward(state, action, following)
     return following, environment.make_step(observe(following), r)

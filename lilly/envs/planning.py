@@ -145,7 +145,7 @@ def best_return(
     window: steps of a plan.
     execute: how many of them are executed.
     num_guesses: sequences of actions from which a plan begins.
-    num_passes: of iLQG, for each guess; ten times as many in the end.
+    num_passes: of iLQG, for each; ten times as many in the end.
 
   Returns:
     The return of what is planned in the end, [].
@@ -159,17 +159,11 @@ def best_return(
   if not 1 <= execute <= window:
     raise ValueError(f"execute is {execute}; it must be from 1 to {window}.")
   form, (m,) = state_vectors.vectors(env), env.action_spec.shape
-  dynamics, reward = form.dynamics, form.reward
 
   def improve(x, actions, times=1):
-    return lqr.plan(
-      x,
-      actions,
-      dynamics=dynamics,
-      reward=reward,
-      num_iterations=times * num_passes,
-      limit=_LIMIT,
-    )[0]
+    given = {"dynamics": form.dynamics, "reward": form.reward}
+    passes = times * num_passes
+    return lqr.plan(x, actions, num_iterations=passes, limit=_LIMIT, **given)[0]
 
   def move(carry, _):
     key, x, actions = carry
@@ -182,11 +176,10 @@ def best_return(
     left = jnp.concatenate([left, jnp.zeros((execute, m))])
     return (key, best.states[execute], left), done
 
-  start = form.flatten(state)
+  start, count = form.flatten(state), -(-horizon // execute)
   carry = key, start, jnp.zeros((window, m))
-  executed = jax.lax.scan(move, carry, length=-(-horizon // execute))[1]
-  actions = executed.reshape(-1, m)[:horizon]
-  return improve(start, actions, times=10).total
+  actions = jax.lax.scan(move, carry, length=count)[1].reshape(-1, m)
+  return improve(start, actions[:horizon], times=10).total
 
 
 def _guesses(key, shape):

@@ -150,8 +150,7 @@ def make(
     state = State(position, jnp.zeros(2))
     return state, observe(state)
 
-  def reward_of(state, action, following):
-    del state
+  def reward_of(_, action, following):
     return reward(following, jnp.clip(action, -1, 1), margin=margin)
 
   def step(key, state, action):

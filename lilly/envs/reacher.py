@@ -238,9 +238,9 @@ def make(
 
   Args:
     lengths: of the links in m, from the shoulder on.
-    target: its place, the same in all episodes; None: anywhere between 5/24 and
-      20/24 of the arm's length from the shoulder.
-    start: angles of the joints at first, n; None: anywhere.
+    target: its place in all episodes; None: anywhere from 5/24 to 20/24 of the
+      arm's length from the shoulder.
+    start: the joints' angles at first; None: anywhere.
     num_steps: of an episode; None: it never ends.
     **constants: keyword arguments of `dynamics`.
 
@@ -251,8 +251,8 @@ def make(
     ValueError: lengths, target, start or num_steps do not fit.
 
   Reference:
-    Tassa et al., 2018 (arXiv 1801.00690), reacher, of two links; its second one
-    is shorter, bears a ball, and stops at 160 degrees.
+    Tassa et al., 2018 (arXiv 1801.00690), reacher; its second link is shorter,
+    bears a ball, and stops at 160 degrees.
 
   >>> make(lengths=(0.1, 0.1, 0.1)).action_spec.shape
   (3,)
@@ -266,16 +266,13 @@ def make(
     state = _start(key, lengths, target, start)
     return state, see(state)
 
-  def reward_of(state, action, following):
-    del state
+  def reward_of(_, action, following):
     return reward(following, jnp.clip(action, -1, 1), lengths=lengths)
 
-  def step(key, state, action):
-    del key
+  def step(_, state, action):
     chex.assert_shape(action, (n,))
-    state = move(state, _TORQUE * jnp.clip(action, -1, 1))
-    r = reward_of(None, action, state)
-    return state, environment.make_step(see(state), r)
+    new = move(state, _TORQUE * jnp.clip(action, -1, 1))
+    return new, environment.make_step(see(new), reward_of(state, action, new))
 
   high = [1.0] * 2 * n + [np.inf] * (2 + n)
   env = Environment(

@@ -154,9 +154,9 @@ def action_repeat(
   Args:
     env: an environment. A time limit inside counts its own steps.
     num_repeats: how often.
-    stack: whether the observation is that of all repeats, oldest first along
-      the last axis, instead of the last one's. What is missing after an end,
-      and before the first step, is filled up with the one observation there is.
+    stack: whether all repeats are observed, oldest first along the last axis,
+      instead of the last. After an end, and before the first step, what is
+      missing is filled up with the one observation there is.
 
   Returns:
     The environment, with the states of `env`.
@@ -190,17 +190,16 @@ def action_repeat(
       return carry, carry[1].observation if stack else ()
 
     nothing = environment.make_step(jnp.zeros(spec.shape, spec.dtype), 0.0)
-    carry = state, nothing
-    indices = jnp.arange(num_repeats)
-    (state, total), observations = jax.lax.scan(repeat, carry, indices)
+    (state, total), observations = jax.lax.scan(
+      repeat, (state, nothing), jnp.arange(num_repeats)
+    )
     if stack:
       total = total._replace(observation=_stacked(observations))
     return state, total
 
   # What lies between two states is not known.
-  made = env._replace(
-    step=step, reward=env.reward if num_repeats == 1 else None
-  )
+  reward = env.reward if num_repeats == 1 else None
+  made = env._replace(step=step, reward=reward)
   if not stack:
     return made
   longer = (*spec.shape[:-1], spec.shape[-1] * num_repeats)

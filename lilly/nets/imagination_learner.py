@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lilly.control import exploration, imagination
-from lilly.envs import planning, streams, wrappers
+from lilly.envs import episodes, planning, streams, wrappers
 from lilly.envs.environment import Environment
 from lilly.losses import naf
 from lilly.nets.agents import Agent
@@ -50,7 +50,9 @@ class Settings(NamedTuple):
   dt: float = 1.0  # of the noise
   precision_noise: bool = False  # shaped by P
   imagined_sigma: float = 0.0  # of the noise in imagination; 0: as elsewhere
-  goal_return: float | None = None  # counts episodes until one returns it
+  # Episodes are counted until the greedy policy returns it, from as many starts.
+  goal_return: float | None = None
+  num_starts: int = 50
 
 
 class State(NamedTuple):
@@ -123,16 +125,7 @@ def init(
   seen = ring.sample(keys[2], replay, settings.batch_size).observation
   visited = imagined = fit = plan = ()
   if model is not None:
-    visit = Visit(
-      stream.env.state,
-      stream.env.observation,
-      stream.noise,
-      stream.env.state.state,
-    )
-    of_round = settings.refit_every * world.horizon
-    visited = ring.init(
-      visit, of_round if model.is_local else settings.capacity
-    )
+    visited = _unvisited(stream, world, model, settings)
     fit = model.init(keys[4])
   if settings.imagines:
     imagined = ring.init(replay.example, settings.capacity)
@@ -151,6 +144,14 @@ def init(
     hyper=hyper,
     key=key,
   )
+
+
+def _unvisited(stream, world, model, settings):
+  """A ring for what models are fitted to and where imagination starts."""
+  state, seen = stream.env.state, stream.env.observation
+  visit = Visit(state, seen, stream.noise, state.state)
+  of_round = settings.refit_every * world.horizon
+  return ring.init(visit, of_round if model.is_local else settings.capacity)
 
 
 def update(
@@ -226,12 +227,21 @@ def _episode(state, world, agent, model, settings):
   num_blocks = world.horizon // world.block
   state, metrics = jax.lax.scan(block, state, None, length=num_blocks)
   state = state._replace(num_episodes=state.num_episodes + 1)
-  total, count = state.stream.last_total, state.num_episodes
   if settings.goal_return is not None:
-    latest = jnp.where(total >= settings.goal_return, count, count + 1)
-    goal = jnp.where(state.goal < count, state.goal, latest)
-    state = state._replace(goal=goal.astype(jnp.float32))
-  return state, metrics | {"return": total}
+    state = state._replace(goal=_goal(state, world, agent, settings))
+  return state, metrics | {"return": state.stream.last_total}
+
+
+def _goal(state, world, agent, settings):
+  """How many episodes it took, or one more than there were until now."""
+
+  def act(key, seen):
+    return agent.outputs(state.agent, seen).mean
+
+  total = episodes.mean_return(world.limited, act, settings.num_starts)
+  count = state.num_episodes.astype(jnp.float32)
+  latest = jnp.where(total >= settings.goal_return, count, count + 1)
+  return jnp.where(state.goal < count, state.goal, latest)
 
 
 def _interact(state, world, agent, settings, plans):

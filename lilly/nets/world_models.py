@@ -133,8 +133,7 @@ def neural(
     batch_size: visits in an update.
 
   Returns:
-    The model. Its input is what is seen of a state, and the action; its output
-    is in standard deviations of the changes.
+    The model, of what is seen of a state and of the action.
 
   Raises:
     ValueError: the environment lacks a function.
@@ -157,26 +156,17 @@ def neural(
     params = net.init(key, jnp.zeros(plain.observation_spec.shape), action)
     return params, optimiser.init(params), jnp.ones(form.size)
 
-  def change(visit):
-    return form.flatten(visit.following) - form.flatten(visit.state.state)
-
   def refit(key, fit, visited):
     key, key_scale = jax.random.split(key)
-    some = jax.vmap(change)(ring.sample(key_scale, visited, 1000))
-    spread = jnp.sqrt(jnp.mean(jnp.square(some), 0)) + 1e-3
-
-    def loss(params, batch):
-      guess = jax.vmap(net.apply, (None, 0, 0))(
-        params, batch.observation, batch.action
-      )
-      wanted = jax.vmap(change)(batch) / spread[None]
-      return jnp.mean(jnp.square(guess - wanted))
+    some = ring.sample(key_scale, visited, 1000)
+    spread = jnp.sqrt(jnp.mean(jnp.square(_changes(some, form)), 0)) + 1e-3
 
     def step(carry, _):
       key, params, moments = carry
       key, key_batch = jax.random.split(key)
       batch = ring.sample(key_batch, visited, batch_size)
-      error, grads = jax.value_and_grad(loss)(params, batch)
+      slope = jax.value_and_grad(_error, argnums=1)
+      error, grads = slope(net, params, batch, _changes(batch, form), spread)
       updates, moments = optimiser.update(grads, moments)
       return (key, optax.apply_updates(params, updates), moments), error
 
@@ -193,3 +183,15 @@ def neural(
     return state_vectors.model(plain, predict, horizon)(key, state, action)
 
   return Model(init, refit, step)
+
+
+def _changes(visits, form):
+  """By how much each visit changed the state, [B, d]."""
+  flatten = jax.vmap(form.flatten)
+  return flatten(visits.following) - flatten(visits.state.state)
+
+
+def _error(net, params, batch, changes, spread):
+  guess = jax.vmap(net.apply, (None, 0, 0))
+  found = guess(params, batch.observation, batch.action)
+  return jnp.mean(jnp.square(found - changes / spread[None]))
