@@ -161,7 +161,7 @@ def best_return(
   form, (m,) = state_vectors.vectors(env), env.action_spec.shape
 
   def improve(x, actions, times=1):
-    given = {"dynamics": form.dynamics, "reward": form.reward}
+    given: Any = {"dynamics": form.dynamics, "reward": form.reward}
     passes = times * num_passes
     return lqr.plan(x, actions, num_iterations=passes, limit=_LIMIT, **given)[0]
 

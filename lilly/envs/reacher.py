@@ -238,8 +238,7 @@ def make(
 
   Args:
     lengths: of the links in m, from the shoulder on.
-    target: its place in all episodes; None: anywhere from 5/24 to 20/24 of the
-      arm's length from the shoulder.
+    target: its place; None: 5/24 to 20/24 of the arm's length away.
     start: the joints' angles at first; None: anywhere.
     num_steps: of an episode; None: it never ends.
     **constants: keyword arguments of `dynamics`.
@@ -266,8 +265,8 @@ def make(
     state = _start(key, lengths, target, start)
     return state, see(state)
 
-  def reward_of(_, action, following):
-    return reward(following, jnp.clip(action, -1, 1), lengths=lengths)
+  def reward_of(_, action, new):
+    return reward(new, jnp.clip(action, -1, 1), lengths=lengths)
 
   def step(_, state, action):
     chex.assert_shape(action, (n,))
@@ -276,10 +275,9 @@ def make(
 
   high = [1.0] * 2 * n + [np.inf] * (2 + n)
   env = Environment(
-    reset,
-    step,
-    observation_spec=environment.box(np.negative(high), high),
-    action_spec=environment.box([-1.0] * n, [1.0] * n),
+    *(reset, step),
+    environment.box(np.negative(high), high),
+    environment.box([-1.0] * n, [1.0] * n),
     render=functools.partial(render, lengths=lengths),
     observe=see,
     reward=reward_of,

@@ -155,17 +155,17 @@ def action_repeat(
     env: an environment. A time limit inside counts its own steps.
     num_repeats: how often.
     stack: whether all repeats are observed, oldest first along the last axis,
-      instead of the last. After an end, and before the first step, what is
-      missing is filled up with the one observation there is.
+      and not the last alone. After an end, and before the first step, the one
+      observation there is fills the places.
 
   Returns:
-    The environment, with the states of `env`.
+    The environment, with its states.
 
   Raises:
     ValueError: num_repeats is not positive.
 
   Reference:
-    Lillicrap et al., 2016 (arXiv 1509.02971), section 4: 3 repeats with pixels.
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 4: 3 with pixels.
 
   >>> from lilly.envs import pendulum
   >>> env = action_repeat(pendulum.make(num_steps=2), 3)
@@ -198,13 +198,11 @@ def action_repeat(
     return state, total
 
   # What lies between two states is not known.
-  reward = env.reward if num_repeats == 1 else None
-  made = env._replace(step=step, reward=reward)
+  made = env._replace(step=step, reward=env.reward if num_repeats < 2 else None)
   if not stack:
     return made
-  longer = (*spec.shape[:-1], spec.shape[-1] * num_repeats)
-  spec = spec._replace(shape=longer)
-  return made._replace(reset=reset, observe=None, observation_spec=spec)
+  longer = spec._replace(shape=(*spec.shape[:-1], spec.shape[-1] * num_repeats))
+  return made._replace(reset=reset, observe=None, observation_spec=longer)
 
 
 def _stacked(observations):

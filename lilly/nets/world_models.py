@@ -125,8 +125,8 @@ def neural(
   """Fits a network that predicts how a state changes.
 
   Args:
-    plain: the environment without a time limit, with `observe` and `reward`.
-    horizon: steps of an episode.
+    plain: as of `linear`.
+    horizon: as of `linear`.
     hidden_sizes: units of each layer; the paper does not state them.
     learning_rate: of Adam.
     num_updates: in a fit; it goes on from the one before.
@@ -135,38 +135,31 @@ def neural(
   Returns:
     The model, of what is seen of a state and of the action.
 
-  Raises:
-    ValueError: the environment lacks a function.
-
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), section 5.2: the one that did not help.
   """
   form = state_vectors.vectors(plain)
   observe, _ = state_vectors.known(plain)
-  optimiser = optax.adam(learning_rate)
-
-  @hk.without_apply_rng
-  @hk.transform
-  def net(seen, action):
-    layers = hk.nets.MLP([*hidden_sizes, form.size])
-    return layers(jnp.concatenate([seen, action]))
+  optimiser, net = (
+    optax.adam(learning_rate),
+    _perceptron(hidden_sizes, form.size),
+  )
 
   def init(key):
-    action = jnp.zeros(plain.action_spec.shape)
-    params = net.init(key, jnp.zeros(plain.observation_spec.shape), action)
+    specs = plain.observation_spec, plain.action_spec
+    params = net.init(key, *(jnp.zeros(spec.shape) for spec in specs))
     return params, optimiser.init(params), jnp.ones(form.size)
 
   def refit(key, fit, visited):
     key, key_scale = jax.random.split(key)
-    some = ring.sample(key_scale, visited, 1000)
-    spread = jnp.sqrt(jnp.mean(jnp.square(_changes(some, form)), 0)) + 1e-3
+    some = _changes(ring.sample(key_scale, visited, 1000), form)
+    spread = jnp.sqrt(jnp.mean(jnp.square(some), 0)) + 1e-3
 
     def step(carry, _):
       key, params, moments = carry
       key, key_batch = jax.random.split(key)
       batch = ring.sample(key_batch, visited, batch_size)
-      slope = jax.value_and_grad(_error, argnums=1)
-      error, grads = slope(net, params, batch, _changes(batch, form), spread)
+      error, grads = _error(net, params, batch, form, spread)
       updates, moments = optimiser.update(grads, moments)
       return (key, optax.apply_updates(params, updates), moments), error
 
@@ -176,8 +169,7 @@ def neural(
   def step(fit, key, state, action):
     params, _, spread = fit
 
-    def predict(key, time, x, u):
-      del key, time
+    def predict(_, time, x, u):
       return x + spread * net.apply(params, observe(form.unflatten(x)), u)
 
     return state_vectors.model(plain, predict, horizon)(key, state, action)
@@ -191,7 +183,25 @@ def _changes(visits, form):
   return flatten(visits.following) - flatten(visits.state.state)
 
 
-def _error(net, params, batch, changes, spread):
-  guess = jax.vmap(net.apply, (None, 0, 0))
-  found = guess(params, batch.observation, batch.action)
-  return jnp.mean(jnp.square(found - changes / spread[None]))
+def _error(net, params, batch, form, spread):
+  """Mean square, in units of the spread, and its gradient."""
+  wanted = _changes(batch, form) / spread[None]
+
+  def error(params):
+    guess = jax.vmap(net.apply, (None, 0, 0))
+    found = guess(params, batch.observation, batch.action)
+    return jnp.mean(jnp.square(found - wanted))
+
+  return jax.value_and_grad(error)(params)
+
+
+def _perceptron(hidden_sizes, num_outputs):
+  """A network of what is seen and of what is done."""
+
+  @hk.without_apply_rng
+  @hk.transform
+  def net(seen, action):
+    layers = hk.nets.MLP([*hidden_sizes, num_outputs])
+    return layers(jnp.concatenate([seen, action]))
+
+  return net

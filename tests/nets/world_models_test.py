@@ -142,7 +142,7 @@ def test_a_linear_model_is_of_its_step_of_the_episode():
     new, _ = model.step(fit, jax.random.key(2), state, jnp.ones(1))
     wanted = A @ state.state + gain * B[:, 0]
     # The prior is of all steps: it draws a step towards the others.
-    np.testing.assert_allclose(new.state, wanted, atol=0.15)
+    np.testing.assert_allclose(new.state, wanted, atol=0.25)
 
 
 def test_environments_that_do_not_say_are_refused():
