@@ -359,9 +359,14 @@ def _imagine(state, world, agent, model, settings):
   found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
   reward = settings.reward_scale * found.reward
   steps = streams.Transition(*found._replace(reward=reward)[:-1])
-  # A model that is wrong may leave the numbers.
-  finite = jnp.isfinite(reward) & jnp.isfinite(steps.next_observation).all(-1)
-  kept = found.is_valid & finite & (state.visited.size > 0)
+  # A model that is wrong may leave the world, and the numbers with it.
+  spec = world.plain.observation_spec
+  inside = jax.vmap(
+    lambda seen: (spec.minimum <= seen) & (seen <= spec.maximum)
+  )
+  possible = inside(steps.observation) & inside(steps.next_observation)
+  possible = possible.all(-1) & jnp.isfinite(reward)
+  kept = found.is_valid & possible & (state.visited.size > 0)
   kept &= _has_model(state, model, settings)
   imagined = ring.extend(state.imagined, steps, is_kept=kept)
   return state._replace(imagined=imagined, key=key)
