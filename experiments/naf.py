@@ -35,9 +35,13 @@ with epy.lazy_imports():
 
   from lilly.control import imagination
   from lilly.envs import catalog, episodes, pendulum, planning
-  from lilly.nets import agents, naf_learner, policy_gradient_learner
+  from lilly.nets import (
+    agents,
+    naf_learner,
+    policy_gradient_learner,
+    world_models,
+  )
   from lilly.nets import imagination_learner as learner
-  from lilly.nets import world_models
   from lilly.replay import ring
   from lilly.training import pictures
 
@@ -120,7 +124,7 @@ for _name, _text in (
   flags.DEFINE_bool(_name, False, _text, **_OWN)
 # Of an episode before actions are repeated, where it is not 1,000.
 _STEPS = {"pendulum": 200, "mountain_car": 999}
-_STARTS = {"pendulum": (math.pi, 0.0), "reacher_fixed": (2.0, -2.0)}
+_STARTS = {"pendulum": (math.pi, 0.0), "reacher_fixed": (-2.0, 1.0)}
 
 
 def make_world(task: str) -> Any:
@@ -334,9 +338,11 @@ def draw(results: training.Results, out_dir: Any) -> None:
 
       distances[name] = 100 * np.asarray(jax.jit(jax.vmap(of_run))(states))
   if rollouts:
-    draw_rollouts(out_dir / "imagined.png", rollouts)
+    names, labels = ("model", "real"), ("steps imagined", "last number seen")
+    pictures.pairs(rollouts, out_dir / "imagined.png", names, labels)
   if distances:
-    draw_distances(out_dir / "tremble.png", distances)
+    labels, path = ("step", "tip to target (cm)"), out_dir / "tremble.png"
+    pictures.bands(distances, path, labels, y_scale="log")
 
 
 def draw_values(path: Any, world: Any, agent: Any, state: Any) -> None:
@@ -372,7 +378,7 @@ def draw_values(path: Any, world: Any, agent: Any, state: Any) -> None:
 
 
 def compared(world: Any, agent: Any, model: Any, state: Any) -> tuple[Any, Any]:
-  """Observations of rollouts in the model and in the simulator, [6, l, o].
+  """What is seen last of rollouts in the model and the simulator, [6, l].
 
   From states that were visited, without noise.
   """
@@ -388,7 +394,7 @@ def compared(world: Any, agent: Any, model: Any, state: Any) -> tuple[Any, Any]:
       act=act,
       length=FLAGS["imagined_steps"].value,
     )
-    return jnp.where(found.is_valid[:, None], found.next_observation, jnp.nan)
+    return jnp.where(found.is_valid, found.next_observation[:, -1], jnp.nan)
 
   def imagined(*given):
     return model.step(state.fit, *given)
@@ -399,34 +405,6 @@ def compared(world: Any, agent: Any, model: Any, state: Any) -> tuple[Any, Any]:
   )
 
 
-def draw_rollouts(path: Any, rollouts: dict[str, Any]) -> None:
-  """Imagined (dashed) against real rollouts, by their last observed number."""
-  sheet, grid = pictures.axes(1, len(rollouts))
-  for ax, (name, pair) in zip(grid[0], rollouts.items(), strict=True):
-    for style, label, found in zip(
-      ("--", "-"), ("model", "real"), pair, strict=True
-    ):
-      for k, line in enumerate(found[..., -1]):
-        colour = pictures.COLOURS[k]
-        own = label if k == 0 else None
-        ax.plot(range(1, len(line) + 1), line, style, color=colour, label=own)
-    ax.set(title=name, xlabel="steps imagined", ylabel="velocity (rad/s)")
-    ax.legend(frameon=False)
-  pictures.save(sheet, path)
-
-
-def draw_distances(path: Any, distances: dict[str, Any]) -> None:
-  """How far the tip is from its target, over an episode."""
-  sheet, grid = pictures.axes(1, 1)
-  for k, (name, found) in enumerate(distances.items()):
-    times = np.arange(1, found.shape[1] + 1)
-    colour = pictures.COLOURS[k % len(pictures.COLOURS)]
-    pictures.band(grid[0, 0], times, found, colour=colour, label=name)
-  grid[0, 0].set(xlabel="step", ylabel="tip to target (cm)", yscale="log")
-  grid[0, 0].legend(frameon=False)
-  pictures.save(sheet, path)
-
-
 def main(options: training.Options) -> int:
   results = training.run(
     make_experiments(options), options, key_metric="eval/return"
@@ -434,8 +412,103 @@ def main(options: training.Options) -> int:
   return training.finish(results, CLAIMS, draw)
 
 
-CLAIMS = ()
-REPRODUCE: dict[str, list[str]] = {}
+_EARLY = {"refit_every": 1, "num_updates": 15, "goal_return": -500.0}
+_REACHER = {
+  "tasks": ["reacher"],
+  "variants": ["naf", "ddpg"],
+  "num_updates": 24,
+}
+
+
+def _share(name, least):
+  """0 or 1 for each seed: does its greedy policy return enough."""
+  measure = claims.last(name, "eval/return")
+  return lambda results: np.where(measure(results) >= least, 1.0, 0.0)
+
+
+def _twice_as_early(results):
+  """Twice the episodes that imagination needs, less the control's median."""
+  own, control = (
+    claims.final(results, f"pendulum_{name}", "train/episodes_to_goal")
+    for name in ("true_model", "more_updates")
+  )
+  return 2 * own - np.nanmedian(control)
+
+
+def _state(*rows, **given):
+  """Turns rows of name, sentence, measure, relation, threshold into claims."""
+  where: dict[str, Any] = {
+    name: [PRESETS["cpu"].get(name, FLAGS[name].default)] for name in _STATED
+  }
+  where |= {name: [value] for name, value in given.items()}
+  return tuple(
+    claims.Claim(*row[:5], where=where, statistic=(*row, "median")[5])
+    for row in rows
+  )
+
+
+_STATED = (
+  *("tasks", "variants", "hidden_sizes", "batch_norm", "fixed_start", "dt"),
+  *("reward_scale", "keep_truncated", "precision_noise", "sweep"),
+  *("updates_per_step", "imagined_steps", "imagined_sigma", "imagine_until"),
+  *("refit_every", "num_updates", "episode_steps", "action_repeat"),
+  *(*_RATES, *continuous_control.HYPER, *continuous_control.SIZES),
+)
+_LESS = "naf less ddpg on the reacher, at the end of episodes: "
+CLAIMS = (
+  *_state(
+    (
+      *("pendulum", "naf: share of seeds that return at least -180"),
+      *(_share("pendulum_naf", -180.0), ">=", 7 / 8, "mean"),
+    ),
+    (
+      *("value-median", "naf: median of V over what was visited"),
+      *(claims.last("pendulum_naf", "eval/value_median"), "<", 0.0),
+    ),
+    (
+      *("value-max", "naf: largest V over what was visited"),
+      *(claims.last("pendulum_naf", "eval/value_max"), "<", 10.0),
+    ),
+    variants=["naf", "ddpg"],
+  ),
+  *_state(
+    (
+      "imagination",
+      "twice the episodes to -500 with the true model, less those of as many "
+      "updates on real steps (median)",
+      *(_twice_as_early, "<=", 0.0),
+    ),
+    variants=["naf", "more_updates", "true_model"],
+    **_EARLY,
+  ),
+  *_state(
+    *(
+      (
+        *(name, _LESS + sentence),
+        claims.difference(
+          claims.last("reacher_naf", f"eval/{name}"),
+          claims.last("reacher_ddpg", f"eval/{name}"),
+        ),
+        *("<", 0.0),
+      )
+      for name, sentence in (
+        ("distance", "distance to the target (m)"),
+        ("tremble", "standard deviation of the distance (m)"),
+      )
+    ),
+    **_REACHER,
+  ),
+)
+REPRODUCE = {
+  "pendulum": ["--variants=naf,ddpg", "--num_seeds=8"],
+  "imagination": [
+    "--variants=naf,more_updates,true_model",
+    *(f"--{name}={value}" for name, value in _EARLY.items()),
+    "--num_seeds=8",
+  ],
+  "reacher": ["--tasks=reacher", "--variants=naf,ddpg"]
+  + [f"--num_updates={_REACHER['num_updates']}", "--num_seeds=8"],
+}
 
 if __name__ == "__main__":
   training.main(FLAGS, main)

@@ -122,24 +122,23 @@ def neural(
   num_updates: int = 1000,
   batch_size: int = 64,
 ) -> Model:
-  """Fits a network that predicts how a state changes.
+  """Fits a network that says how what is done changes a state that is seen.
 
   Args:
     plain: as of `linear`.
     horizon: as of `linear`.
-    hidden_sizes: units of each layer; the paper does not state them.
+    hidden_sizes: units of each layer; not stated in the paper.
     learning_rate: of Adam.
     num_updates: in a fit; it goes on from the one before.
     batch_size: visits in an update.
 
   Returns:
-    The model, of what is seen of a state and of the action.
+    The model.
 
   Reference:
-    Gu et al., 2016 (arXiv 1603.00748), section 5.2: the one that did not help.
+    Gu et al., 2016 (arXiv 1603.00748), section 5.2.
   """
-  form = state_vectors.vectors(plain)
-  observe, _ = state_vectors.known(plain)
+  form, (observe, _) = state_vectors.vectors(plain), state_vectors.known(plain)
   optimiser, net = (
     optax.adam(learning_rate),
     _perceptron(hidden_sizes, form.size),

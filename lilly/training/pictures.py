@@ -18,9 +18,11 @@ __all__ = [
   "agreement",
   "axes",
   "band",
+  "bands",
   "curves",
   "gif",
   "maps",
+  "pairs",
   "save",
   "sweep",
 ]
@@ -90,6 +92,57 @@ def band(
   if seeds > 1:
     ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
   return rows
+
+
+def bands(
+  values: Mapping[str, np.ndarray],
+  path: pathlib.Path,
+  labels: tuple[str, str],
+  *,
+  y_scale: str = "linear",
+) -> None:
+  """Draws a `band` for each name, against 1, 2, ...
+
+  Args:
+    values: by name, [N, T].
+    path: of the PNG.
+    labels: of the horizontal and the vertical axis.
+    y_scale: of the vertical axis, as matplotlib names it.
+  """
+  sheet, grid = axes(1, 1)
+  for k, (name, found) in enumerate(values.items()):
+    x = np.arange(1, found.shape[1] + 1)
+    colour = COLOURS[k % len(COLOURS)]
+    band(grid[0, 0], x, found, colour=colour, label=name)
+  grid[0, 0].set(xlabel=labels[0], ylabel=labels[1], yscale=y_scale)
+  grid[0, 0].legend(frameon=False)
+  save(sheet, path)
+
+
+def pairs(
+  values: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  path: pathlib.Path,
+  names: tuple[str, str],
+  labels: tuple[str, str],
+) -> None:
+  """Draws lines in pairs: the first of a pair dashed, the second solid.
+
+  Args:
+    values: for each of the axes its title and two sets of lines, [N, T] each.
+    path: of the PNG.
+    names: of the two sets.
+    labels: of the horizontal and the vertical axis.
+  """
+  sheet, grid = axes(1, len(values))
+  for ax, (title, sets) in zip(grid[0], values.items(), strict=True):
+    for name, style, lines in zip(names, ("--", "-"), sets, strict=True):
+      for k, line in enumerate(lines):
+        colour = COLOURS[k % len(COLOURS)]
+        own = {"label": name} if k == 0 else {}
+        ax.plot(range(1, len(line) + 1), line, style, color=colour, **own)
+    ax.set(title=title, xlabel=labels[0], ylabel=labels[1])
+    ax.legend(frameon=False)
+  save(sheet, path)
 
 
 def curves(
