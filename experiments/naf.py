@@ -19,6 +19,8 @@ docs/papers/naf.md.
 from __future__ import annotations
 
 import math
+import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -33,7 +35,6 @@ with epy.lazy_imports():
   import numpy as np
   import optax
 
-  from lilly.control import imagination
   from lilly.envs import catalog, episodes, pendulum, planning
   from lilly.nets import (
     agents,
@@ -51,7 +52,7 @@ class Variant(NamedTuple):
 
   agent: str = "naf"
   model: str = ""  # true, linear or neural
-  options: dict[str, bool] = {}
+  options: Mapping[str, bool] = types.MappingProxyType({})
 
 
 _IMAGINES, _PLANS = {"imagines": True}, {"plans": True}
@@ -68,20 +69,16 @@ VARIANTS = {
 }
 _CPU = {"hidden_sizes": ["64", "64"], "capacity": 100_000, "num_updates": 10}
 _CPU |= {"reward_scale": 0.1, "tau": 5e-3, "updates_per_step": 1}
-_CPU |= {"log_every": 1, "eval_every": 1, "start_steps": 200}
-_CPU |= {"imagined_sigma": 1.0}
+_CPU |= {"eval_every": 1, "start_steps": 200, "imagined_sigma": 1.0}
 _PAPER = {"batch_norm": True, "sigma": 0.3, "num_updates": 400}
-_PAPER |= {"log_every": 1, "eval_every": 10}
+_PAPER |= {"eval_every": 10}
 _SMOKE = {"hidden_sizes": ["8", "8"], "num_updates": 2, "capacity": 200}
 _SMOKE |= {"episode_steps": 10, "refit_every": 2, "imagined_steps": 3}
 _SMOKE |= {"batch_size": 4, "num_starts": 2, "start_steps": 5}
 _SMOKE |= {"updates_per_step": 1, "model_updates": 3, "eval_every": 1}
-PRESETS: dict[str, dict[str, Any]] = {
-  "cpu": _CPU,
-  "smoke": _SMOKE,
-  "gpu": _CPU | {"hidden_sizes": ["200", "200"], "updates_per_step": 5},
-  "paper": _PAPER,
-}
+_GPU = _CPU | {"hidden_sizes": ["200", "200"], "updates_per_step": 5}
+PRESETS: dict[str, dict[str, Any]]
+PRESETS = {"cpu": _CPU, "smoke": _SMOKE, "gpu": _GPU, "paper": _PAPER}
 
 FLAGS = flags.FlagValues()
 training.define_flags(FLAGS, PRESETS)
@@ -100,12 +97,8 @@ for _name, _value, _text in (
   ("max_kl", 10.0, "Planner: from the controller before it, an episode."),
 ):
   flags.DEFINE_float(_name, _value, _text, 0.0, **_OWN)
-flags.DEFINE_float(
-  "goal_return",
-  None,
-  "Count episodes until evaluation returns so much.",
-  **_OWN,
-)
+_TEXT = "Count episodes until evaluation returns so much."
+flags.DEFINE_float("goal_return", None, _TEXT, **_OWN)
 for _name, _value, _least, _text in (
   ("updates_per_step", 5, 1, "On real transitions [I]."),
   ("imagined_steps", 10, 1, "Length of a rollout in the model [l]."),
@@ -160,16 +153,13 @@ def make_model(world: Any, kind: str) -> Any:
   given = FLAGS.flag_values_dict()
   if kind == "true":
     return world_models.simulator(world.limited)
+  fitted = {"plain": world.plain, "horizon": world.horizon}
   if kind == "linear":
-    ridge = given["ridge"]
-    return world_models.linear(world.plain, world.horizon, ridge=ridge)
+    return world_models.linear(**fitted, ridge=given["ridge"])
   if kind == "neural":
-    return world_models.neural(
-      world.plain,
-      world.horizon,
-      hidden_sizes=[int(size) for size in given["hidden_sizes"]],
-      num_updates=given["model_updates"],
-    )
+    sizes = [int(size) for size in given["hidden_sizes"]]
+    fitted |= {"num_updates": given["model_updates"]}
+    return world_models.neural(**fitted, hidden_sizes=sizes)
   return None
 
 
@@ -179,20 +169,17 @@ def make_experiment(task: str, variant: str) -> training.Experiment:
   if chosen.agent == "ilqg":
     return planner(task, world)
   given = FLAGS.flag_values_dict()
-  own = set(learner.Settings._fields) & set(given)
-  settings = learner.Settings(
-    **{name: given[name] for name in own}, **chosen.options
-  )
-  parts = (
-    world,
+  own = {x: given[x] for x in learner.Settings._fields if x in given}
+  settings = learner.Settings(**own, **chosen.options)
+  agent, model = (
     make_agent(world, chosen.agent),
     make_model(world, chosen.model),
-    settings,
   )
+  parts = world, agent, model, settings
   return training.Experiment(
     init=lambda key, hyper, data: learner.init(key, hyper, *parts),
     update=lambda state, data: learner.update(state, *parts),
-    evaluate=lambda state, data: evaluate(state, task, world, parts[1]),
+    evaluate=lambda state, data: evaluate(state, task, world, agent),
     hyper=continuous_control.hyper(FLAGS, _RATES),
     steps_per_update=settings.refit_every * world.horizon,
     unit="steps",
@@ -202,21 +189,15 @@ def make_experiment(task: str, variant: str) -> training.Experiment:
 def planner(task: str, world: Any) -> training.Experiment:
   """iLQG with the simulator, from each start of an evaluation: no learning."""
 
-  def of_start(key):
-    # Starts as `episodes.mean_return` makes them.
-    key_start, key_plan = jax.random.split(key)
-    return planning.best_return(
-      key_plan,
-      world.plain,
-      world.plain.reset(key_start)[0],
-      world.horizon,
-      num_passes=FLAGS["num_passes"].value,
-    )
-
   def init(key, hyper, data):
     del key, data
-    keys = jax.random.split(jax.random.key(1), FLAGS["num_starts"].value)
-    return {"return": jnp.mean(jax.lax.map(of_start, keys)), "hyper": hyper}
+    total = planning.mean_return(
+      world.plain,
+      world.horizon,
+      num_starts=FLAGS["num_starts"].value,
+      num_passes=FLAGS["num_passes"].value,
+    )
+    return {"return": total, "hyper": hyper}
 
   return training.Experiment(
     init=init,
@@ -287,9 +268,9 @@ def check() -> None:
     ),
     f"--variants={shown}: linear and neural models are of episodes of one "
     "length; leave out mountain_car.": learnt and ends,
-    f"--variants={shown}: models are of numbers of lilly's own tasks; leave "
-    "out physics engines.": any(x.model for x in chosen)
-    and any("/" in task for task in given["tasks"]),
+    f"--variants={shown}: models and planners are for tasks without a physics "
+    "engine; leave out those with one.": any("/" in x for x in given["tasks"])
+    and any(x.model or x.agent == "ilqg" for x in chosen),
   }
   names = (*_RATES, "imagined_sigma", "ridge", "planner_share", "max_kl")
   continuous_control.check(FLAGS, list(VARIANTS), wrong, rates=names)
@@ -311,9 +292,8 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
 
 def draw(results: training.Results, out_dir: Any) -> None:
   """Returns; films; what was valued, imagined, and how still reachers hold."""
-  scores = all("eval/score" in x for x in results.metrics.values())
   wanted = {"eval/return": "return of the greedy policy"}
-  if scores:
+  if all("eval/score" in x for x in results.metrics.values()):
     wanted = {"eval/score": "score (0 random, 1 best known)"}
   pictures.curves(results, out_dir / "curves.png", wanted)
   rollouts, distances = {}, {}
@@ -330,7 +310,10 @@ def draw(results: training.Results, out_dir: Any) -> None:
       draw_values(out_dir / f"{name}_values.png", world, agent, state)
     if "imagines" in chosen.options:
       model = make_model(world, chosen.model)
-      rollouts[name] = compared(world, agent, model, state)
+      starts = ring.sample(jax.random.key(6), state.visited, 6)
+      given = model, state.fit, world.limited, starts, act
+      seen = world_models.compare(*given, length=15)
+      rollouts[name] = tuple(np.asarray(x[..., -1]) for x in seen)
     if task.startswith("reacher"):
 
       def of_run(run, world=world, agent=agent):
@@ -353,17 +336,15 @@ def draw_values(path: Any, world: Any, agent: Any, state: Any) -> None:
   def of_state(angle, speed):
     x = pendulum.State(jnp.float32(angle), jnp.float32(speed))
     seen = pendulum.observe(x)
-    found = imagination.rollout(
-      jax.random.key(0),
+    outputs = agent.outputs(state.agent, seen)
+    followed = world_models.value(
+      world.plain,
       x,
       seen,
-      step=world.plain.step,
-      act=policy(state, agent),
-      length=400,
+      policy(state, agent),
+      discount=state.hyper["discount"],
     )
-    weights = state.hyper["discount"] ** jnp.arange(400)
-    outputs = agent.outputs(state.agent, seen)
-    return outputs.value, scale * weights @ found.reward, outputs.mean[0]
+    return outputs.value, scale * followed, outputs.mean[0]
 
   each = jax.vmap(jax.vmap(of_state, (0, None)), (None, 0))
   titles = ("V", "discounted rewards that followed", "best action")
@@ -377,34 +358,6 @@ def draw_values(path: Any, world: Any, agent: Any, state: Any) -> None:
   )
 
 
-def compared(world: Any, agent: Any, model: Any, state: Any) -> tuple[Any, Any]:
-  """What is seen last of rollouts in the model and the simulator, [6, l].
-
-  From states that were visited, without noise.
-  """
-  starts = ring.sample(jax.random.key(6), state.visited, 6)
-  act = policy(state, agent)
-
-  def roll(step, start):
-    found = imagination.rollout(
-      jax.random.key(7),
-      start.state,
-      start.observation,
-      step=step,
-      act=act,
-      length=FLAGS["imagined_steps"].value,
-    )
-    return jnp.where(found.is_valid, found.next_observation[:, -1], jnp.nan)
-
-  def imagined(*given):
-    return model.step(state.fit, *given)
-
-  return tuple(
-    np.asarray(jax.vmap(lambda start, step=step: roll(step, start))(starts))
-    for step in (imagined, world.limited.step)
-  )
-
-
 def main(options: training.Options) -> int:
   results = training.run(
     make_experiments(options), options, key_metric="eval/return"
@@ -413,11 +366,8 @@ def main(options: training.Options) -> int:
 
 
 _EARLY = {"refit_every": 1, "num_updates": 15, "goal_return": -500.0}
-_REACHER = {
-  "tasks": ["reacher"],
-  "variants": ["naf", "ddpg"],
-  "num_updates": 24,
-}
+_REACHER = {"tasks": ["reacher"], "variants": ["naf", "ddpg"]}
+_REACHER |= {"num_updates": 24, "eval_every": 4}
 
 
 def _share(name, least):
@@ -506,8 +456,10 @@ REPRODUCE = {
     *(f"--{name}={value}" for name, value in _EARLY.items()),
     "--num_seeds=8",
   ],
-  "reacher": ["--tasks=reacher", "--variants=naf,ddpg"]
-  + [f"--num_updates={_REACHER['num_updates']}", "--num_seeds=8"],
+  "reacher": [
+    *("--tasks=reacher", "--variants=naf,ddpg", "--num_seeds=8"),
+    *("--num_updates=24", "--eval_every=4"),
+  ],
 }
 
 if __name__ == "__main__":

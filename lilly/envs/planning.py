@@ -9,7 +9,7 @@ from lilly.control import exploration, kl_limited, linear_models, lqr
 from lilly.envs import state_vectors
 from lilly.envs.environment import Environment
 
-__all__ = ["Plan", "act", "best_return", "blank", "replan"]
+__all__ = ["Plan", "act", "best_return", "blank", "mean_return", "replan"]
 
 # At 1 the environment cuts actions, and the slope with them.
 _LIMIT = 0.999
@@ -133,7 +133,7 @@ def best_return(
 ) -> jax.Array:
   """Plans an episode with the simulator: iLQG in a window that moves along.
 
-  A plan is the best that iLQG makes of the plan before it and of random guesses:
+  A plan is the best that iLQG makes of the plan before it and of some guesses:
   from one alone it stays where small changes bring nothing. In the end all that
   was executed is improved once more, as one plan for the whole episode.
 
@@ -180,6 +180,30 @@ def best_return(
   carry = key, start, jnp.zeros((window, m))
   actions = jax.lax.scan(move, carry, length=count)[1].reshape(-1, m)
   return improve(start, actions[:horizon], times=10).total
+
+
+def mean_return(
+  env: Environment, horizon: int, *, num_starts: int = 50, **options: Any
+) -> jax.Array:
+  """Plans from the starts that `episodes.mean_return` plays from.
+
+  Args:
+    env: as of `best_return`.
+    horizon: as of `best_return`.
+    num_starts: how many.
+    **options: of `best_return`.
+
+  Returns:
+    The mean return, [].
+  """
+
+  def of_start(key):
+    key_start, key_plan = jax.random.split(key)  # as `episodes.play` does
+    start, _ = env.reset(key_start)
+    return best_return(key_plan, env, start, horizon, **options)
+
+  keys = jax.random.split(jax.random.key(1), num_starts)
+  return jnp.mean(jax.lax.map(of_start, keys))
 
 
 def _guesses(key, shape):

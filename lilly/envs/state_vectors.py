@@ -1,4 +1,4 @@
-"""States of environments as vectors, for planners and for models of linear form.
+"""States of environments as vectors, for planners and linear models.
 
 The environment must be one whose state says everything: without a time limit,
 and deterministic.

@@ -50,7 +50,7 @@ class Settings(NamedTuple):
   dt: float = 1.0  # of the noise
   precision_noise: bool = False  # shaped by P
   imagined_sigma: float = 0.0  # of the noise in imagination; 0: as elsewhere
-  # Episodes are counted until the greedy policy returns it, from as many starts.
+  # Episodes are counted until the greedy policy returns it, of so many starts.
   goal_return: float | None = None
   num_starts: int = 50
 

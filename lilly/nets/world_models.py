@@ -13,12 +13,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lilly.control import linear_models
+from lilly.control import imagination, linear_models
 from lilly.envs import state_vectors
 from lilly.envs.environment import Environment, Step
 from lilly.replay import ring
 
-__all__ = ["Model", "Visit", "linear", "neural", "simulator"]
+__all__ = [
+  "Model",
+  "Visit",
+  "compare",
+  "linear",
+  "neural",
+  "simulator",
+  "value",
+]
 
 
 class Visit(NamedTuple):
@@ -122,7 +130,7 @@ def neural(
   num_updates: int = 1000,
   batch_size: int = 64,
 ) -> Model:
-  """Fits a network that says how what is done changes a state that is seen.
+  """Fits a network that says how an action changes a state.
 
   Args:
     plain: as of `linear`.
@@ -135,8 +143,7 @@ def neural(
   Returns:
     The model.
 
-  Reference:
-    Gu et al., 2016 (arXiv 1603.00748), section 5.2.
+  Reference: Gu et al., 2016 (arXiv 1603.00748), section 5.2.
   """
   form, (observe, _) = state_vectors.vectors(plain), state_vectors.known(plain)
   optimiser, net = (
@@ -174,6 +181,86 @@ def neural(
     return state_vectors.model(plain, predict, horizon)(key, state, action)
 
   return Model(init, refit, step)
+
+
+def compare(
+  model: Model,
+  fit: Any,
+  limited: Environment,
+  starts: Visit,
+  act: Callable[[jax.Array, jax.Array], jax.Array],
+  *,
+  length: int = 10,
+) -> tuple[jax.Array, jax.Array]:
+  """Rolls a policy out in a model and in the world.
+
+  Args:
+    model: of the world.
+    fit: of the model.
+    limited: the world, with its time limit.
+    starts: where the rollouts start, [N, ...] each.
+    act: a policy that makes nothing of its key.
+    length: steps of a rollout, l.
+
+  Returns:
+    What was seen in the model and in the world, [N, l, o] each; NaN past an
+    end.
+  """
+
+  def roll(step, start):
+    found = imagination.rollout(
+      jax.random.key(0),
+      start.state,
+      start.observation,
+      step=step,
+      act=act,
+      length=length,
+    )
+    is_valid = found.is_valid[:, None]
+    return jnp.where(is_valid, found.next_observation, jnp.nan)
+
+  def imagined(*given):
+    return model.step(fit, *given)
+
+  steps = imagined, limited.step
+  model_seen, seen = (
+    jax.vmap(lambda start, step=step: roll(step, start))(starts)
+    for step in steps
+  )
+  return model_seen, seen
+
+
+def value(
+  plain: Environment,
+  state: Any,
+  observation: jax.Array,
+  act: Callable[[jax.Array, jax.Array], jax.Array],
+  *,
+  discount: float | jax.Array = 0.99,
+  num_steps: int = 400,
+) -> jax.Array:
+  """Sums the discounted rewards of a policy in a world without end.
+
+  Args:
+    plain: the world, without a time limit.
+    state: where it starts.
+    observation: of that state.
+    act: a policy that makes nothing of its key.
+    discount: γ.
+    num_steps: after which what is left out is γ to that power.
+
+  Returns:
+    The sum, [].
+  """
+  found = imagination.rollout(
+    jax.random.key(0),
+    state,
+    observation,
+    step=plain.step,
+    act=act,
+    length=num_steps,
+  )
+  return jnp.sum(discount ** jnp.arange(num_steps) * found.reward)
 
 
 def _changes(visits, form):
