@@ -301,15 +301,13 @@ def draw(results: training.Results, out_dir: Any) -> None:
     if variant == "ilqg":
       continue
     world, chosen = make_world(task), VARIANTS[variant]
-    agent = make_agent(world, chosen.agent)
-    states = results.states[name]
+    agent, states = make_agent(world, chosen.agent), results.states[name]
     state = jax.tree.map(lambda x: jnp.asarray(x[0]), states)
-    act = policy(state, agent)
+    act, model = policy(state, agent), make_model(world, chosen.model)
     continuous_control.film(out_dir / f"{name}.gif", world.limited, act)
     if task == "pendulum":
       draw_values(out_dir / f"{name}_values.png", world, agent, state)
     if "imagines" in chosen.options:
-      model = make_model(world, chosen.model)
       starts = ring.sample(jax.random.key(6), state.visited, 6)
       given = model, state.fit, world.limited, starts, act
       seen = world_models.compare(*given, length=15)
