@@ -323,7 +323,7 @@ def draw(results: training.Results, out_dir: Any) -> None:
     pictures.pairs(rollouts, out_dir / "imagined.png", names, labels)
   if distances:
     labels, path = ("step", "tip to target (cm)"), out_dir / "tremble.png"
-    pictures.bands(distances, path, labels, y_scale="log")
+    pictures.bands(distances, path, labels)
 
 
 def draw_values(path: Any, world: Any, agent: Any, state: Any) -> None:

@@ -197,7 +197,7 @@ def update(
   if settings.plans:
     plan = planning.replan(
       world.plain,
-      fit,
+      fit.model,
       ring.contents(state.visited),
       max_kl=settings.max_kl,
       least_variance=state.hyper["sigma"] ** 2,

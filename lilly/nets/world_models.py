@@ -19,6 +19,7 @@ from lilly.envs.environment import Environment, Step
 from lilly.replay import ring
 
 __all__ = [
+  "LinearFit",
   "Model",
   "Visit",
   "compare",
@@ -51,6 +52,13 @@ class Model(NamedTuple):
   step: Callable[[Any, jax.Array, Any, jax.Array], tuple[Any, Step]]
   needs_fit: bool = True  # before it is of use
   is_local: bool = False  # fitted to the latest round's visits, in their order
+
+
+class LinearFit(NamedTuple):
+  """A linear model, and what is drawn from it by."""
+
+  model: linear_models.LinearGaussian
+  factors: jax.Array  # as from `linear_models.roots`
 
 
 def simulator(limited: Environment) -> Model:
@@ -98,23 +106,27 @@ def linear(plain: Environment, horizon: int, *, ridge: float = 1e-3) -> Model:
   def init(key):
     del key
     shapes = ((horizon, d, d + m), (horizon, d), (horizon, d, d))
-    return linear_models.LinearGaussian(*map(jnp.zeros, shapes))
+    model = linear_models.LinearGaussian(*map(jnp.zeros, shapes))
+    return LinearFit(model, model.covariance)
 
   def refit(key, fit, visited):
     del key, fit
     visits = ring.contents(visited)
     found = state_vectors.trajectories(plain, visits, horizon)
     prior = linear_models.pooled_prior(*found)
-    fit = linear_models.fit(*found, prior=prior, ridge=ridge)
+    model = linear_models.fit(*found, prior=prior, ridge=ridge)
     of_step = jax.vmap(linear_models.mean, (None, 0, 0, 0))
     mean = jax.vmap(of_step, (None, None, 0, 0))
-    guess = mean(fit, jnp.arange(horizon), *found[:2])
+    guess = mean(model, jnp.arange(horizon), *found[:2])
     error = jnp.sqrt(jnp.mean(jnp.square(guess - found[2])))
+    fit = LinearFit(model, linear_models.roots(model))
     return fit, {"model_error": error}
 
   def step(fit, key, state, action):
     def predict(key, time, x, u):
-      return linear_models.sample(key, fit, time, x, u)
+      return linear_models.sample(
+        key, fit.model, time, x, u, factors=fit.factors
+      )
 
     return state_vectors.model(plain, predict, horizon)(key, state, action)
 

@@ -98,8 +98,6 @@ def bands(
   values: Mapping[str, np.ndarray],
   path: pathlib.Path,
   labels: tuple[str, str],
-  *,
-  y_scale: str = "linear",
 ) -> None:
   """Draws a `band` for each name, against 1, 2, ...
 
@@ -107,14 +105,13 @@ def bands(
     values: by name, [N, T].
     path: of the PNG.
     labels: of the horizontal and the vertical axis.
-    y_scale: of the vertical axis, as matplotlib names it.
   """
   sheet, grid = axes(1, 1)
   for k, (name, found) in enumerate(values.items()):
     x = np.arange(1, found.shape[1] + 1)
     colour = COLOURS[k % len(COLOURS)]
     band(grid[0, 0], x, found, colour=colour, label=name)
-  grid[0, 0].set(xlabel=labels[0], ylabel=labels[1], yscale=y_scale)
+  grid[0, 0].set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
   grid[0, 0].legend(frameon=False)
   save(sheet, path)
 

@@ -157,7 +157,13 @@ def test_samples_have_the_mean_and_the_covariance(rank):
   model = linear_models.LinearGaussian(weights, offset, covariance)
   x, u, t = jnp.array([1.0, -2.0, 0.3]), jnp.array([0.5, 1.0]), 2
   keys = jax.random.split(jax.random.key(0), 50_000)
-  drawn = jax.vmap(lambda key: linear_models.sample(key, model, t, x, u))(keys)
+  drawn, by_factors = (
+    jax.vmap(
+      lambda key, f=f: linear_models.sample(key, model, t, x, u, factors=f)
+    )(jax.random.clone(keys))
+    for f in (None, linear_models.roots(model))
+  )
+  np.testing.assert_allclose(drawn, by_factors, rtol=1e-4, atol=1e-5)
   middle = weights[t] @ jnp.concatenate([x, u]) + offset[t]
   np.testing.assert_allclose(drawn.mean(0), middle, atol=0.01)
   np.testing.assert_allclose(np.cov(drawn.T), covariance[t], atol=0.005)

@@ -49,7 +49,7 @@ def test_plans_of_a_fitted_model_are_better_than_what_was_done():
   visits = linear.ring.contents(seen)
   plan = jax.jit(
     lambda limit: planning.replan(
-      env, fit, visits, max_kl=max_kl, least_variance=limit
+      env, fit.model, visits, max_kl=max_kl, least_variance=limit
     )
   )(0.01)
   states, actions, _ = state_vectors.trajectories(env, visits, linear.T)

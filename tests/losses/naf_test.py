@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 from lilly.losses import naf
 
@@ -94,3 +95,64 @@ def test_noise_has_the_covariance_of_the_policy():
 def test_a_count_that_is_no_triangle_is_refused(count):
   with pytest.raises(ValueError, match=f"numbers has {count} entries"):
     naf.triangle(jnp.zeros(count))
+
+
+def riccati(a, b, cost, effort, discount):
+  """S, K of the best controller and P of its Q, by iteration."""
+  s = np.zeros_like(a)
+  for _ in range(500):
+    q_uu = effort + discount * b.T @ s @ b
+    gain = np.linalg.solve(q_uu, discount * b.T @ s @ a)
+    s = cost + discount * a.T @ s @ a - discount * a.T @ s @ b @ gain
+  return s, gain, 2 * q_uu
+
+
+@pytest.mark.parametrize("bootstrapped", [False, True])
+def test_a_linear_quadratic_problem_is_fitted_exactly(bootstrapped):
+  # V = -xᵀ S x, μ = -K x and one P for all states hold the best Q there is.
+  a, b = np.array([[1.0, 0.2], [-0.1, 0.9]]), np.array([[0.0], [0.5]])
+  cost, effort, discount = np.diag([1.0, 0.3]), np.array([[0.4]]), 0.8
+  s, gain, precision = riccati(a, b, cost, effort, discount)
+  rng = np.random.default_rng(0)
+  x, u = rng.normal(size=(40, 2)), rng.normal(size=(40, 1))
+  following = x @ a.T + u @ b.T
+  reward = -np.sum(x @ cost * x, 1) - np.sum(u @ effort * u, 1)
+
+  with jax.enable_x64(True):
+
+    def value(params, x):
+      p, q, r = params[:3]
+      return -x @ jnp.array([[p, q], [q, r]]) @ x
+
+    @jax.jit
+    def loss(params, after):
+      def of_one(x, u, r, v_t):
+        mean = -params[3:5][None] @ x
+        away = naf.advantage(u, mean, naf.triangle(params[5:]))
+        limit = jnp.asarray(discount, x.dtype)
+        return naf.loss(value(params, x), away, r, limit, v_t)
+
+      return jnp.mean(jax.vmap(of_one)(x, u, reward, after))
+
+    @jax.jit
+    def values(params):
+      return jax.vmap(lambda x: value(params, x))(following)
+
+    slope = jax.jit(jax.value_and_grad(loss))
+    params = np.zeros(6)
+    exact = np.array([s[0, 0], s[0, 1], s[1, 1]])
+    for _ in range(60 if bootstrapped else 1):
+      target = params if bootstrapped else np.concatenate([exact, np.zeros(3)])
+      after = values(target)
+      params = scipy.optimize.minimize(
+        lambda p, after=after: tuple(map(np.asarray, slope(p, after))),
+        params,
+        jac=True,
+        method="BFGS",
+        options={"gtol": 1e-9},
+      ).x
+    factor = naf.triangle(jnp.asarray(params[5:]))
+  np.testing.assert_allclose(params[:3], exact, atol=1e-4)
+  np.testing.assert_allclose(params[3:5], gain[0], atol=1e-4)
+  factor = np.asarray(factor)
+  np.testing.assert_allclose(factor @ factor.T, precision, atol=1e-4)

@@ -125,6 +125,7 @@ ROWS = (
       (linear_models.fit, _ROLLOUTS, None),
       (linear_models.pooled_prior, _ROLLOUTS, None),
       (linear_models.mean, _fitted, None),
+      (linear_models.roots, lambda *given: _fitted(*given)[:1], None),
       (linear_models.sample, _to_draw, None),
     )
   ),
