@@ -126,7 +126,7 @@ def best_return(
   state: Any,
   horizon: int,
   *,
-  window: int = 60,
+  window: int = 40,
   execute: int = 5,
   num_guesses: int = 16,
   num_passes: int = 5,

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-_NOT_BENCHMARKS = ("__init__", "__main__", "timing")
+_NOT_BENCHMARKS = ("__init__", "__main__", "commands", "timing")
 
 
 def _names() -> list[str]:

@@ -1,14 +1,10 @@
 """DDPG: steps of environment and learning a second, and replay by itself."""
 
-import json
-import pathlib
 import statistics
-import subprocess
-import sys
-import tempfile
 from typing import Any
 
-_ROOT = pathlib.Path(__file__).parents[2]
+from benchmarks import commands
+
 _RATES = "--sweep=policy_rate=3e-5,1e-4,3e-4,1e-3"
 # Pendulum, 64 x 64 units, batches of 64, no batch normalisation, guarded.
 _COMMANDS = {
@@ -37,18 +33,8 @@ def measure() -> dict[str, Any]:
 
 def _speed(flags):
   """Trains for 10,000 updates; returns those of all runs in a second."""
-  with tempfile.TemporaryDirectory() as folder:
-    command = [sys.executable, "-m", "experiments.ddpg", *flags]
-    command += ["--num_updates=10000", "--eval_every=10000"]
-    subprocess.run(
-      [*command, f"--out_dir={folder}/run"],
-      cwd=_ROOT,
-      check=True,
-      capture_output=True,
-    )
-    summary = json.loads(pathlib.Path(folder, "run/summary.json").read_text())
-  row = summary["variants"]["pendulum"]
-  return row["runs"] * row["updates_per_second"]
+  flags = [*flags, "--num_updates=10000", "--eval_every=10000"]
+  return commands.rates("ddpg", flags)["pendulum"]
 
 
 def _ring(capacity=100_000, count=10_000):

@@ -1,16 +1,43 @@
-"""NAF: one pass of iterative LQG, against a loop in NumPy."""
+"""NAF beside DDPG; algorithm 2 whole; a pass of iLQG against NumPy."""
 
 from typing import Any
 
 import numpy as np
+
+from benchmarks import commands
 
 _STEPS = 200
 _DT, _MAX_SPEED = 0.05, 8.0  # of the pendulum
 
 
 def measure() -> dict[str, Any]:
-  """Measures a pass: derivatives, backward, forward, on the pendulum."""
-  return {"ilqg_pass_of_200_steps": _passes()}
+  """Measures commands as users give them, and one pass of iLQG."""
+  return {
+    "updates_per_second_of_all_runs": {
+      "one_seed": _speeds("naf,ddpg"),
+      "8_seeds": _speeds("naf,ddpg", "--num_seeds=8"),
+    },
+    "real_steps_per_second_of_8_seeds": {
+      "11_updates_a_step": _speeds(
+        "more_updates,true_model,linear_model",
+        "--fixed_start",
+        "--num_seeds=8",
+        num_rounds=3,
+      )
+    },
+    "ilqg_pass_of_200_steps": _passes(),
+  }
+
+
+def _speeds(variants, *flags, num_rounds=10):
+  """Real steps in a second, each with its updates: the pendulum's."""
+  flags = [f"--variants={variants}", *flags, f"--num_updates={num_rounds}"]
+  flags += [f"--eval_every={num_rounds}", "--num_starts=2"]
+  found = commands.rates("naf", flags)
+  # A round of five episodes has 1,000 steps.
+  return {
+    name.removeprefix("pendulum_"): 1000 * rate for name, rate in found.items()
+  }
 
 
 def _passes():
