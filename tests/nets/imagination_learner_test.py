@@ -15,7 +15,7 @@ T, N = 6, 2
 HYPER = {"theta": 0.15, "sigma": 0.2, "discount": 0.9, "tau": 0.1}
 
 
-def plain_world():
+def plain_world(highest_mark=1.0):
   """Sees the linear world's state, and a 0: the mark of what is real."""
   env = world_models_test.linear_world()
 
@@ -30,7 +30,7 @@ def plain_world():
     x, step = env.step(key, x, u)
     return x, step._replace(observation=see(x))
 
-  box = environment.box([-np.inf] * 3, [np.inf] * 3)
+  box = environment.box([-np.inf] * 3, [np.inf, np.inf, highest_mark])
   return env._replace(reset=reset, step=step, observe=see, observation_spec=box)
 
 
@@ -62,9 +62,11 @@ def marking(world, needs_fit):
   return model._replace(step=step, needs_fit=needs_fit)
 
 
-def rounds(count, *, needs_fit=False, sigma=0.2, model=None, **options):
+def rounds(
+  count, *, env=None, needs_fit=False, sigma=0.2, model=None, **options
+):
   """States after each round, and what was measured in the last one."""
-  made = learner.world(plain_world(), T)
+  made = learner.world(env or plain_world(), T)
   settings = learner.Settings(
     refit_every=N,
     updates_per_step=2,
@@ -122,6 +124,22 @@ def test_a_model_that_needs_a_fit_is_of_use_after_the_first_round():
   np.testing.assert_array_equal(states.agent[0], [real, 0])
   assert int(states.imagined.size[0]) == 0
   np.testing.assert_array_equal(states.agent[2], [3 * real, 2 * 3 * real])
+
+
+def test_what_no_world_could_show_is_not_learnt_from():
+  def broken(world):
+    model = marking(world, needs_fit=False)
+
+    def step(*given):
+      state, found = model.step(*given)
+      return state, found._replace(reward=jnp.nan)
+
+    return model._replace(step=step)
+
+  for options in ({"model": broken}, {"env": plain_world(highest_mark=0.5)}):
+    states, _ = rounds(1, imagines=True, **options)
+    assert int(states.imagined.size[0]) == 0
+    np.testing.assert_array_equal(states.agent[0], [N * T * 2 * (1 + 3), 0])
 
 
 def test_imagination_is_switched_off():
