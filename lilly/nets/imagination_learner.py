@@ -356,17 +356,20 @@ def _imagine(state, world, agent, model, settings):
 
   rolls = jax.vmap(roll, (0, 0, 1))
   found = rolls(jax.random.split(keys[2], count), starts, noise)
+  possible = jax.vmap(lambda x: _are_possible(x, world))(found)
+  found = found._replace(is_valid=found.is_valid & possible)
   found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
   reward = settings.reward_scale * found.reward
   steps = streams.Transition(*found._replace(reward=reward)[:-1])
-  # A model that is wrong may leave the world, and the numbers with it.
-  spec = world.plain.observation_spec
-  inside = jax.vmap(
-    lambda seen: (spec.minimum <= seen) & (seen <= spec.maximum)
-  )
-  possible = inside(steps.observation) & inside(steps.next_observation)
-  possible = possible.all(-1) & jnp.isfinite(reward)
-  kept = found.is_valid & possible & (state.visited.size > 0)
+  kept = found.is_valid & (state.visited.size > 0)
   kept &= _has_model(state, model, settings)
   imagined = ring.extend(state.imagined, steps, is_kept=kept)
   return state._replace(imagined=imagined, key=key)
+
+
+def _are_possible(found, world):
+  """Tells which steps of a rollout are before a wrong model left the world."""
+  spec, seen = world.plain.observation_spec, found.next_observation
+  low, high = (jnp.asarray(x)[None] for x in (spec.minimum, spec.maximum))
+  possible = (low <= seen) & (seen <= high) & jnp.isfinite(seen)
+  return jnp.cumprod(possible.all(-1) & jnp.isfinite(found.reward)) > 0
