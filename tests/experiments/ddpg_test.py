@@ -163,6 +163,7 @@ def test_seeds_together_learn_what_each_learns_alone():
     )
 
 
+@pytest.mark.slow
 def test_it_learns_from_pictures(tmp_path):
   flags = ["--pixels", "--image_size=8", "--num_starts=1", "--capacity=30"]
   assert run(tmp_path, *flags) == 0
@@ -173,8 +174,9 @@ def test_it_learns_from_pictures(tmp_path):
   assert any(len(x) == 3 and x[1] == 9 * 9 for x in shapes)
 
 
-@pytest.mark.parametrize("batch", [(), (2,)])
-@pytest.mark.parametrize("keep", ["keep_truncated", "nokeep_truncated"])
+@pytest.mark.parametrize(
+  ("batch", "keep"), [((), "nokeep_truncated"), ((2,), "keep_truncated")]
+)
 def test_replay_is_not_copied_at_every_step(batch, keep):
   flags = ["--preset=smoke", "--capacity=77", f"--{keep}"]
   training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
