@@ -146,6 +146,7 @@ def test_steps_that_the_clock_ended_can_be_left_out():
   np.testing.assert_array_equal(seen, np.tile([1, 2, 3, 4], 7)[:26])
 
 
+@pytest.mark.slow
 def test_seeds_together_learn_what_each_learns_alone():
   training.parse(ddpg.FLAGS, ["ddpg", "--preset=smoke"], "ddpg")
   env = ddpg.make_environment("pendulum")
@@ -175,7 +176,11 @@ def test_it_learns_from_pictures(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("batch", "keep"), [((), "nokeep_truncated"), ((2,), "keep_truncated")]
+  ("batch", "keep"),
+  [
+    ((2,), "nokeep_truncated"),
+    pytest.param((), "keep_truncated", marks=pytest.mark.slow),
+  ],
 )
 def test_replay_is_not_copied_at_every_step(batch, keep):
   flags = ["--preset=smoke", "--capacity=77", f"--{keep}"]
@@ -274,6 +279,7 @@ def test_bad_flags_are_one_sentence(tmp_path, capsys, flags, mention):
   assert mention in err
 
 
+@pytest.mark.slow
 def test_a_diverging_run_fails_alone_and_the_rest_is_evaluated(
   tmp_path, capsys
 ):

@@ -44,6 +44,7 @@ def test_cores_run_one_task_and_are_drawn(tmp_path):
     assert (tmp_path / "run" / picture).stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_scaling_measures_times_and_bytes(tmp_path, capsys):
   flags = ["--task=scaling", "--cores=dam,sam_exact", "--num_updates=2"]
   assert run(tmp_path, *flags) == 0

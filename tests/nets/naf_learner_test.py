@@ -163,6 +163,7 @@ def test_best_actions_are_the_means():
   assert np.abs(found.mean).max() < 1
 
 
+@pytest.mark.slow
 def test_batch_norm_learns_by_the_batch_and_acts_by_averages():
   net, state, update = made(batch_norm=True, rate=0.0)
   batch = batch_of(1)
