@@ -175,9 +175,9 @@ def update(
     episodes_to_goal where there is a goal, and the model's error.
 
   Reference:
-    Gu et al., 2016 (arXiv 1603.00748), algorithm 2. Imagination starts from the
-    latest n episodes' states rather than from those of the last fit, and where
-    a model is not of single steps of an episode from any state there was.
+    Gu et al., 2016 (arXiv 1603.00748), algorithm 2. Imagination starts from any
+    state that was visited; with a local model, from those of the latest n
+    episodes rather than of the last fit.
   """
 
   def episode(state, _):
