@@ -10,9 +10,8 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import jax.scipy as jsp
 
-from lilly.control import lqr
+from lilly.control import lqr, small_matrices
 
 __all__ = ["Controller", "Limited", "divergence", "improve"]
 
@@ -198,11 +197,11 @@ def _priced(expansion, previous, eta):
 
 def _inverse(matrix):
   eye = jnp.eye(len(matrix), dtype=matrix.dtype)
-  found = jsp.linalg.cho_solve(jsp.linalg.cho_factor(matrix), eye)
+  found = small_matrices.solve(matrix, eye)
   return 0.5 * (found + found.T)
 
 
 def _log_det(matrices):
   """Of positive definite ones, [T, m, m]; not a number if one is not."""
-  factors = jnp.linalg.cholesky(matrices)
+  factors = jax.vmap(small_matrices.cholesky)(matrices)
   return 2 * jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)).sum(1)

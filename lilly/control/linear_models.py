@@ -8,7 +8,8 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import jax.scipy as jsp
+
+from lilly.control import small_matrices
 
 __all__ = [
   "LinearGaussian",
@@ -183,9 +184,14 @@ def roots(model: LinearGaussian) -> jax.Array:
 
 
 def _root(covariance):
-  # By eigenvalues: the Cholesky factor of a singular matrix is not a number.
-  values, vectors = jnp.linalg.eigh(covariance)
-  return vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
+  # A hundred roundings on the diagonal: the Cholesky factor of a singular
+  # matrix is not a number. Units vary, so it is that of the correlations.
+  scale = jnp.sqrt(jnp.diagonal(covariance))
+  known = jnp.where(scale > 0, scale, 1)
+  correlations = covariance / (known[:, None] * known[None, :])
+  ridge = 100 * jnp.finfo(covariance.dtype).eps
+  correlations += ridge * jnp.eye(len(scale), dtype=covariance.dtype)
+  return scale[:, None] * small_matrices.cholesky(correlations)
 
 
 def sample(
@@ -248,8 +254,7 @@ def _fit_step(z, num_given, prior, ridge):
   s = (rows.T @ rows + scatter) / total
   given = s[:num_given, :num_given]
   given += jnp.asarray(ridge, z.dtype) * jnp.eye(num_given, dtype=z.dtype)
-  factor = jsp.linalg.cho_factor(given)
-  weights = jsp.linalg.cho_solve(factor, s[:num_given, num_given:]).T
+  weights = small_matrices.solve(given, s[:num_given, num_given:]).T
   offset = middle[num_given:] - weights @ middle[:num_given]
   # From what is left over, not from S: a difference of large numbers would
   # not be semidefinite.

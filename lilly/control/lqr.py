@@ -11,7 +11,8 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import jax.scipy as jsp
+
+from lilly.control import small_matrices
 
 __all__ = [
   "Expansion",
@@ -149,11 +150,11 @@ def backward(
     q_ux = r_ux + f_u.T @ v_xx @ f_x
     # A maximum of as much curvature as there was of a minimum: one that is
     # hardly curved would ask for endless steps.
-    highest = _highest_eigenvalue(q_uu)
-    needed = jnp.where(highest > -least, highest + jnp.abs(highest) + least, 0)
+    needed = _damping_needed(q_uu, least)
     taken = jnp.maximum(jnp.asarray(damping, q_uu.dtype), needed)
     damped = q_uu - taken * jnp.eye(len(q_uu), dtype=q_uu.dtype)
-    both = _solve(-damped, jnp.concatenate([q_u[:, None], q_ux], axis=1))
+    right = jnp.concatenate([q_u[:, None], q_ux], axis=1)
+    both = small_matrices.solve(-damped, right)
     k, gain = both[:, 0], both[:, 1:]
     # With any gains, not only those of an undamped Q_uu.
     total += k @ q_u + 0.5 * k @ q_uu @ k
@@ -314,14 +315,12 @@ def _symmetric(x):
   return 0.5 * (x + x.T)
 
 
-# Of single numbers, without LAPACK: its calls would take most of a pass's time.
-
-
-def _highest_eigenvalue(matrix):
-  return matrix[0, 0] if len(matrix) == 1 else jnp.linalg.eigvalsh(matrix)[-1]
-
-
-def _solve(matrix, right):
-  if len(matrix) == 1:
-    return right / matrix
-  return jsp.linalg.cho_solve(jsp.linalg.cho_factor(matrix), right)
+def _damping_needed(q_uu, least):
+  """Is 0 where all eigenvalues are below -least, else twice a bound of them."""
+  eye = jnp.eye(len(q_uu), dtype=q_uu.dtype)
+  pivots = jnp.diagonal(small_matrices.cholesky(-q_uu - least * eye))
+  # Gershgorin's bound of the largest eigenvalue: the highest end of a disc.
+  diagonal = jnp.diagonal(q_uu)
+  beside = jnp.abs(q_uu).sum(1) - jnp.abs(diagonal)
+  highest = jnp.max(diagonal + beside)
+  return jnp.where(jnp.all(pivots > 0), 0, highest + jnp.abs(highest) + least)

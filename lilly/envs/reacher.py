@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lilly.control import small_matrices
 from lilly.envs import (
   environment,
   rendering,
@@ -161,7 +162,7 @@ def dynamics(
   mass, swing = _forces(state.angles, state.velocities, lengths)
   push = torques - swing - damping * state.velocities
   resistance = mass + dt * damping * jnp.eye(len(lengths))
-  velocities = state.velocities + dt * jnp.linalg.solve(resistance, push)
+  velocities = state.velocities + dt * small_matrices.solve(resistance, push)
   return State(state.angles + dt * velocities, velocities, state.target)
 
 

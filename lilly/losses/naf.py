@@ -7,8 +7,8 @@ Q(x, u) = V(x) + A(x, u), where A is a quadratic form whose maximum, 0, is at
 import chex
 import jax
 import jax.numpy as jnp
-import jax.scipy as jsp
 
+from lilly.control import small_matrices
 from lilly.losses import dpg
 
 __all__ = ["advantage", "loss", "noise", "triangle"]
@@ -128,5 +128,5 @@ def noise(
   (2,)
   """
   normal = jax.random.normal(key, factor.shape[:1], factor.dtype)
-  shaped = jsp.linalg.solve_triangular(factor, normal, trans="T", lower=True)
+  shaped = small_matrices.solve_triangular(factor, normal, is_transposed=True)
   return jnp.sqrt(jnp.asarray(scale, factor.dtype)) * shaped

@@ -8,6 +8,7 @@ from lilly.control import (
   kl_limited,
   linear_models,
   lqr,
+  small_matrices,
 )
 from lilly.envs import environment
 from lilly.losses import dpg, naf
@@ -88,6 +89,11 @@ def _to_draw(seed, dtype):
   return *keyed()(seed, dtype), *_fitted(seed, dtype)
 
 
+def _positive(seed, dtype):
+  root, right = arrays((3, 3), 3)(seed, dtype)
+  return root @ root.T + jnp.eye(3, dtype=dtype), right
+
+
 def _imagine(key, state):
   def step(key, x, u):
     del key
@@ -128,6 +134,19 @@ ROWS = (
       (linear_models.roots, lambda *given: _fitted(*given)[:1], None),
       (linear_models.sample, _to_draw, None),
     )
+  ),
+  Row(
+    small_matrices.cholesky,
+    "function",
+    lambda *given: _positive(*given)[:1],
+    dtypes=(jnp.float32,),
+  ),
+  Row(small_matrices.solve, "function", _positive, dtypes=(jnp.float32,)),
+  Row(
+    small_matrices.solve_triangular,
+    "function",
+    _positive,
+    dtypes=(jnp.float32,),
   ),
   Row(
     imagination.rollout,
