@@ -180,18 +180,7 @@ def roots(model: LinearGaussian) -> jax.Array:
   >>> roots(fit(x, x**2, x)).shape
   (2, 1, 1)
   """
-  return jax.vmap(_root)(model.covariance)
-
-
-def _root(covariance):
-  # A hundred roundings on the diagonal: the Cholesky factor of a singular
-  # matrix is not a number. Units vary, so it is that of the correlations.
-  scale = jnp.sqrt(jnp.diagonal(covariance))
-  known = jnp.where(scale > 0, scale, 1)
-  correlations = covariance / (known[:, None] * known[None, :])
-  ridge = 100 * jnp.finfo(covariance.dtype).eps
-  correlations += ridge * jnp.eye(len(scale), dtype=covariance.dtype)
-  return scale[:, None] * small_matrices.cholesky(correlations)
+  return jax.vmap(small_matrices.semidefinite_root)(model.covariance)
 
 
 def sample(
@@ -224,7 +213,10 @@ def sample(
   (1,)
   """
   t = _at(model, time)
-  root = _root(model.covariance[t]) if factors is None else factors[t]
+  if factors is None:
+    root = small_matrices.semidefinite_root(model.covariance[t])
+  else:
+    root = factors[t]
   normal = jax.random.normal(key, state.shape, root.dtype)
   return mean(model, time, state, action) + root @ normal
 

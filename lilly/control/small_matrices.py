@@ -1,4 +1,4 @@
-"""Positive definite matrices of a few rows, without LAPACK.
+"""Positive matrices of a few rows, without LAPACK.
 
 Unrolled, they are fused with what is around them. Calls of LAPACK in a loop
 take longer than that; and on CPU batches of them wait, within a worker of XLA's
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.scipy as jsp
 
-__all__ = ["cholesky", "solve", "solve_triangular"]
+__all__ = ["cholesky", "semidefinite_root", "solve", "solve_triangular"]
 
 _MOST_ROWS = 12  # what is unrolled grows as the cube
 
@@ -46,6 +46,39 @@ def cholesky(matrix: jax.Array) -> jax.Array:
   return jnp.stack(
     [jnp.stack([*row, *[zero] * (len(rows) - len(row))]) for row in rows]
   )
+
+
+def semidefinite_root(matrix: jax.Array) -> jax.Array:
+  """Finds a root of a matrix that may be singular: A = R Rᵀ.
+
+  Args:
+    matrix: A, [m, m], symmetric and positive semidefinite, but for rounding.
+
+  Returns:
+    R, [m, m], always finite: a pivot that is nothing but rounding is 0, and so
+    is its column. It is unrolled whatever m is, to m steps.
+
+  Reference:
+    Golub and Van Loan, Matrix computations, section 4.2.
+
+  >>> semidefinite_root(jnp.array([[4.0, 2.0], [2.0, 1.0]])).tolist()
+  [[2.0, 0.0], [1.0, 0.0]]
+  """
+  chex.assert_rank(matrix, 2)
+  chex.assert_equal(*matrix.shape)
+  least = 100 * jnp.finfo(matrix.dtype).eps * jnp.diagonal(matrix)
+  rest, columns = matrix, []
+  for i in range(len(matrix)):
+    left = jnp.maximum(jnp.diagonal(rest), 0)
+    is_there = rest[i, i] > jnp.maximum(least[i], 0)
+    pivot = jnp.sqrt(jnp.where(is_there, rest[i, i], 1))
+    # No entry is larger than what is left of its diagonal allows.
+    bound = jnp.sqrt(left)
+    column = jnp.clip(rest[:, i] / pivot, -bound, bound)
+    column = jnp.where(is_there & (jnp.arange(len(matrix)) >= i), column, 0)
+    rest = rest - column[:, None] * column[None]
+    columns.append(column)
+  return jnp.stack(columns, axis=1)
 
 
 def solve_triangular(

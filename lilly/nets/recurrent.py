@@ -15,7 +15,15 @@ import jax.numpy as jnp
 
 from lilly.nets import memories
 
-__all__ = ["Core", "State", "gru", "lstm", "unroll", "with_memory"]
+__all__ = [
+  "Core",
+  "State",
+  "feedforward",
+  "gru",
+  "lstm",
+  "unroll",
+  "with_memory",
+]
 
 
 class Core(NamedTuple):
@@ -108,6 +116,38 @@ def gru(input_size: int, output_size: int, *, hidden_size: int = 100) -> Core:
     input_size,
     output_size,
   )
+
+
+def feedforward(
+  input_size: int, output_size: int, *, hidden_size: int = 100
+) -> Core:
+  """Makes a network that remembers nothing, y = C relu(A x + b) + d.
+
+  In the form of a core, to be compared with those that remember.
+
+  Args:
+    input_size: numbers in an input, D.
+    output_size: numbers in an output, O.
+    hidden_size: units.
+
+  Returns:
+    The core; its state is empty.
+
+  Raises:
+    ValueError: if a size is not positive.
+
+  >>> feedforward(3, 2, hidden_size=8).initial_state()
+  ()
+  """
+  _check_sizes(
+    input_size=input_size, output_size=output_size, hidden_size=hidden_size
+  )
+
+  def forward(x, state):
+    x = jax.nn.relu(hk.Linear(hidden_size, name="hidden")(x))
+    return state, hk.Linear(output_size, name="output")(x)
+
+  return _core(forward, lambda: (), input_size)
 
 
 def _linear_of(make_cell, initial_state, input_size, output_size) -> Core:

@@ -58,6 +58,23 @@ def test_what_is_not_positive_definite_shows_in_the_diagonal(size):
   assert not (jnp.diagonal(nothing) > 0).all()
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_singular_matrices_have_a_root(size, dtype):
+  rng = np.random.default_rng(size)
+  for rank in (0, 1, size - 1, size):
+    # Of units that differ, as positions and velocities do.
+    wide = rng.normal(size=(size, rank)) * 10.0 ** rng.uniform(-3, 1, (size, 1))
+    a = jnp.asarray(wide @ wide.T, dtype)
+    root = small_matrices.semidefinite_root(a)
+    scale = np.sqrt(np.outer(np.diag(a), np.diag(a)))
+    assert np.all(np.abs(root @ root.T - a) <= 3e-4 * scale + 1e-30)
+  # Rounding below 0, which no semidefinite matrix has.
+  noise = rng.normal(size=(size, size)) * 1e-9
+  found = small_matrices.semidefinite_root(jnp.asarray(noise + noise.T, dtype))
+  assert np.all(np.abs(found) < 1e-3)
+
+
 def test_control_of_several_actions_leaves_lapack_alone():
   # On CPU, batches of its calls on several devices may wait for each other.
   d, m, length = 3, 2, 2

@@ -141,6 +141,12 @@ ROWS = (
     lambda *given: _positive(*given)[:1],
     dtypes=(jnp.float32,),
   ),
+  Row(
+    small_matrices.semidefinite_root,
+    "function",
+    lambda *given: _positive(*given)[:1],
+    dtypes=(jnp.float32,),
+  ),
   Row(small_matrices.solve, "function", _positive, dtypes=(jnp.float32,)),
   Row(
     small_matrices.solve_triangular,

@@ -1,0 +1,147 @@
+"""Losses of the recurrent deterministic policy gradient, for whole episodes.
+
+A history h_t = (o_1, a_1, ..., a_{t-1}, o_t) is what was stored: a policy's own
+action replaces the last one alone, in Q(h_t, μ(h_t)), and never those within.
+`actor_loss` holds to that where memories are those of stored histories.
+
+All take one episode, or more of them along leading axes. A mask is 1 while the
+episode runs; sums are divided by its sum.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+__all__ = ["actor_loss", "critic_loss", "history", "targets"]
+
+
+def history(
+  observation: jax.Array, action: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Pairs what is seen with what was done before it: o_t, a_{t-1}; a_0 = 0.
+
+  Args:
+    observation: o_1 to o_{T+1}, [..., T + 1, ...].
+    action: a_1 to a_T, [..., T, m].
+
+  Returns:
+    What a memory sees step by step: the observation, and the actions before,
+    [..., T + 1, m].
+
+  Reference:
+    Heess et al., 2015 (arXiv 1512.04455), section 2: histories of observations
+    and actions.
+
+  >>> history(jnp.ones((3, 1)), jnp.array([[8.0], [9.0]]))[1].ravel().tolist()
+  [0.0, 8.0, 9.0]
+  """
+  before = jnp.concatenate(
+    [jnp.zeros_like(action[..., :1, :]), action], axis=-2
+  )
+  chex.assert_equal_shape_prefix([observation, before], before.ndim - 1)
+  return observation, before
+
+
+def targets(
+  reward: jax.Array, discount: jax.Array, value: jax.Array
+) -> jax.Array:
+  """Computes what the critic is to say: y_t = r_t + γ_t Q'(h_{t+1}, a').
+
+  Args:
+    reward: r, [..., T].
+    discount: γ, or 0 where the world ended, [..., T].
+    value: Q' of h_1 to h_{T+1} and of the slow policy's actions there,
+      [..., T + 1]; the first of them is not used.
+
+  Returns:
+    y, [..., T], a constant.
+
+  Reference:
+    Heess et al., 2015 (arXiv 1512.04455), algorithm 1.
+
+  >>> discount, value = jnp.array([0.5, 0.0]), jnp.array([7.0, 4.0, 9.0])
+  >>> targets(jnp.ones(2), discount, value).tolist()
+  [3.0, 1.0]
+  """
+  chex.assert_equal_shape([reward, discount, value[..., 1:]])
+  return jax.lax.stop_gradient(reward + discount * value[..., 1:])
+
+
+def critic_loss(
+  value: jax.Array, target: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Averages the squared errors of a critic over the steps of episodes.
+
+  Args:
+    value: Q(h_t, a_t) of the stored actions, [..., T].
+    target: y, [..., T]; a constant.
+    mask: 1 while an episode runs, [..., T].
+
+  Returns:
+    The loss, [].
+
+  Reference:
+    Heess et al., 2015 (arXiv 1512.04455), algorithm 1, which divides by N T.
+
+  >>> critic_loss(jnp.zeros(2), jnp.array([3.0, 9]), jnp.array([1.0, 0])).item()
+  9.0
+  """
+  chex.assert_equal_shape([value, target, mask])
+  errors = jnp.where(mask > 0, jax.lax.stop_gradient(target) - value, 0)
+  return jnp.sum(mask * jnp.square(errors)) / _count(mask)
+
+
+def actor_loss(
+  critic: Callable[[Any, jax.Array], jax.Array],
+  memories: Any,
+  action: jax.Array,
+  mask: jax.Array,
+) -> jax.Array:
+  """Averages -Q(h_t, a) of a policy's actions over the steps of episodes.
+
+  Each action meets the memory of its own stored history, a constant. So no
+  gradient goes through the critic's memory of later steps, as it would where
+  the critic is unrolled over the policy's actions.
+
+  Args:
+    critic: Q of one memory and one action, [].
+    memories: what the critic remembers of h_t, without a_t; trees of
+      [..., T, ...].
+    action: μ(h_t), [..., T, m].
+    mask: 1 while an episode runs, [..., T].
+
+  Returns:
+    The loss, []. Its gradient is minus that of the expected return, but for
+    the factors γ^t, which are left out.
+
+  Reference:
+    Heess et al., 2015 (arXiv 1512.04455), equation of RDPG in section 3.
+
+  >>> critic = lambda memory, action: memory * action[0]
+  >>> memories, mask = jnp.array([2.0, 5.0]), jnp.ones(2)
+  >>> slope = jax.grad(lambda a: actor_loss(critic, memories, a, mask))
+  >>> slope(jnp.zeros((2, 1))).ravel().tolist()
+  [-1.0, -2.5]
+  """
+  chex.assert_equal_shape_prefix([action, mask], mask.ndim)
+  of_steps = critic
+  for _ in range(mask.ndim):
+    of_steps = jax.vmap(of_steps)
+  memories = jax.lax.stop_gradient(memories)
+  is_on = mask > 0
+  # Before the critic: a NaN that is masked behind it would keep its gradient.
+  action = jnp.where(is_on[..., None], action, 0)
+  memories = jax.tree.map(
+    lambda x: jnp.where(
+      is_on.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0
+    ),
+    memories,
+  )
+  return -jnp.sum(mask * of_steps(memories, action)) / _count(mask)
+
+
+def _count(mask):
+  return jnp.maximum(jnp.sum(mask), 1)

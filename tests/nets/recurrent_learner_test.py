@@ -1,0 +1,344 @@
+"""Tests of lilly.nets.recurrent_learner against loops over histories."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lilly.losses import recurrent_dpg
+from lilly.nets import cores, recurrent
+from lilly.nets import recurrent_learner as learner
+from lilly.replay.episodes import Episode
+
+B, T, O, M = 2, 3, 2, 2
+GAMMA = 0.9
+# Steps of these are the gradients themselves.
+PLAIN = optax.sgd(1.0)
+
+
+@functools.cache
+def networks(core="lstm", **options):
+  make = {"feedforward": recurrent.feedforward} | cores.CORES
+  sizes = {"encoder_size": 4, "core_size": 3, "hidden_size": 5}
+  return learner.networks(
+    (O,), M, lambda i, o: make[core](i, o, hidden_size=4), **sizes, **options
+  )
+
+
+def start(nets, seed=0):
+  """Weights large enough that every part matters."""
+  key = jax.random.key(seed)
+  state = learner.init(key, nets, jnp.zeros(O), PLAIN, PLAIN)
+  rng = np.random.default_rng(seed)
+  moved = jax.tree.map(
+    lambda x: x + jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype),
+    state[:4],
+  )
+  return learner.State(*moved, *state[4:])
+
+
+def episodes(seed=1):
+  rng = np.random.default_rng(seed)
+  shapes = (B, T + 1, O), (B, T, M), (B, T)
+  seen, done, reward = (rng.normal(size=shape) for shape in shapes)
+  discount = np.ones((B, T))
+  discount[1, 1] = 0.0
+  mask = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+  found = Episode(seen, np.tanh(done), reward, discount, mask)
+  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), found)
+
+
+@functools.cache
+def updated(nets):
+  return jax.jit(
+    lambda state, batch, key: learner.update(
+      key, nets, state, batch, PLAIN, PLAIN, discount=GAMMA, tau=0.25
+    )
+  )
+
+
+def features(network, params, batch, i, t, actions):
+  """Goes through h_t anew, step by step: o_1, a_1, ..., a_{t-1}, o_t."""
+  state, before = network.core.initial_state(), jnp.zeros(M)
+  for s in range(t + 1):
+    seen = batch.observation[i, s], before
+    encoded = network.encoder.apply(params["encoder"], seen)
+    state, output = network.core.apply(params["core"], encoded, state)
+    before = actions[i][s] if s < t else before
+  return jnp.concatenate([encoded, output])
+
+
+def action(nets, actor, batch, i, t):
+  x = features(nets.actor, actor, batch, i, t, batch.action)
+  return jnp.tanh(nets.actor.head.apply(actor["head"], x)[0])
+
+
+def value(nets, critic, batch, i, t, action, actions=None):
+  actions = batch.action if actions is None else actions
+  x = features(nets.critic, critic, batch, i, t, actions)
+  return nets.critic.head.apply(critic["head"], x, action)
+
+
+RUNNING = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(
+  "core", ["lstm", pytest.param("sam", marks=pytest.mark.slow)]
+)
+def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
+  nets = networks(core)
+  state, batch = start(nets), episodes()
+  # Slow copies that differ from what they copy.
+  other = start(nets, seed=5)
+  state = state._replace(target_actor=other.actor, target_critic=other.critic)
+  new, metrics = updated(nets)(state, batch, jax.random.key(0))
+
+  targets = {}
+  for i, t in RUNNING:
+    a = action(nets, state.target_actor, batch, i, t + 1)
+    following = value(nets, state.target_critic, batch, i, t + 1, a)
+    discount = GAMMA * batch.discount[i, t]
+    targets[i, t] = batch.reward[i, t] + discount * following
+
+  def critic_loss(critic):
+    errors = [
+      targets[i, t] - value(nets, critic, batch, i, t, batch.action[i, t])
+      for i, t in RUNNING
+    ]
+    return sum(error**2 for error in errors) / len(RUNNING)
+
+  def actor_loss(actor, wrong=False):
+    actions = [
+      [action(nets, actor, batch, i, t) for t in range(T)] for i in range(B)
+    ]
+    values = [
+      value(
+        nets,
+        state.critic,
+        batch,
+        i,
+        t,
+        actions[i][t],
+        actions if wrong else None,
+      )
+      for i, t in RUNNING
+    ]
+    return -sum(values) / len(RUNNING)
+
+  loss, descent = jax.jit(jax.value_and_grad(critic_loss))(state.critic)
+  minus_value, ascent = jax.jit(jax.value_and_grad(actor_loss))(state.actor)
+  np.testing.assert_allclose(metrics["critic_loss"], loss, rtol=1e-5)
+  np.testing.assert_allclose(metrics["policy_value"], -minus_value, rtol=1e-5)
+  for old, step, found in (
+    (state.critic, descent, new.critic),
+    (state.actor, ascent, new.actor),
+  ):
+    assert max(np.abs(x).max() for x in jax.tree.leaves(step)) > 0.01
+    wanted = jax.tree.map(lambda x, g: x - g, old, step)
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), found, wanted
+    )
+  slow = jax.tree.map(
+    lambda x, y: 0.25 * x + 0.75 * y, new.critic, other.critic
+  )
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
+    new.target_critic,
+    slow,
+  )
+  # The common bug, a critic that remembers the policy's own actions.
+  bug = jax.jit(jax.grad(lambda actor: actor_loss(actor, wrong=True)))(
+    state.actor
+  )
+  apart = jax.tree.map(lambda x, y: np.abs(x - y).max(), bug, ascent)
+  assert max(jax.tree.leaves(apart)) > 1e-3
+
+
+@pytest.mark.parametrize("core", ["lstm", "feedforward"])
+def test_acting_is_as_in_an_update(core):
+  nets = networks(core)
+  actor = start(nets).actor
+  batch = episodes()
+  seen = recurrent_dpg.history(batch.observation[0], batch.action[0])
+  empty = nets.actor.core.initial_state()
+  _, together = learner.recall(nets.actor, actor, seen, empty)
+  state = empty
+  for t in range(T + 1):
+    state, found = learner.act(nets, actor, state, seen[0][t], seen[1][t])
+    wanted = jnp.tanh(nets.actor.head.apply(actor["head"], together[t])[0])
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_gradients_go_back_to_the_first_observation():
+  nets = networks()
+  actor = start(nets).actor
+  batch = episodes()
+
+  @jax.jit
+  def last(first, before):
+    observation = batch.observation[0].at[0, 0].set(first)
+    done = batch.action[0].at[0, 0].set(before)
+    seen = recurrent_dpg.history(observation, done)
+    empty = nets.actor.core.initial_state()
+    _, found = learner.recall(nets.actor, actor, seen, empty)
+    return nets.actor.head.apply(actor["head"], found[-1])[0][0]
+
+  slopes, h = jax.grad(last, (0, 1))(0.3, 0.2), 1e-2
+  ends = [
+    [last(0.3 + s * h, 0.2) for s in (1, -1)],
+    [last(0.3, 0.2 + s * h) for s in (1, -1)],
+  ]
+  for slope, (high, low) in zip(slopes, ends, strict=True):
+    assert abs(slope) > 1e-4
+    np.testing.assert_allclose(
+      slope, (high - low) / (2 * h), rtol=0.05, atol=2e-5
+    )
+
+
+def test_what_is_masked_changes_nothing():
+  nets = networks()
+  state, batch = start(nets), episodes()
+  # Of the second episode o_4 and step 3 come after its end.
+  dirty = batch._replace(
+    observation=batch.observation.at[1, 3].set(99.0),
+    action=batch.action.at[1, 2].set(-99.0),
+    reward=batch.reward.at[1, 2].set(1e6),
+    discount=batch.discount.at[1, 2].set(5.0),
+  )
+  clean, found = (
+    updated(nets)(state, x, jax.random.key(0)) for x in (batch, dirty)
+  )
+  jax.tree.map(np.testing.assert_array_equal, clean, found)
+
+
+def test_a_stochastic_policy_without_noise_is_a_deterministic_one():
+  deterministic = networks()
+  stochastic = networks(is_stochastic=True, least_scale=0.0)
+  state, batch = start(deterministic), episodes()
+
+  def widened(actor):
+    # s = softplus(-100): numbers beside those of the mean.
+    output = actor["head"]["output"]
+    wide = {
+      "w": jnp.concatenate([output["w"], jnp.zeros_like(output["w"])], 1),
+      "b": jnp.concatenate([output["b"], jnp.full(M, -100.0)]),
+    }
+    return actor | {"head": actor["head"] | {"output": wide}}
+
+  other = state._replace(
+    actor=widened(state.actor), target_actor=widened(state.target_actor)
+  )
+  wanted, metrics = updated(deterministic)(state, batch, jax.random.key(0))
+  found, others = updated(stochastic)(other, batch, jax.random.key(0))
+  for name in metrics:
+    np.testing.assert_allclose(others[name], metrics[name], rtol=1e-6)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
+    (found.critic, found.actor),
+    (wanted.critic, widened(wanted.actor)),
+  )
+
+
+def test_noise_is_drawn_anew_for_each_step_and_update():
+  nets = networks(is_stochastic=True)
+  state, batch = start(nets), episodes()
+  one, same, other = (
+    updated(nets)(state, batch, jax.random.key(seed))[1]["policy_value"]
+    for seed in (0, 0, 1)
+  )
+  assert one == same
+  assert one != other
+  # All steps alike: only noise of their own tells their actions apart.
+  still = batch._replace(
+    observation=jnp.zeros_like(batch.observation),
+    action=jnp.zeros_like(batch.action),
+  )
+  alike = networks("feedforward", is_stochastic=True)
+  agent, empty = start(alike), alike.actor.core.initial_state()
+  noise = jax.random.normal(jax.random.key(0), (2, M))
+  found = [
+    learner.act(
+      alike, agent.actor, empty, still.observation[0, 0], jnp.zeros(M), nu
+    )[1]
+    for nu in noise
+  ]
+  assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_without_a_memory_it_is_ddpg():
+  nets = networks("feedforward", sees_actions=False)
+  state, batch = start(nets), episodes()
+  nothing = jnp.zeros(M)
+
+  def of_steps(network, params, seen):
+    encoded = network.encoder.apply(params["encoder"], (seen, nothing))
+    output = network.core.apply(params["core"], encoded, ())[1]
+    return jnp.concatenate([encoded, output])
+
+  def q(critic, seen, action):
+    x = of_steps(nets.critic, critic, seen)
+    return nets.critic.head.apply(critic["head"], x, action)
+
+  def mu(actor, seen):
+    x = of_steps(nets.actor, actor, seen)
+    return jnp.tanh(nets.actor.head.apply(actor["head"], x)[0])
+
+  def critic_loss(critic):
+    errors = []
+    for i, t in RUNNING:
+      following = batch.observation[i, t + 1]
+      q_next = q(
+        state.target_critic, following, mu(state.target_actor, following)
+      )
+      y = batch.reward[i, t] + GAMMA * batch.discount[i, t] * q_next
+      errors.append(y - q(critic, batch.observation[i, t], batch.action[i, t]))
+    return sum(error**2 for error in errors) / len(RUNNING)
+
+  new, metrics = updated(nets)(state, batch, jax.random.key(0))
+  loss, grads = jax.jit(jax.value_and_grad(critic_loss))(state.critic)
+  np.testing.assert_allclose(metrics["critic_loss"], loss, rtol=1e-5)
+  wanted = jax.tree.map(lambda x, g: x - g, state.critic, grads)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), new.critic, wanted
+  )
+
+
+def test_cores_have_weights_of_their_own():
+  nets = networks()
+  state = start(nets)
+  count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  # An LSTM of 4 units on 4 numbers, and a layer from 4 to 3.
+  assert count(state.actor["core"]) == (8 * 16 + 16) + (4 * 3 + 3)
+  assert count(state.critic["core"]) == count(state.actor["core"])
+
+
+@pytest.mark.slow
+def test_a_constant_reward_is_worth_its_sum():
+  """1 for ever under a time limit: Q = 10; where the world ends: 1."""
+  optimiser = optax.adam(3e-3)
+  nets = networks("gru")
+  rng = np.random.default_rng(0)
+  shapes = (16, 6, O), (16, 5, M)
+  seen, done = (jnp.asarray(rng.uniform(-1, 1, shape)) for shape in shapes)
+  ones = jnp.ones((16, 5))
+  for ends, wanted in ((False, 10.0), (True, 1.0)):
+    discount = ones.at[:, -1].set(0.0) if ends else ones
+    batch = Episode(seen, done, ones, discount, ones)
+    state = learner.init(
+      jax.random.key(0), nets, jnp.zeros(O), optimiser, optimiser
+    )
+
+    def step(state, _, batch=batch):
+      given = jax.random.key(0), nets, state, batch, optimiser, optimiser
+      return learner.update(*given, discount=GAMMA, tau=0.05)
+
+    state, _ = jax.jit(lambda s: jax.lax.scan(step, s, length=4000))(state)
+    network = nets.critic
+    history = recurrent_dpg.history(seen[0], done[0])
+    empty = network.core.initial_state()
+    _, found = learner.recall(network, state.critic, history, empty)
+    q = network.head.apply(state.critic["head"], found[4], done[0, 4])
+    np.testing.assert_allclose(q, wanted, rtol=0.05)
