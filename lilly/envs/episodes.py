@@ -9,10 +9,20 @@ import jax.numpy as jnp
 from lilly.envs import environment
 from lilly.envs.environment import Environment
 
-__all__ = ["discounted", "mean_return", "play", "rollout"]
+__all__ = [
+  "discounted",
+  "mean_return",
+  "play",
+  "rollout",
+  "rollout_with_memory",
+]
 
 # act(key, observation) -> action
 Policy = Callable[[jax.Array, Any], jax.Array]
+# act(key, memory, observation, action before) -> (memory, action)
+RememberingPolicy = Callable[
+  [jax.Array, Any, Any, jax.Array], tuple[Any, jax.Array]
+]
 
 
 def discounted(
@@ -118,17 +128,61 @@ def rollout(
   >>> rollout(jax.random.key(0), env, act, 5)[2].shape
   (5, 2)
   """
+  forget = lambda key, memory, observation: (memory, act(key, observation))
+  return _rollout(key, env, forget, (), num_steps)
+
+
+def rollout_with_memory(
+  key: jax.Array,
+  env: Environment,
+  act: RememberingPolicy,
+  memory: Any,
+  num_steps: int,
+) -> tuple[Any, Any, jax.Array, environment.Step]:
+  """Acts for some steps, from a new start, by a policy that remembers.
+
+  Args:
+    key: typed key.
+    env: an environment; what it does past an end is given as it is.
+    act: maps a key, what is remembered, an observation and the action before
+      it, at first zeros, to what is remembered then and an action.
+    memory: before the first observation.
+    num_steps: T.
+
+  Returns:
+    States, observations and actions at each step, and the steps that followed,
+    [T, ...] each.
+
+  >>> from lilly.envs import point_mass
+  >>> act = lambda key, count, seen, before: (count + 1, before + count)
+  >>> found = rollout_with_memory(
+  ...   jax.random.key(0), point_mass.make(), act, jnp.ones(()), 3
+  ... )
+  >>> found[2][:, 0].tolist()
+  [1.0, 3.0, 6.0]
+  """
+
+  def remember(key, carry, observation):
+    carry = act(key, carry[0], observation, carry[1])
+    return carry, carry[1]
+
+  before = jnp.zeros(env.action_spec.shape, env.action_spec.dtype)
+  return _rollout(key, env, remember, (memory, before), num_steps)
+
+
+def _rollout(key, env, act, memory, num_steps):
   key_reset, key = jax.random.split(key)
   state, observation = env.reset(key_reset)
 
   def step(carry, _):
-    key, state, observation = carry
+    key, memory, state, observation = carry
     key, key_act, key_step = jax.random.split(key, 3)
-    action = act(key_act, observation)
+    memory, action = act(key_act, memory, observation)
     following, step = env.step(key_step, state, action)
     # An environment that resets itself says what to act on next.
     seen = getattr(following, "observation", step.observation)
-    return (key, following, seen), (state, observation, action, step)
+    found = state, observation, action, step
+    return (key, memory, following, seen), found
 
-  carry = (key, state, observation)
+  carry = (key, memory, state, observation)
   return jax.lax.scan(step, carry, length=num_steps)[1]

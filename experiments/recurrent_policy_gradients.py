@@ -1,0 +1,440 @@
+"""Memory-based control: recurrent policy gradients, RDPG and RSVG(0).
+
+Heess, Hunt, Lillicrap, Silver (arXiv 1512.04455, 2015). An actor and a critic
+that remember learn from whole episodes what a glance does not show: velocities,
+lengths, a cue, a place. An update is a round: new episodes, then some updates
+on old ones.
+
+Variants: rdpg; rsvg0, whose policy is stochastic; feedforward and svg0, their
+twins without a memory; full_state, the twin that sees what is hidden. Tasks:
+pendulum_angle, cue_recall, reacher_cue, cartpole_hidden, water_maze and all of
+lilly.envs. Memories: --core=lstm, gru, ntm, dam, dnc, sam, sdnc.
+
+Expect of the pendulum without velocity a return of -200 after 250 rounds where
+the twin without memory has -500. More in
+docs/papers/recurrent_policy_gradients.md.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from absl import flags
+from etils import epy
+
+from lilly import training
+from lilly.training import claims, continuous_control
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+
+  from lilly.control import exploration
+  from lilly.envs import episodes, rendering, water_maze
+  from lilly.nets import cores, recurrent
+  from lilly.nets import recurrent_learner as learner
+  from lilly.replay import episodes as replayed
+  from lilly.replay import ring
+  from lilly.training import pictures
+
+VARIANTS = ("rdpg", "rsvg0", "feedforward", "svg0", "full_state")
+CORES = ("lstm", "gru", "ntm", "dam", "dnc", "sam", "sdnc")
+# Steps of an episode, and of full_state the task that hides nothing.
+_STEPS = {"cue_recall": 10, "reacher_cue": 80, "cartpole_hidden": 350}
+_STEPS |= {"water_maze": 200, "pendulum_angle": 100, "pendulum": 100}
+_FULL = {"pendulum_angle": "pendulum", "reacher_cue": "reacher"}
+_CPU: dict[str, Any] = {"reward_scale": 0.1, "eval_every": 25, "log_every": 5}
+_CPU |= {"num_updates": 250}
+_CUE = {"reward_scale": 1.0, "num_updates": 75, "num_episodes": 16}
+_SMOKE = {"num_updates": 2, "updates_per_round": 2, "batch_size": 2}
+_SMOKE |= {"episode_steps": 4, "hidden_size": 4, "num_starts": 2}
+_SMOKE |= {"start_episodes": 2, "log_every": 1, "eval_every": 1}
+_MAZE = {"reward_scale": 1.0, "num_updates": 300, "num_episodes": 8}
+_GPU = _CPU | {"num_updates": 500}
+PRESETS: dict[str, dict[str, Any]] = {
+  "cpu": _CPU | {"task=cue_recall": _CUE, "task=water_maze": _MAZE},
+  "smoke": _SMOKE,
+  "gpu": _GPU
+  | {
+    "task=water_maze": _MAZE
+    | {"hidden_size": 64, "num_episodes": 64, "batch_size": 64}
+  },
+  "paper": _GPU | {"hidden_size": 128, "num_updates": 5000},
+}
+
+FLAGS = flags.FlagValues()
+training.define_flags(FLAGS, PRESETS)
+_OWN: dict[str, Any] = {"flag_values": FLAGS}
+flags.DEFINE_string("task", "pendulum_angle", "What is learnt.", **_OWN)
+flags.DEFINE_list(
+  "variants", ["rdpg"], f"To compare: {', '.join(VARIANTS)}.", **_OWN
+)
+flags.DEFINE_enum("core", "lstm", CORES, "What remembers.", **_OWN)
+for _name, _value, _least, _text in (
+  ("hidden_size", 32, 1, "Units of encoder, core and heads."),
+  ("num_slots", 16, 1, "Words of a core with a memory."),
+  ("word_size", 8, 1, "Numbers of a word."),
+  ("num_heads", 1, 1, "Of a core with a memory."),
+  ("batch_size", 16, 1, "Episodes in an update."),
+  ("num_episodes", 2, 1, "New ones in a round."),
+  ("updates_per_round", 40, 1, "On episodes from replay."),
+  ("capacity", 2000, 1, "Episodes kept for replay."),
+  ("start_episodes", 16, 1, "Before the first update."),
+  ("episode_steps", 0, 0, "Length of an episode; 0: by the task."),
+  ("action_repeat", 0, 0, "How often; 0: by the task."),
+  ("num_samples", 1, 1, "Stochastic: of the noise, in an update."),
+  ("num_starts", 50, 1, "Episodes of an evaluation."),
+  ("image_size", 32, 1, "pixels: of an edge."),
+):
+  flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
+_HYPER = (
+  ("actor_rate", 1e-3, "Learning rate of the actor."),
+  ("critic_rate", 1e-3, "Learning rate of the critic."),
+  ("tau", 1e-2, "How far the slow copies go in an update."),
+  ("discount", 0.99, "Of rewards, for each step."),
+  ("theta", 0.15, "Noise: how fast it goes back to 0."),
+  ("sigma", 0.2, "Noise: its innovations."),
+)
+for _name, _value, _text in (
+  *_HYPER,
+  ("max_norm", 10.0, "To which gradients are clipped."),
+  ("least_scale", 0.1, "Stochastic: least standard deviation."),
+):
+  flags.DEFINE_float(_name, _value, _text, 0.0, **_OWN)
+flags.DEFINE_float(
+  "reward_scale", 1.0, "Factor of what is learnt from.", **_OWN
+)
+flags.DEFINE_bool("pixels", False, "See pictures of the task.", **_OWN)
+
+
+class Setting(NamedTuple):
+  """A task and networks for it."""
+
+  env: Any
+  num_steps: int
+  nets: Any
+
+
+class State(NamedTuple):
+  """Everything of one run that changes."""
+
+  agent: Any
+  replay: Any
+  hyper: Any
+  key: Any
+  last_return: Any
+
+
+def optimisers(hyper: Mapping[str, Any]) -> tuple[Any, Any]:
+  """Of the actor and of the critic; gradients are clipped."""
+
+  def make(rate):
+    clipped = optax.clip_by_global_norm(FLAGS["max_norm"].value)
+    return training.skip_nonfinite(optax.chain(clipped, optax.adam(rate)))
+
+  return make(hyper["actor_rate"]), make(hyper["critic_rate"])
+
+
+def make_environment(variant: str) -> tuple[Any, int]:
+  """The task with actions in [-1, 1], and the steps of an episode."""
+  given = FLAGS.flag_values_dict()
+  task, repeats = given["task"], given["action_repeat"]
+  num_steps = given["episode_steps"] or _STEPS.get(task, 200)
+  if variant == "full_state":
+    task = _FULL[task]
+  # An environment is to end itself where its clock is part of the task.
+  limit = {"num_steps": num_steps if task == "cue_recall" else None}
+  env = continuous_control.task_environment(task, repeats, **limit)
+  if given["pixels"]:
+    if env.render is None:
+      raise training.RunError(
+        f"--task={task} has no pictures; leave out --pixels."
+      )
+    env = rendering.pixels(env, given["image_size"], num_frames=1)
+  return env, num_steps
+
+
+def make_setting(variant: str) -> Setting:
+  """Networks with and without memory have layers of the same sizes."""
+  env, num_steps = make_environment(variant)
+  given = FLAGS.flag_values_dict()
+  size = given["hidden_size"]
+  remembers = variant in ("rdpg", "rsvg0")
+  if not remembers:
+    make_core = recurrent.feedforward
+  else:
+    make_core = cores.CORES[given["core"]]
+    if given["core"] not in ("lstm", "gru"):
+      names = ("num_slots", "word_size", "num_heads")
+      make_core = functools.partial(make_core, **{n: given[n] for n in names})
+  nets = learner.networks(
+    env.observation_spec.shape,
+    env.action_spec.shape[0],
+    functools.partial(make_core, hidden_size=size),
+    encoder_size=size,
+    core_size=size,
+    hidden_size=size,
+    is_stochastic=variant in ("rsvg0", "svg0"),
+    sees_actions=remembers,
+    least_scale=given["least_scale"],
+  )
+  return Setting(env, num_steps, nets)
+
+
+def play(
+  key: Any, setting: Setting, actor: Any, hyper: Mapping[str, Any] | None = None
+) -> Any:
+  """Plays an episode; with noise where there are hyper-parameters for it."""
+  env, num_steps, nets = setting
+
+  def act(key, memory, observation, before):
+    state, noise = memory
+    own, added = jnp.zeros(nets.num_actions), noise
+    if hyper is not None:
+      key, key_own = jax.random.split(key)
+      own = jax.random.normal(key_own, own.shape)
+      added = exploration.ornstein_uhlenbeck(
+        key, noise, theta=hyper["theta"], sigma=hyper["sigma"]
+      )
+    if nets.is_stochastic:
+      added = jnp.zeros_like(added)  # it explores by itself
+    state, action = learner.act(nets, actor, state, observation, before, own)
+    return (state, added), jnp.clip(action + added, -1.0, 1.0)
+
+  memory = nets.actor.core.initial_state(), jnp.zeros(nets.num_actions)
+  return episodes.rollout_with_memory(key, env, act, memory, num_steps)
+
+
+def recorded(played: Any) -> Any:
+  """What is remembered of an episode."""
+  _, seen, actions, steps = played
+  last = steps.observation[-1:]
+  return replayed.masked(
+    jnp.concatenate([seen, last]),
+    actions,
+    steps.reward,
+    steps.discount,
+    steps.truncated,
+  )
+
+
+def collect(key: Any, setting: Setting, agent: Any, hyper: Any, count: int):
+  """New episodes, with noise."""
+
+  def one(key):
+    return recorded(play(key, setting, agent.actor, hyper))
+
+  return jax.vmap(one)(jax.random.split(key, count))
+
+
+def make_experiment(variant: str) -> training.Experiment:
+  """One variant, as one run sees it."""
+  setting = make_setting(variant)
+  given = FLAGS.flag_values_dict()
+  return training.Experiment(
+    init=lambda key, hyper, data: start(key, hyper, setting),
+    update=lambda state, data: update(state, setting),
+    evaluate=lambda state, data: evaluate(state, setting),
+    hyper={name: given[name] for name, _, _ in _HYPER},
+    unit="rounds",
+  )
+
+
+def start(key: Any, hyper: Any, setting: Setting) -> State:
+  """A new agent, and what it did before it learnt anything."""
+  key, key_agent, key_play = jax.random.split(key, 3)
+  spec = setting.env.observation_spec
+  seen = jnp.zeros(spec.shape, spec.dtype)
+  agent = learner.init(key_agent, setting.nets, seen, *optimisers(hyper))
+  count = FLAGS["start_episodes"].value
+  found = collect(key_play, setting, agent, hyper, count)
+  example = jax.tree.map(lambda x: x[0], found)
+  replay = ring.init(example, FLAGS["capacity"].value)
+  return State(agent, ring.extend(replay, found), hyper, key, jnp.zeros(()))
+
+
+def update(state: State, setting: Setting) -> tuple[State, dict[str, Any]]:
+  """A round: new episodes, then updates."""
+  given = FLAGS.flag_values_dict()
+  key, key_play, key_learn = jax.random.split(state.key, 3)
+  found = collect(
+    key_play, setting, state.agent, state.hyper, given["num_episodes"]
+  )
+  replay = ring.extend(state.replay, found)
+
+  def learn(carry, _):
+    key, agent = carry
+    key, key_sample, key_update = jax.random.split(key, 3)
+    batch = ring.sample(key_sample, replay, given["batch_size"])
+    scaled = given["reward_scale"] * batch.reward
+    agent, metrics = learner.update(
+      key_update,
+      setting.nets,
+      agent,
+      batch._replace(reward=scaled),
+      *optimisers(state.hyper),
+      discount=state.hyper["discount"],
+      tau=state.hyper["tau"],
+      num_samples=given["num_samples"],
+    )
+    return (key, agent), metrics
+
+  carry = key_learn, state.agent
+  (_, agent), metrics = jax.lax.scan(
+    learn, carry, length=given["updates_per_round"]
+  )
+  total = jnp.mean(jnp.sum(found.reward, axis=1))
+  metrics = jax.tree.map(jnp.mean, metrics) | {"return": total}
+  return State(agent, replay, state.hyper, key, total), metrics
+
+
+def evaluate(state: State, setting: Setting) -> dict[str, Any]:
+  """Greedy episodes from starts that are the same at every time."""
+  keys = jax.random.split(jax.random.key(1), FLAGS["num_starts"].value)
+
+  def one(key):
+    played = play(key, setting, state.agent.actor)
+    return recorded(played)
+
+  found = jax.vmap(one)(keys)
+  metrics = {"return": jnp.mean(jnp.sum(found.reward, axis=1))}
+  if FLAGS["task"].value == "water_maze":
+    metrics |= visits(found)
+  return metrics
+
+
+def visits(found: Any) -> dict[str, Any]:
+  """How long the platform is searched for, at first and later.
+
+  Episodes in which nothing was found count only among `missed`.
+  """
+  searches = functools.partial(water_maze.latencies, max_visits=40)
+  steps = jax.vmap(searches)(found.reward > 0.5)
+  return {
+    "visits": jnp.mean(jnp.sum(~jnp.isnan(steps), axis=1)),
+    "missed": jnp.mean(jnp.isnan(steps[:, 0])),
+    "first": jnp.nanmean(steps[:, 0]),
+    "later": jnp.nanmean(steps[:, 1:]),
+  }
+
+
+def check() -> None:
+  """Refuses flags that do not fit, before anything is compiled."""
+  given = FLAGS.flag_values_dict()
+  chosen, task = given["variants"], given["task"]
+  shown = f"--variants={','.join(chosen)}"
+  numbers = [given[name] for name, _, _ in _HYPER] + [given["reward_scale"]]
+  wrong = {
+    f"{shown} names no agent; there are {', '.join(VARIANTS)}.": (
+      not chosen or set(chosen) - set(VARIANTS)
+    ),
+    f"{shown} names an agent twice; name it once.": (
+      len({*chosen}) < len(chosen)
+    ),
+    f"{shown}: --task={task} has no twin that shows everything; leave out "
+    "full_state.": "full_state" in chosen and task not in _FULL,
+    f"--capacity={given['capacity']} is less than --start_episodes="
+    f"{given['start_episodes']} or --num_episodes={given['num_episodes']}; "
+    "keep as many.": given["capacity"]
+    < max(given["start_episodes"], given["num_episodes"]),
+    "hyper-parameters and --reward_scale must be finite numbers, "
+    "--reward_scale not 0.": not np.all(np.isfinite(numbers))
+    or not given["reward_scale"],
+    f"--discount={given['discount']} and --tau={given['tau']} must be at most "
+    "1, --theta less than 2.": given["discount"] > 1
+    or given["tau"] > 1
+    or given["theta"] >= 2,
+    "--max_norm must be positive.": not given["max_norm"] > 0,
+  }
+  for sentence, is_wrong in wrong.items():
+    if is_wrong:
+      raise training.RunError(sentence)
+
+
+def make_experiments(options: training.Options) -> dict[str, Any]:
+  """One for each variant."""
+  check()
+  return {name: make_experiment(name) for name in FLAGS["variants"].value}
+
+
+def draw(results: training.Results, out_dir: Any) -> None:
+  """Returns; a film of each agent; of the maze, searches and paths."""
+  pictures.curves(
+    results, out_dir / "curves.png", {"eval/return": "return without noise"}
+  )
+  paths = {}
+  for name, states in results.states.items():
+    setting = make_setting(name)
+    actor = jax.tree.map(lambda x: jnp.asarray(x[0]), states.agent.actor)
+    roll = jax.jit(jax.vmap(lambda key, s=setting, a=actor: play(key, s, a)))
+    played = roll(jax.random.split(jax.random.key(2), 4))
+    film(out_dir / f"{name}.gif", setting.env, played[0])
+    if FLAGS["task"].value == "water_maze":
+      paths[name] = jax.device_get(played[0])
+  if paths:
+    draw_paths(paths, out_dir / "paths.png")
+    draw_searches(results, out_dir / "searches.png")
+
+
+def film(path: Any, env: Any, states: Any) -> None:
+  """The first of some episodes, every second step."""
+  if env.render is None:
+    return
+  frames = jax.lax.map(
+    lambda state: env.render(state, 128),
+    jax.tree.map(lambda x: x[0, ::2], states),
+  )
+  pictures.gif(path, jax.device_get(frames), 25)
+
+
+def draw_paths(paths: Mapping[str, Any], path: Any) -> None:
+  """Four episodes of each agent in the maze; a gap where it was moved."""
+  sheet, grid = pictures.axes(len(paths), 4, size=(2.4, 2.6))
+  turn = np.linspace(0, 2 * np.pi, 100)
+  circle = np.stack([np.cos(turn), np.sin(turn)])
+  for row, (name, states) in zip(grid, paths.items(), strict=True):
+    for i, ax in enumerate(row):
+      at, goal = states.position[i].copy(), states.platform[i, 0]
+      moved = np.linalg.norm(np.diff(at, axis=0), axis=1) > 0.11
+      at[1:][moved] = np.nan
+      ax.plot(*circle, color="0.6")
+      ax.fill(*(goal[:, None] + 0.3 * circle), color="#009e73", alpha=0.4)
+      ax.plot(*at.T, color="#0072b2", linewidth=0.8)
+      ax.plot(*at[0], "o", color="#d55e00", markersize=4)
+      ax.set(aspect="equal", xticks=[], yticks=[])
+      ax.set_title(name if i == 0 else "", loc="left")
+  pictures.save(sheet, path)
+
+
+def draw_searches(results: training.Results, path: Any) -> None:
+  """Steps of the first search against those of later ones, a point a seed."""
+  sheet, grid = pictures.axes(1, 1)
+  ax = grid[0, 0]
+  for name in results.states:
+    first, later = (
+      claims.final(results, name, f"eval/{x}") for x in ("first", "later")
+    )
+    ax.plot(first, later, "o", alpha=0.7, label=name)
+  high = ax.get_xlim()[1]
+  ax.plot([0, high], [0, high], color="0.6", linewidth=0.8)
+  ax.set(xlabel="steps until it is found", ylabel="steps of later visits")
+  ax.legend()
+  pictures.save(sheet, path)
+
+
+def main(options: training.Options) -> int:
+  results = training.run(
+    make_experiments(options), options, key_metric="eval/return"
+  )
+  return training.finish(results, CLAIMS, draw)
+
+
+CLAIMS = ()
+REPRODUCE = {}
+
+if __name__ == "__main__":
+  training.main(FLAGS, main)
