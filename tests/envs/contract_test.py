@@ -16,14 +16,28 @@ _SEEDS = (0, 0, 1, 2, 3, 4)
 # These differ from their siblings in where they start, and are dear to compile.
 _SLOW = ("cartpole_balance", "reacher_fixed")
 
-_every = pytest.mark.parametrize("name", catalog.names())
-_environments = pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
-    for name in catalog.names()
-  ],
+# The world of these ends, where that of the others goes on for ever.
+_ENDING = ("cue_recall",)
+
+_NAMES = [*catalog.names(), *catalog.partially_observed()]
+
+
+def _parametrize(names):
+  return pytest.mark.parametrize(
+    "name",
+    [
+      pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
+      for name in names
+    ],
+  )
+
+
+_every = pytest.mark.parametrize("name", _NAMES)
+_every_endless = pytest.mark.parametrize(
+  "name", [name for name in _NAMES if name not in _ENDING]
 )
+_environments = _parametrize(_NAMES)
+_endless = _parametrize([name for name in _NAMES if name not in _ENDING])
 
 
 def _measure(env, key, actions):
@@ -133,14 +147,16 @@ def test_scan_and_vmap_equal_a_loop(name):
 
 
 @_environments
-def test_time_truncates_and_a_new_episode_begins(name):
+def test_time_is_up_and_a_new_episode_begins(name):
   _, _, found = _found(name)
   steps = found["steps"]
   expected = np.arange(1, _STEPS + 1) % _LIMIT == 0
-  np.testing.assert_array_equal(steps.truncated, [expected] * len(_SEEDS))
-  np.testing.assert_array_equal(steps.discount, 1)
+  expected = np.tile(expected, (len(_SEEDS), 1))
+  is_ending = name in _ENDING
+  np.testing.assert_array_equal(steps.truncated, expected & (not is_ending))
+  np.testing.assert_array_equal(steps.discount, ~(expected & is_ending))
   is_new = (steps.observation != found["following"]).any(axis=-1)
-  np.testing.assert_array_equal(is_new, steps.truncated)
+  np.testing.assert_array_equal(is_new, expected)
   # Up to the end, and with the end, it is the episode without resets.
   for with_resets, without in zip(steps, found["plain"], strict=True):
     np.testing.assert_allclose(
@@ -154,7 +170,7 @@ def test_time_truncates_and_a_new_episode_begins(name):
 def test_starts_differ(name):
   _, _, found = _found(name)
   assert (found["start"].age == 0).all()
-  leaves = jax.tree.leaves(found["start"].state)
+  leaves = jax.tree.leaves(found["start"])
   starts = np.concatenate([x.reshape(len(_SEEDS), -1) for x in leaves], axis=1)
   assert len(np.unique(starts, axis=0)) == len(set(_SEEDS))
   assert len(np.unique(found["first"], axis=0)) == len(set(_SEEDS))
@@ -168,7 +184,7 @@ def test_actions_beyond_the_bounds_are_cut(name):
     np.testing.assert_array_equal(wild, cut)
 
 
-@_environments
+@_endless
 def test_a_step_is_differentiable(name):
   _, _, found = _found(name)
   gradient = found["gradient"]
@@ -196,7 +212,7 @@ def test_actions_of_another_shape_are_refused(name):
       jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(shape))
 
 
-@_every
+@_every_endless
 def test_without_a_limit_nothing_is_truncated(name):
   env = catalog.make(name, num_steps=None)
   state, _ = jax.eval_shape(env.reset, jax.random.key(0))
