@@ -203,53 +203,90 @@ def test_seeking_goes_straight_and_stops(position, expected):
   np.testing.assert_allclose(slow, [0.6, 0.0], rtol=1e-5)
 
 
-@functools.cache
-def _episodes():
-  """Rewards of episodes, [N, T], of random actions and of seeking."""
-  env = water_maze.make()
+_NUM_EPISODES = 1000
 
-  def run(key, act):
+
+@functools.cache
+def _episodes(is_seeking=False, num_stay=5):
+  """Steps of episodes, [N, T], of random actions or of seeking."""
+  env = water_maze.make(num_stay=num_stay)
+
+  @jax.jit
+  @jax.vmap
+  def run(key):
     key, start_key = jax.random.split(key)
 
     def step(carry, _):
       key, act_key, step_key = jax.random.split(carry[0], 3)
-      state, step = env.step(step_key, carry[1], act(act_key, carry[1].state))
+      action = environment.sample(act_key, env.action_spec)
+      if is_seeking:
+        action = water_maze.seek(carry[1].state)
+      state, step = env.step(step_key, carry[1], action)
       return (key, state), step
 
     start = key, env.reset(start_key)[0]
     return jax.lax.scan(step, start, length=200)[1]
 
-  def sample(key, _):
-    return environment.sample(key, env.action_spec)
+  keys = jax.random.split(jax.random.key(0), _NUM_EPISODES)
+  return jax.tree.map(np.asarray, run(keys))
 
-  keys = jax.random.split(jax.random.key(0), 300)
-  policies = sample, lambda _, state: water_maze.seek(state)
-  return [
-    jax.jit(jax.vmap(functools.partial(run, act=act)))(jax.random.clone(keys))
-    for act in policies
-  ]
+
+def _random_returns(num_stay):
+  """The task once more, in numpy: returns of random actions."""
+  rng, n = np.random.default_rng(0), _NUM_EPISODES
+
+  def place(radius):
+    # Of a square, what is in the disc is uniform in it.
+    places = rng.uniform(-1, 1, (20 * n, 2))
+    return radius * places[np.hypot(*places.T) < 1][:n]
+
+  where, platform = place(1.0), place(0.7)
+  stay, total = np.zeros(n), np.zeros(n)
+  for _ in range(200):
+    action = rng.uniform(-1, 1, (n, 2))
+    action /= np.maximum(1, np.hypot(*action.T))[:, None]
+    where = where + 0.1 * action
+    where /= np.maximum(1, np.hypot(*where.T))[:, None]
+    is_on = np.hypot(*(where - platform).T) <= 0.3
+    total += is_on
+    stay = np.where(is_on, stay + 1, 0)
+    is_moved = stay == num_stay
+    where[is_moved], stay[is_moved] = place(1.0)[is_moved], 0
+  return total
 
 
 def test_seeking_earns_much_more_than_acting_at_random():
-  random, seeking = _episodes()
+  random, seeking = _episodes(), _episodes(is_seeking=True)
   for steps in (random, seeking):
     assert steps.truncated[:, -1].all() and not steps.truncated[:, :-1].any()
     assert set(np.unique(steps.reward)) == {0.0, 1.0}
-  returns = [float(steps.reward.sum(axis=1).mean()) for steps in _episodes()]
-  # The platform is 0.09 of the pool, of 200 steps.
-  assert 0.5 * 18 < returns[0] < 2 * 18
   # From anywhere it takes 6 steps or so, and 5 are earned: about 90.
-  assert 75 < returns[1] < 130
+  assert 75 < seeking.reward.sum(axis=1).mean() < 130
+  assert random.reward.sum(axis=1).mean() < 10
+
+
+def test_acting_at_random_earns_the_platforms_share_of_the_pool():
+  # 0.09 of 200 steps, if the agent is never taken away.
+  total = _episodes(num_stay=1000).reward.sum(axis=1).mean()
+  assert 0.6 * 18 < total < 1.5 * 18
+
+
+@pytest.mark.parametrize("num_stay", [5, 1000])
+def test_acting_at_random_earns_what_it_does_in_numpy(num_stay):
+  actual = _episodes(num_stay=num_stay).reward.sum(axis=1)
+  expected = _random_returns(num_stay)
+  error = math.hypot(actual.std(), expected.std()) / math.sqrt(_NUM_EPISODES)
+  assert abs(actual.mean() - expected.mean()) < 4 * error
 
 
 def test_seeking_finds_the_platform_soon_each_time():
-  rewards = _episodes()[1].reward
+  rewards = jnp.asarray(_episodes(is_seeking=True).reward)
   find = jax.jit(jax.vmap(lambda x: water_maze.latencies(x > 0)))
   found = np.asarray(find(rewards))
-  assert found.shape == (300, 8) and np.isfinite(found).all()
+  assert found.shape == (_NUM_EPISODES, 8) and np.isfinite(found).all()
   assert found.min() == 1 and found.max() <= 1 + 1.7 / 0.1
   assert 3 < found.mean() < 8
-  # Of 300 episodes the searches are alike: one is as blind as another.
+  # The searches of an episode are alike: one is as blind as another.
   assert np.ptp(found.mean(axis=0)) < 1.5
 
 
@@ -294,7 +331,7 @@ def test_latencies_by_hand():
 
 
 def test_latencies_of_an_episode_begin_where_the_agent_was_taken_away():
-  steps = jax.tree.map(lambda x: np.asarray(x[0]), _episodes()[1])
+  steps = jax.tree.map(lambda x: x[0], _episodes(is_seeking=True))
   found = np.asarray(water_maze.latencies(jnp.asarray(steps.reward > 0)))
   # Where the agent jumps, a search begins.
   way = np.diff(steps.observation[:, :2], axis=0)
