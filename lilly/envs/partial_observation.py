@@ -177,14 +177,9 @@ def cue_only(
   >>> observation.tolist(), step.observation.tolist()
   ([1.0, 0.0, 0.0], [0.0, 0.0, 0.0])
   """
-  places, spec = _places(env, indices), env.observation_spec
-  if num_cue_steps < 1:
-    raise ValueError(
-      f"num_cue_steps is {num_cue_steps}; it must be at least 1. To hide "
-      "numbers from the start, use select."
-    )
-  is_cue = np.zeros(spec.shape, bool)
-  is_cue[places] = True
+  is_cue = np.zeros(env.observation_spec.shape, bool)
+  is_cue[_places(env, indices)] = True
+  _check_shown(num_cue_steps)
 
   def see(observation, age):
     is_hidden = is_cue & (age >= num_cue_steps)
@@ -205,7 +200,7 @@ def cue_only(
   return env._replace(
     reset=reset,
     step=step,
-    observation_spec=_with_zero(spec, is_cue),
+    observation_spec=_with_zero(env.observation_spec, is_cue),
     render=render and (lambda s, size: render(s.state, size)),
     observe=observe and (lambda s: see(observe(s.state), s.age)),
     reward=reward and (lambda s, a, new: reward(s.state, a, new.state)),
@@ -226,6 +221,14 @@ def _places(env: Environment, indices: Sequence[int]) -> np.ndarray:
       f"{shape[0] - 1}, none twice."
     )
   return np.array(given, np.int32)
+
+
+def _check_shown(num_cue_steps):
+  if num_cue_steps < 1:
+    raise ValueError(
+      f"num_cue_steps is {num_cue_steps}; it must be at least 1. To hide "
+      "numbers from the start, use select."
+    )
 
 
 def _with_zero(spec: Spec, where: np.ndarray) -> Spec:

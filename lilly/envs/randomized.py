@@ -4,6 +4,7 @@ What an episode's constants are shows only in how the world answers to actions:
 to act well is to identify the system first.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -59,41 +60,47 @@ def make(
   (Array(True, dtype=bool), (3,))
   """
   _check(make_env, ranges)
-  # The order in which a caller names them makes no difference.
-  names = sorted(ranges)
-  low, high = jnp.array([ranges[name] for name in names]).T
-
-  def task(constants):
-    return make_env(num_steps=None, **constants)
+  task = functools.partial(make_env, num_steps=None)
 
   def reset(key):
     constants_key, start_key = jax.random.split(key)
-    drawn = jax.random.uniform(constants_key, low.shape, jnp.float32, low, high)
-    constants = dict(zip(names, drawn, strict=True))
-    state, observation = task(constants).reset(start_key)
+    constants = _draw(constants_key, ranges)
+    state, observation = task(**constants).reset(start_key)
     return State(constants, state), observation
 
   def step(key, state, action):
-    inner, step = task(state.constants).step(key, state.state, action)
+    inner, step = task(**state.constants).step(key, state.state, action)
     return State(state.constants, inner), step
 
+  typical = task(**{name: sum(ranges[name]) / 2 for name in ranges})
+  env = typical._replace(reset=reset, step=step, **_of_states(task, typical))
+  return wrappers.time_limit(env, num_steps)
+
+
+def _draw(key, ranges):
+  # The order in which a caller names them makes no difference.
+  names = sorted(ranges)
+  low, high = jnp.array([ranges[name] for name in names], jnp.float32).T
+  drawn = jax.random.uniform(key, low.shape, jnp.float32, low, high)
+  return dict(zip(names, drawn, strict=True))
+
+
+def _of_states(task, typical):
+  """The functions of states that the task has, with their own constants."""
+
   def observe(state):
-    return task(state.constants).observe(state.state)
+    return task(**state.constants).observe(state.state)
 
   def reward(state, action, following):
-    own = task(state.constants)
+    own = task(**state.constants)
     return own.reward(state.state, action, following.state)
 
-  typical = task({name: sum(ranges[name]) / 2 for name in names})
   render = typical.render
-  env = typical._replace(
-    reset=reset,
-    step=step,
-    render=render and (lambda s, size: render(s.state, size)),
-    observe=typical.observe and observe,
-    reward=typical.reward and reward,
-  )
-  return wrappers.time_limit(env, num_steps)
+  return {
+    "render": render and (lambda s, size: render(s.state, size)),
+    "observe": typical.observe and observe,
+    "reward": typical.reward and reward,
+  }
 
 
 def _check(make_env, ranges):

@@ -38,14 +38,16 @@ def _cut(x):
   return jnp.clip(x / jnp.maximum(1, optax.safe_norm(x, 1e-6)), -1, 1)
 
 
-def _move(position, action, speed):
-  chex.assert_shape(action, (2,))
-  return _cut(position + speed * _cut(jnp.clip(action, -1, 1)))
-
-
 def _is_on(position, platform, platform_radius):
   distance = optax.safe_norm(position - platform, 1e-6)
   return distance <= platform_radius
+
+
+def _arrive(state, action, speed, platform_radius):
+  """Where a step leads, and whether that is on the platform."""
+  chex.assert_shape(action, (2,))
+  position = _cut(state.position + speed * _cut(jnp.clip(action, -1, 1)))
+  return position, _is_on(position, state.platform, platform_radius)
 
 
 def _place(key, radius):
@@ -148,9 +150,8 @@ def make(
 
   p' = cut(p + speed cut(a)), with cut(x) = x / max(1, |x|); actions are in
   [-1, 1] before. A step that ends on the platform is worth 1. After `num_stay`
-  such steps in a row the agent is put anywhere in the pool, and the observation
-  of that step is from there. Agent and platform are anywhere at first, the
-  platform wholly in the pool. No state ends an episode.
+  of them in a row the agent is put anywhere, and observes from there. Both are
+  anywhere at first, the platform wholly in the pool. No state ends an episode.
 
   Args:
     platform_radius: of the platform; the pool's is 1.
@@ -159,16 +160,13 @@ def make(
     num_steps: of an episode; None: it never ends.
 
   Returns:
-    The environment; rewards are of where a step led, before the agent was
-    taken away.
+    The environment.
 
   Raises:
-    ValueError: the platform does not fit into the pool, or speed, num_stay or
-      num_steps is too small.
+    ValueError: platform_radius, speed, num_stay or num_steps is out of range.
 
   Reference:
-    Heess et al., 2015 (arXiv 1512.04455), the simplified water maze; Morris,
-    1984, for rats.
+    Heess et al., 2015 (arXiv 1512.04455), and Morris, 1984, with rats.
 
   >>> make().observation_spec.shape, make().action_spec.shape
   ((3,), (2,))
@@ -177,22 +175,15 @@ def make(
   see = functools.partial(observe, platform_radius=platform_radius)
 
   def reset(key):
-    position_key, platform_key = jax.random.split(key)
-    platform = _place(platform_key, 1 - platform_radius)
-    zero = jnp.zeros((), jnp.int32)
-    state = State(_place(position_key, 1.0), platform, zero)
+    state = _start(key, platform_radius)
     return state, see(state)
 
-  def arrives(state, action):
-    position = _move(state.position, action, speed)
-    return position, _is_on(position, state.platform, platform_radius)
-
-  def reward(state, action, following):
-    del following  # may be elsewhere
-    return arrives(state, action)[1].astype(jnp.float32)
+  # What follows may be elsewhere.
+  def reward(state, action, _):
+    return 1.0 * _arrive(state, action, speed, platform_radius)[1]
 
   def step(key, state, action):
-    position, is_on = arrives(state, action)
+    position, is_on = _arrive(state, action, speed, platform_radius)
     stay = jnp.where(is_on, state.stay + 1, 0)
     is_moved = stay == num_stay
     position = jnp.where(is_moved, _place(key, 1.0), position)
@@ -200,15 +191,20 @@ def make(
     return following, environment.make_step(see(following), is_on)
 
   env = Environment(
-    reset,
-    step,
-    observation_spec=environment.box([-1.0, -1.0, 0.0], [1.0] * 3),
-    action_spec=environment.box([-1.0] * 2, [1.0] * 2),
+    *(reset, step),
+    environment.box([-1.0, -1.0, 0.0], [1.0] * 3),
+    environment.box([-1.0] * 2, [1.0] * 2),
     render=functools.partial(render, platform_radius=platform_radius),
     observe=see,
     reward=reward,
   )
   return wrappers.time_limit(env, num_steps)
+
+
+def _start(key, platform_radius):
+  position_key, platform_key = jax.random.split(key)
+  platform = _place(platform_key, 1 - platform_radius)
+  return State(_place(position_key, 1.0), platform, jnp.zeros((), jnp.int32))
 
 
 def _check(platform_radius, speed, num_stay):
