@@ -8,15 +8,50 @@ from typing import Any
 from lilly.envs import (
   brax_environments,
   cartpole,
+  cue_recall,
   mountain_car,
+  partial_observation,
   pendulum,
   playground_environments,
   point_mass,
+  randomized,
   reacher,
+  water_maze,
+  wrappers,
 )
 from lilly.envs.environment import Environment
 
-__all__ = ["REPEATS", "SCORES", "make", "names"]
+__all__ = ["REPEATS", "SCORES", "make", "names", "partially_observed"]
+
+
+def _pendulum_angle(**options: Any) -> Environment:
+  """The pendulum without its velocity."""
+  return partial_observation.select(pendulum.make(**options), [0, 1])
+
+
+def _cartpole_hidden(
+  *,
+  length: tuple[float, float] = (0.3, 0.9),
+  num_steps: int | None = 1000,
+  **options: Any,
+) -> Environment:
+  """Swing-up of a pole of unknown length, without velocities."""
+  make_env = functools.partial(cartpole.make, **options)
+  env = randomized.make(make_env, {"length": length}, num_steps=num_steps)
+  return partial_observation.select(env, [0, 1, 2])
+
+
+def _reacher_cue(
+  *, num_cue_steps: int = 1, num_steps: int | None = 1000, **options: Any
+) -> Environment:
+  """The reacher whose target is shown at first only."""
+  env = reacher.make(num_steps=None, **options)
+  (n,) = env.action_spec.shape
+  # Cosines and sines, then the way to the target, which alone tells of it.
+  target = [2 * n, 2 * n + 1]
+  env = partial_observation.cue_only(env, target, num_cue_steps)
+  return wrappers.time_limit(env, num_steps)
+
 
 _TASKS: dict[str, Callable[..., Environment]] = {
   "pendulum": pendulum.make,
@@ -26,6 +61,14 @@ _TASKS: dict[str, Callable[..., Environment]] = {
   "reacher_fixed": functools.partial(reacher.make, target=(0.12, 0.08)),
   "point_mass": point_mass.make,
   "mountain_car": mountain_car.make,
+}
+# Beside those above, which stand for themselves in published scores.
+_PARTIALLY_OBSERVED: dict[str, Callable[..., Environment]] = {
+  "pendulum_angle": _pendulum_angle,
+  "cartpole_hidden": _cartpole_hidden,
+  "reacher_cue": _reacher_cue,
+  "cue_recall": cue_recall.make,
+  "water_maze": water_maze.make,
 }
 _SIMULATORS: dict[str, Callable[..., Environment]] = {
   "brax": brax_environments.make,
@@ -51,11 +94,13 @@ REPEATS = {
   "reacher": 2,
   "reacher_fixed": 2,
   "point_mass": 2,
+  "cartpole_hidden": 4,
+  "reacher_cue": 2,
 }
 
 
 def names() -> list[str]:
-  """Lists the tasks that need no simulator.
+  """Lists the tasks that need no simulator and whose state is seen.
 
   Returns:
     Their names.
@@ -66,13 +111,31 @@ def names() -> list[str]:
   return list(_TASKS)
 
 
+def partially_observed() -> list[str]:
+  """Lists the tasks that need no simulator and are to be solved by memory.
+
+  pendulum_angle: no velocity is seen. cartpole_hidden: swing-up of a pole whose
+  length is drawn at each reset, from `length`, and no velocity is seen.
+  reacher_cue: the target is seen in the first `num_cue_steps` observations
+  only. cue_recall and water_maze: see their modules.
+
+  Returns:
+    Their names.
+
+  >>> "water_maze" in partially_observed()
+  True
+  """
+  return list(_PARTIALLY_OBSERVED)
+
+
 def make(name: str, **options: Any) -> Environment:
   """Makes an environment.
 
   Args:
-    name: one of `names()`, or a simulator's with the simulator in front:
-      "brax/reacher", "playground/CartpoleSwingup"; of brax with its backend
-      behind, if not spring: "brax/inverted_pendulum:generalized".
+    name: one of `names()` or `partially_observed()`, or a simulator's with the
+      simulator in front: "brax/reacher", "playground/CartpoleSwingup"; of brax
+      with its backend behind, if not spring:
+      "brax/inverted_pendulum:generalized".
     **options: keyword arguments of that task's `make`.
 
   Returns:
@@ -91,11 +154,12 @@ def make(name: str, **options: Any) -> Environment:
     if backend:
       options = {"backend": backend} | options
     return _SIMULATORS[simulator](task, **options)
-  if name not in _TASKS:
-    near = difflib.get_close_matches(name, _TASKS, n=1)
+  tasks = _TASKS | _PARTIALLY_OBSERVED
+  if name not in tasks:
+    near = difflib.get_close_matches(name, tasks, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
-      f"name is {name!r}; {hint}Known: {', '.join(_TASKS)}, and with a "
+      f"name is {name!r}; {hint}Known: {', '.join(tasks)}, and with a "
       "simulator in front: brax/..., playground/..."
     )
-  return _TASKS[name](**options)
+  return tasks[name](**options)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.envs import brax_environments, catalog, wrappers
+from lilly.envs import brax_environments, cartpole, catalog, reacher, wrappers
 
 
 class _State(NamedTuple):
@@ -170,6 +170,97 @@ def test_options_reach_the_task():
   assert env.action_spec.shape == (3,)
   with pytest.raises(ValueError, match="num_steps is 0"):
     catalog.make("pendulum", num_steps=0)
+
+
+def test_tasks_with_published_scores_are_those_that_are_seen():
+  names = catalog.names()
+  assert len(names) == 7 and set(names) == set(catalog.SCORES)
+  hidden = catalog.partially_observed()
+  assert not set(hidden) & set(names)
+  assert set(catalog.REPEATS) <= {*names, *hidden}
+  with pytest.raises(ValueError, match="did you mean 'water_maze'"):
+    catalog.make("watermaze")
+
+
+def test_the_pendulums_angle_is_all_that_is_seen():
+  env = catalog.make("pendulum_angle", num_steps=1, start=(0.5, 0.9))
+  assert env.observation_spec.maximum.tolist() == [1, 1]
+  state, first = env.reset(jax.random.key(0))
+  np.testing.assert_allclose(first, [np.cos(0.5), np.sin(0.5)], rtol=1e-6)
+  _, step = env.step(jax.random.key(1), state, jnp.zeros(1))
+  assert step.truncated and step.observation.shape == (2,)
+
+
+def test_poles_of_all_lengths_look_the_same():
+  env = catalog.make("cartpole_hidden", num_steps=None)
+  assert env.observation_spec.shape == (3,)
+  assert env.observation_spec.maximum.tolist() == [np.inf, 1, 1]
+  keys = jax.random.split(jax.random.key(0), 500)
+  states, first = jax.jit(jax.vmap(env.reset))(keys)
+  drawn = states.constants["length"]
+  assert set(states.constants) == {"length"}
+  assert 0.3 <= drawn.min() < 0.32 and 0.88 < drawn.max() <= 0.9
+  inner = states.state
+  seen = [inner.position, jnp.cos(inner.angle), jnp.sin(inner.angle)]
+  np.testing.assert_allclose(first, jnp.stack(seen, axis=1), atol=1e-6)
+  # Each hangs at first, and moves as long as it is.
+  np.testing.assert_allclose(inner.angle, np.pi, atol=0.06)
+  state = jax.tree.map(lambda x: x[0], states)
+  following, _ = jax.jit(env.step)(jax.random.key(1), state, jnp.ones(1))
+  expected = cartpole.dynamics(state.state, 10.0, length=drawn[0])
+  for actual, x in zip(following.state, expected, strict=True):
+    np.testing.assert_allclose(actual, x, rtol=1e-5, atol=1e-6)
+
+
+def test_options_of_the_hidden_cartpole_reach_it():
+  env = catalog.make(
+    "cartpole_hidden", length=(2.0, 2.0), swing_up=False, num_steps=3
+  )
+  state, first = env.reset(jax.random.key(0))
+  assert state.age == 0 and state.state.constants["length"] == 2
+  assert first[1] > 0.99
+  with pytest.raises(ValueError, match=r"ranges\['length'\] is \(0.9, 0.3\)"):
+    catalog.make("cartpole_hidden", length=(0.9, 0.3))
+
+
+@pytest.mark.parametrize("lengths", [(0.12, 0.12), (0.1, 0.1, 0.1)])
+@pytest.mark.parametrize("num_cue_steps", [1, 2])
+def test_the_target_is_seen_as_a_cue_and_never_again(lengths, num_cue_steps):
+  """Of two targets, all that is seen later is the same."""
+  n, options = len(lengths), {"num_cue_steps": num_cue_steps, "num_steps": 4}
+  seen = []
+  for target in ((0.1, 0.05), (-0.07, 0.12)):
+    env = catalog.make(
+      "reacher_cue", lengths=lengths, target=target, start=[0.3] * n, **options
+    )
+    state, observation = env.reset(jax.random.key(0))
+    step, episode = jax.jit(env.step), [observation]
+    for t in range(4):
+      state, made = step(jax.random.key(t), state, jnp.full(n, 0.5))
+      episode.append(made.observation)
+    assert made.truncated and made.discount == 1
+    seen.append(np.stack(episode))
+  way = np.subtract(
+    (0.1, 0.05), reacher.joints(jnp.full(n, 0.3), lengths=lengths)[-1]
+  )
+  np.testing.assert_allclose(seen[0][0, 2 * n : 2 * n + 2], way, atol=1e-6)
+  is_told = (seen[0] != seen[1]).any(axis=1)
+  assert is_told.tolist() == [t < num_cue_steps for t in range(5)]
+  whole = catalog.make("reacher", lengths=lengths, start=[0.3] * n)
+  assert seen[0].shape[1:] == whole.observation_spec.shape
+  # The arm itself is seen.
+  assert (np.diff(seen[0][:, : 2 * n], axis=0) != 0).any(axis=1).all()
+  assert (seen[0][1:, 2 * n + 2 :] != 0).any(axis=1).all()
+
+
+def test_cue_recall_has_a_time_and_no_limit():
+  env = catalog.make("cue_recall", num_steps=2)
+  state, _ = env.reset(jax.random.key(0))
+  for t, discount in enumerate((1, 0)):
+    state, step = env.step(jax.random.key(t), state, jnp.zeros(1))
+    assert step.discount == discount and not step.truncated
+  with pytest.raises(ValueError, match="num_steps is None"):
+    catalog.make("cue_recall", num_steps=None)
 
 
 @pytest.mark.slow

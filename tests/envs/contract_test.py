@@ -13,17 +13,32 @@ from lilly.envs import catalog, wrappers
 _SIZE, _LIMIT, _STEPS = 16, 3, 7
 _SEEDS = (0, 0, 1, 2, 3, 4)
 
-# These differ from their siblings in where they start, and are dear to compile.
-_SLOW = ("cartpole_balance", "reacher_fixed")
+# These differ from their siblings in where they start or in what is seen, and
+# are dear to compile.
+_SLOW = ("cartpole_balance", "reacher_fixed", "cartpole_hidden")
 
-_every = pytest.mark.parametrize("name", catalog.names())
-_environments = pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
-    for name in catalog.names()
-  ],
+# The world of these ends, where that of the others goes on for ever.
+_ENDING = ("cue_recall",)
+
+_NAMES = [*catalog.names(), *catalog.partially_observed()]
+
+
+def _parametrize(names):
+  return pytest.mark.parametrize(
+    "name",
+    [
+      pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
+      for name in names
+    ],
+  )
+
+
+_every = pytest.mark.parametrize("name", _NAMES)
+_every_endless = pytest.mark.parametrize(
+  "name", [name for name in _NAMES if name not in _ENDING]
 )
+_environments = _parametrize(_NAMES)
+_endless = _parametrize([name for name in _NAMES if name not in _ENDING])
 
 
 def _measure(env, key, actions):
@@ -79,6 +94,11 @@ def _found(name):
   return env, actions, jax.tree.map(np.asarray, found)
 
 
+def _telling(name, steps):
+  """What differs between episodes: of some, the reward alone."""
+  return steps.reward if name in _ENDING else steps.observation
+
+
 def _assert_fits(x, spec):
   assert spec.shape == x.shape[-len(spec.shape) :]
   assert x.dtype == spec.dtype
@@ -116,8 +136,8 @@ def test_equal_keys_give_equal_episodes_and_others_do_not(name):
   _, _, found = _found(name)
   for leaf in jax.tree.leaves(found):
     np.testing.assert_array_equal(leaf[0], leaf[1])
-  observations = found["steps"].observation
-  assert (observations[0] != observations[2]).any()
+  told = _telling(name, found["steps"])
+  assert (told[0] != told[2]).any()
 
 
 @_environments
@@ -133,28 +153,30 @@ def test_scan_and_vmap_equal_a_loop(name):
 
 
 @_environments
-def test_time_truncates_and_a_new_episode_begins(name):
+def test_time_is_up_and_a_new_episode_begins(name):
   _, _, found = _found(name)
   steps = found["steps"]
   expected = np.arange(1, _STEPS + 1) % _LIMIT == 0
-  np.testing.assert_array_equal(steps.truncated, [expected] * len(_SEEDS))
-  np.testing.assert_array_equal(steps.discount, 1)
+  expected = np.tile(expected, (len(_SEEDS), 1))
+  is_ending = name in _ENDING
+  np.testing.assert_array_equal(steps.truncated, expected & (not is_ending))
+  np.testing.assert_array_equal(steps.discount, ~(expected & is_ending))
   is_new = (steps.observation != found["following"]).any(axis=-1)
-  np.testing.assert_array_equal(is_new, steps.truncated)
+  np.testing.assert_array_equal(is_new, expected)
   # Up to the end, and with the end, it is the episode without resets.
   for with_resets, without in zip(steps, found["plain"], strict=True):
     np.testing.assert_allclose(
       with_resets[:, :_LIMIT], without[:, :_LIMIT], rtol=1e-5, atol=1e-5
     )
-  without = found["plain"].observation[:, _LIMIT:]
-  assert (steps.observation[:, _LIMIT:] != without).any()
+  told, without = (_telling(name, x) for x in (steps, found["plain"]))
+  assert (told[:, _LIMIT:] != without[:, _LIMIT:]).any()
 
 
 @_environments
 def test_starts_differ(name):
   _, _, found = _found(name)
   assert (found["start"].age == 0).all()
-  leaves = jax.tree.leaves(found["start"].state)
+  leaves = jax.tree.leaves(found["start"])
   starts = np.concatenate([x.reshape(len(_SEEDS), -1) for x in leaves], axis=1)
   assert len(np.unique(starts, axis=0)) == len(set(_SEEDS))
   assert len(np.unique(found["first"], axis=0)) == len(set(_SEEDS))
@@ -168,7 +190,7 @@ def test_actions_beyond_the_bounds_are_cut(name):
     np.testing.assert_array_equal(wild, cut)
 
 
-@_environments
+@_endless
 def test_a_step_is_differentiable(name):
   _, _, found = _found(name)
   gradient = found["gradient"]
@@ -196,7 +218,7 @@ def test_actions_of_another_shape_are_refused(name):
       jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(shape))
 
 
-@_every
+@_every_endless
 def test_without_a_limit_nothing_is_truncated(name):
   env = catalog.make(name, num_steps=None)
   state, _ = jax.eval_shape(env.reset, jax.random.key(0))
