@@ -229,6 +229,19 @@ def test_a_sensor_uses_another_key_than_the_world(wrap):
   assert len({tuple(np.asarray(x).tolist()) for x in keys}) == 4
 
 
+def test_noise_is_not_that_of_the_world():
+  inner, given = _ramp()
+  env = partial_observation.noisy(inner, 1.0)
+  reset_key, step_key = jax.random.split(jax.random.key(0))
+  state, first = env.reset(reset_key)
+  _, step = env.step(step_key, state, jnp.zeros(1))
+  truth = jnp.array([10, 20, 30, 40])
+  for key, seen in zip(
+    given, (first - truth, step[0] - truth - 1), strict=True
+  ):
+    assert np.abs(seen - jax.random.normal(key, (4,))).max() > 0.01
+
+
 def test_the_world_goes_on_as_without_sensors():
   inner, _ = _ramp()
   for env in (
