@@ -37,15 +37,16 @@ with epy.lazy_imports():
   from lilly.envs import episodes, rendering, water_maze
   from lilly.nets import cores, recurrent
   from lilly.nets import recurrent_learner as learner
-  from lilly.replay import episodes as replayed
   from lilly.replay import ring
-  from lilly.training import pictures
+  from lilly.training import path_pictures, pictures
 
 VARIANTS = ("rdpg", "rsvg0", "feedforward", "svg0", "full_state")
 CORES = ("lstm", "gru", "ntm", "dam", "dnc", "sam", "sdnc")
 # Steps of an episode, and of full_state the task that hides nothing.
 _STEPS = {"cue_recall": 10, "reacher_cue": 80, "cartpole_hidden": 350}
 _STEPS |= {"water_maze": 200, "pendulum_angle": 100, "pendulum": 100}
+# Pictures of these show what is to be remembered.
+_SHOWN = ("cue_recall", "reacher_cue", "water_maze")
 _FULL = {"pendulum_angle": "pendulum", "reacher_cue": "reacher"}
 _CPU: dict[str, Any] = {"reward_scale": 0.1, "eval_every": 25, "log_every": 5}
 _CPU |= {"num_updates": 250}
@@ -126,7 +127,6 @@ class State(NamedTuple):
   replay: Any
   hyper: Any
   key: Any
-  last_return: Any
 
 
 def optimisers(hyper: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -209,24 +209,11 @@ def play(
   return episodes.rollout_with_memory(key, env, act, memory, num_steps)
 
 
-def recorded(played: Any) -> Any:
-  """What is remembered of an episode."""
-  _, seen, actions, steps = played
-  last = steps.observation[-1:]
-  return replayed.masked(
-    jnp.concatenate([seen, last]),
-    actions,
-    steps.reward,
-    steps.discount,
-    steps.truncated,
-  )
-
-
 def collect(key: Any, setting: Setting, agent: Any, hyper: Any, count: int):
   """New episodes, with noise."""
 
   def one(key):
-    return recorded(play(key, setting, agent.actor, hyper))
+    return episodes.recorded(play(key, setting, agent.actor, hyper))
 
   return jax.vmap(one)(jax.random.split(key, count))
 
@@ -254,7 +241,7 @@ def start(key: Any, hyper: Any, setting: Setting) -> State:
   found = collect(key_play, setting, agent, hyper, count)
   example = jax.tree.map(lambda x: x[0], found)
   replay = ring.init(example, FLAGS["capacity"].value)
-  return State(agent, ring.extend(replay, found), hyper, key, jnp.zeros(()))
+  return State(agent, ring.extend(replay, found), hyper, key)
 
 
 def update(state: State, setting: Setting) -> tuple[State, dict[str, Any]]:
@@ -289,7 +276,7 @@ def update(state: State, setting: Setting) -> tuple[State, dict[str, Any]]:
   )
   total = jnp.mean(jnp.sum(found.reward, axis=1))
   metrics = jax.tree.map(jnp.mean, metrics) | {"return": total}
-  return State(agent, replay, state.hyper, key, total), metrics
+  return State(agent, replay, state.hyper, key), metrics
 
 
 def evaluate(state: State, setting: Setting) -> dict[str, Any]:
@@ -297,8 +284,7 @@ def evaluate(state: State, setting: Setting) -> dict[str, Any]:
   keys = jax.random.split(jax.random.key(1), FLAGS["num_starts"].value)
 
   def one(key):
-    played = play(key, setting, state.agent.actor)
-    return recorded(played)
+    return episodes.recorded(play(key, setting, state.agent.actor))
 
   found = jax.vmap(one)(keys)
   metrics = {"return": jnp.mean(jnp.sum(found.reward, axis=1))}
@@ -337,6 +323,8 @@ def check() -> None:
     ),
     f"{shown}: --task={task} has no twin that shows everything; leave out "
     "full_state.": "full_state" in chosen and task not in _FULL,
+    f"--pixels: pictures of --task={task} show what is to be remembered; leave "
+    "out --pixels.": given["pixels"] and task in _SHOWN,
     f"--capacity={given['capacity']} is less than --start_episodes="
     f"{given['start_episodes']} or --num_episodes={given['num_episodes']}; "
     "keep as many.": given["capacity"]
@@ -374,9 +362,10 @@ def draw(results: training.Results, out_dir: Any) -> None:
     played = roll(jax.random.split(jax.random.key(2), 4))
     film(out_dir / f"{name}.gif", setting.env, played[0])
     if FLAGS["task"].value == "water_maze":
-      paths[name] = jax.device_get(played[0])
+      states = jax.device_get(played[0])
+      paths[name] = states.position, states.platform[:, 0]
   if paths:
-    draw_paths(paths, out_dir / "paths.png")
+    path_pictures.paths(paths, out_dir / "paths.png")
     draw_searches(results, out_dir / "searches.png")
 
 
@@ -389,25 +378,6 @@ def film(path: Any, env: Any, states: Any) -> None:
     jax.tree.map(lambda x: x[0, ::2], states),
   )
   pictures.gif(path, jax.device_get(frames), 25)
-
-
-def draw_paths(paths: Mapping[str, Any], path: Any) -> None:
-  """Four episodes of each agent in the maze; a gap where it was moved."""
-  sheet, grid = pictures.axes(len(paths), 4, size=(2.4, 2.6))
-  turn = np.linspace(0, 2 * np.pi, 100)
-  circle = np.stack([np.cos(turn), np.sin(turn)])
-  for row, (name, states) in zip(grid, paths.items(), strict=True):
-    for i, ax in enumerate(row):
-      at, goal = states.position[i].copy(), states.platform[i, 0]
-      moved = np.linalg.norm(np.diff(at, axis=0), axis=1) > 0.11
-      at[1:][moved] = np.nan
-      ax.plot(*circle, color="0.6")
-      ax.fill(*(goal[:, None] + 0.3 * circle), color="#009e73", alpha=0.4)
-      ax.plot(*at.T, color="#0072b2", linewidth=0.8)
-      ax.plot(*at[0], "o", color="#d55e00", markersize=4)
-      ax.set(aspect="equal", xticks=[], yticks=[])
-      ax.set_title(name if i == 0 else "", loc="left")
-  pictures.save(sheet, path)
 
 
 def draw_searches(results: training.Results, path: Any) -> None:
@@ -433,8 +403,64 @@ def main(options: training.Options) -> int:
   return training.finish(results, CLAIMS, draw)
 
 
-CLAIMS = ()
-REPRODUCE = {}
+_STATED = (
+  *("hidden_size", "core", "batch_size", "num_episodes", "updates_per_round"),
+  *("num_updates", "episode_steps", "action_repeat", "num_samples", "pixels"),
+  *("capacity", "start_episodes", "max_norm", "least_scale", "reward_scale"),
+  *("actor_rate", "critic_rate", "tau", "discount", "theta", "sigma", "sweep"),
+)
+
+
+def _state(task, *rows, **given):
+  """Turns rows of name, sentence, measure, relation, threshold into claims."""
+  stated = PRESETS["cpu"] | PRESETS["cpu"].get(f"task={task}", {})
+  where: dict[str, Any] = {
+    name: [stated.get(name, FLAGS[name].default)] for name in _STATED
+  }
+  where |= {"task": [task]} | {name: [value] for name, value in given.items()}
+  return tuple(claims.Claim(*row, where=where) for row in rows)
+
+
+def _cost(name):
+  """What a greedy episode costs, on average."""
+  measure = claims.last(name, "eval/return")
+  return lambda results: -measure(results)
+
+
+_RETURN = "eval/return"
+CLAIMS = (
+  *_state(
+    "pendulum_angle",
+    ("rdpg", "rdpg: return", claims.last("rdpg", _RETURN), ">=", -320.0),
+    (
+      *("gap", "return of rdpg less that of its twin without a memory"),
+      claims.difference(
+        claims.last("rdpg", _RETURN), claims.last("feedforward", _RETURN)
+      ),
+      *(">=", 150.0),
+    ),
+    (
+      *("full-state", "return of the twin that sees velocities"),
+      *(claims.last("full_state", _RETURN), ">=", -180.0),
+    ),
+  ),
+  *_state(
+    "cue_recall",
+    ("cue-rdpg", "rdpg: mean cost", _cost("rdpg"), "<=", 0.02),
+    ("cue-rsvg0", "rsvg0: mean cost", _cost("rsvg0"), "<=", 0.02),
+    (
+      *("cue-feedforward", "without a memory: mean cost, near 1/3"),
+      *(_cost("feedforward"), ">=", 0.25),
+    ),
+  ),
+)
+REPRODUCE = {
+  "pendulum": ["--variants=rdpg,feedforward,full_state", "--num_seeds=8"],
+  "cue": [
+    *("--task=cue_recall", "--variants=rdpg,rsvg0,feedforward"),
+    "--num_seeds=8",
+  ],
+}
 
 if __name__ == "__main__":
   training.main(FLAGS, main)

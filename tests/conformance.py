@@ -5,7 +5,7 @@ To cover a new function add a row to its subject's module in `tests/rows`;
 to `EXEMPT`, with the reason.
 """
 
-from tests.rows import control, dense_memory, rules, sparse_memory
+from tests.rows import control, dense_memory, episodes, rules, sparse_memory
 from tests.rows.row import Row
 
 __all__ = ["EXEMPT", "ROWS", "Row"]
@@ -15,6 +15,7 @@ ROWS = (
   *dense_memory.ROWS,
   *sparse_memory.ROWS,
   *control.ROWS,
+  *episodes.ROWS,
 )
 
 # Function, "module.name" -> why none of the checks fits it.

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 
 from lilly.envs import environment
 from lilly.envs.environment import Environment
+from lilly.replay import episodes as replayed
 
 __all__ = [
   "discounted",
   "mean_return",
   "play",
+  "recorded",
   "rollout",
   "rollout_with_memory",
 ]
@@ -130,6 +132,29 @@ def rollout(
   """
   forget = lambda key, memory, observation: (memory, act(key, observation))
   return _rollout(key, env, forget, (), num_steps)
+
+
+def recorded(
+  played: tuple[Any, Any, jax.Array, environment.Step],
+) -> replayed.Episode:
+  """Makes an item for replay of what was played.
+
+  Args:
+    played: as from `rollout` and `rollout_with_memory`, of one episode.
+
+  Returns:
+    The episode, masked after its end.
+
+  >>> from lilly.envs import point_mass
+  >>> env = point_mass.make(num_steps=2)
+  >>> act = lambda key, observation: environment.sample(key, env.action_spec)
+  >>> played = rollout(jax.random.key(0), env, act, 3)
+  >>> recorded(played).mask.tolist()
+  [1.0, 1.0, 0.0]
+  """
+  _, seen, actions, steps = played
+  seen = jnp.concatenate([seen, steps.observation[-1:]])
+  return replayed.masked(seen, actions, *steps[1:])
 
 
 def rollout_with_memory(

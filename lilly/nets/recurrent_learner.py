@@ -103,11 +103,7 @@ def networks(
   num_outputs = num_actions * (2 if is_stochastic else 1)
 
   def encoder(seen):
-    observation, before = seen
-    if len(observation_shape) == 3:
-      observation = actor_critic.PixelEncoder()(observation)
-    x = jnp.concatenate([observation.astype(jnp.float32), before])
-    return jax.nn.relu(hk.Linear(encoder_size, name="encoder")(x))
+    return _encoded(seen, encoder_size, len(observation_shape) == 3)
 
   def actor_head(features):
     x = jax.nn.relu(hk.Linear(hidden_size, name="hidden")(features))
@@ -119,19 +115,21 @@ def networks(
     return _output(1)(x)[0]
 
   def network(head):
-    return Network(
-      hk.without_apply_rng(hk.transform(encoder)),
-      make_core(encoder_size, core_size),
-      hk.without_apply_rng(hk.transform(head)),
+    encode, conclude = (
+      hk.without_apply_rng(hk.transform(x)) for x in (encoder, head)
     )
+    return Network(encode, make_core(encoder_size, core_size), conclude)
 
-  return Networks(
-    network(actor_head),
-    network(critic_head),
-    is_stochastic,
-    num_actions,
-    sees_actions,
-  )
+  both = network(actor_head), network(critic_head)
+  return Networks(*both, is_stochastic, num_actions, sees_actions)
+
+
+def _encoded(seen, size, is_picture):
+  observation, before = seen
+  if is_picture:
+    observation = actor_critic.PixelEncoder()(observation)
+  x = jnp.concatenate([observation.astype(jnp.float32), before])
+  return jax.nn.relu(hk.Linear(size, name="encoder")(x))
 
 
 def _output(size):
@@ -173,11 +171,12 @@ def init(
   critic = _init(keys[1], nets.critic, (observation, action), action)
   copies = jax.tree.map(jnp.array, (actor, critic))
   return State(
-    actor,
-    critic,
-    *copies,
-    actor_optimiser.init(actor),
-    critic_optimiser.init(critic),
+    actor=actor,
+    critic=critic,
+    target_actor=copies[0],
+    target_critic=copies[1],
+    actor_moments=actor_optimiser.init(actor),
+    critic_moments=critic_optimiser.init(critic),
   )
 
 
@@ -268,40 +267,36 @@ def update(
 ) -> tuple[State, dict[str, jax.Array]]:
   """Takes a step of the critic and one of the actor, and moves the copies.
 
-  Both go by backpropagation through whole episodes. The actor ascends the
-  critic as it was before this step, so that one unroll of the critic serves
-  both.
+  The actor ascends the critic as it was before this step, so that one unroll
+  of the critic serves both.
 
   Args:
     key: typed key; RDPG does not use it.
     nets: as from `networks`.
     state: of the agent.
     batch: episodes, [B, ...] each.
-    actor_optimiser: of the actor; it should clip gradients by their norm.
+    actor_optimiser: of the actor; it should clip gradients.
     critic_optimiser: of the critic; likewise.
     discount: γ.
     tau: τ.
-    num_samples: of a stochastic policy's noise, in targets and in the actor's
-      loss.
+    num_samples: of a stochastic policy's noise, in targets and loss.
 
   Returns:
-    The state, and scalars: critic_loss, q (mean of Q(h, a)) and policy_value
-    (mean of Q of the policy's actions), before the step.
+    The state, and scalars from before the step: critic_loss, q (mean of
+    Q(h, a)) and policy_value (that of the policy's actions).
 
   Reference:
     Heess et al., 2015 (arXiv 1512.04455), algorithm 1.
   """
-  key_target, key_actor = jax.random.split(key)
   seen = _seen(nets, *recurrent_dpg.history(batch.observation, batch.action))
   shape = (num_samples if nets.is_stochastic else 1, *seen[1].shape)
-  noise = [jax.random.normal(k, shape) for k in (key_target, key_actor)]
+  noise = [jax.random.normal(k, shape) for k in jax.random.split(key)]
   y = _targets(nets, state, batch, seen, noise[0], discount)
   past = jax.tree.map(lambda x: x[:, :-1], seen)  # o_{T+1} is for targets
 
   def critic_loss(critic):
     memories = _features(nets.critic, critic, past)
-    q = _value(nets, critic)
-    values = jax.vmap(jax.vmap(q))(memories, batch.action)
+    values = _values(nets, critic, memories, batch.action)
     loss = recurrent_dpg.critic_loss(values, y, batch.mask)
     return loss, (memories, values)
 
@@ -313,18 +308,31 @@ def update(
   slope = jax.value_and_grad(critic_loss, has_aux=True)
   (loss, (memories, values)), grads = slope(state.critic)
   minus_value, ascent = jax.value_and_grad(actor_loss)(state.actor, memories)
-  critic, critic_moments = _step(
-    critic_optimiser, grads, state.critic_moments, state.critic
-  )
+  optimisers = actor_optimiser, critic_optimiser
+  state = _moved(state, (ascent, grads), optimisers, tau)
+  mean = jnp.sum(values * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
+  metrics = {"critic_loss": loss, "q": mean, "policy_value": -minus_value}
+  return state, metrics
+
+
+def _moved(state, grads, optimisers, tau):
+  """Steps actor and critic, then their slow copies."""
   actor, actor_moments = _step(
-    actor_optimiser, ascent, state.actor_moments, state.actor
+    optimisers[0], grads[0], state.actor_moments, state.actor
+  )
+  critic, critic_moments = _step(
+    optimisers[1], grads[1], state.critic_moments, state.critic
   )
   slow = (state.target_actor, state.target_critic)
   slow = follow((actor, critic), slow, tau)
-  mean = jnp.sum(values * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
-  metrics = {"critic_loss": loss, "q": mean, "policy_value": -minus_value}
-  moments = actor_moments, critic_moments
-  return State(actor, critic, *slow, *moments), metrics
+  return State(
+    actor=actor,
+    critic=critic,
+    target_actor=slow[0],
+    target_critic=slow[1],
+    actor_moments=actor_moments,
+    critic_moments=critic_moments,
+  )
 
 
 def _features(network, params, seen):
@@ -340,13 +348,18 @@ def _value(nets, critic):
   return lambda memory, a: nets.critic.head.apply(critic["head"], memory, a)
 
 
+def _values(nets, critic, memories, actions):
+  """Of episodes, [B, T]."""
+  return jax.vmap(jax.vmap(_value(nets, critic)))(memories, actions)
+
+
 def _targets(nets, state, batch, seen, noise, discount):
   policy = _policy(
     nets, state.target_actor, _features(nets.actor, state.target_actor, seen)
   )
   memories = _features(nets.critic, state.target_critic, seen)
-  q = jax.vmap(jax.vmap(_value(nets, state.target_critic)))
-  value = svg.expected(jax.vmap(lambda nu: q(memories, policy(nu)))(noise))
+  q = lambda nu: _values(nets, state.target_critic, memories, policy(nu))
+  value = svg.expected(jax.vmap(q)(noise))
   return recurrent_dpg.targets(batch.reward, discount * batch.discount, value)
 
 

@@ -60,6 +60,11 @@ def test_a_sam_core_in_a_scan_of_ones_own_learns():
   assert last < 0.8 * first
 
 
+def test_an_agent_remembers_with_a_core_of_ones_own():
+  cost = jax.jit(load("own_core").main)()
+  assert cost < 0.02  # 0.0044; 1/9 where the cue is forgotten
+
+
 def test_ddpg_learns_an_environment_of_ones_own():
   flags = ["--num_updates=1500", "--log_every=1500", "--start_steps=500"]
   flags += ["--eval_every=1500", "--hidden_sizes=32,32", "--policy_rate=1e-3"]

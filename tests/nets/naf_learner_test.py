@@ -120,6 +120,7 @@ def test_the_target_is_of_the_slow_copy_alone():
   assert moved(state._replace(target=other)) != moved(state)
 
 
+@pytest.mark.slow
 def test_an_absorbing_end_of_reward_0_keeps_its_value():
   # Two states in a row: 1 -> 0 -> end, rewards 1 and 0. V is 0 at the last and
   # 1 before it. A target that adds the discount has no fixed point here.

@@ -211,7 +211,10 @@ def test_what_is_masked_changes_nothing():
   clean, found = (
     updated(nets)(state, x, jax.random.key(0)) for x in (batch, dirty)
   )
-  jax.tree.map(np.testing.assert_array_equal, clean, found)
+  for mine, theirs in zip(
+    jax.tree.leaves(clean), jax.tree.leaves(found), strict=True
+  ):
+    np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_stochastic_policy_without_noise_is_a_deterministic_one():

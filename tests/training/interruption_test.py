@@ -97,7 +97,11 @@ def test_killed_twenty_times_ends_with_the_same_bits(start_toy, uninterrupted):
 
 
 @pytest.mark.parametrize(
-  ("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
+  ("number", "expected"),
+  [
+    (signal.SIGTERM, 0),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+  ],
 )
 def test_a_signal_saves_and_exits(start_toy, uninterrupted, number, expected):
   flags = (*LONG[:2], "--checkpoint_every_s=600")
@@ -116,6 +120,7 @@ def test_a_signal_saves_and_exits(start_toy, uninterrupted, number, expected):
   assert bits(directory) == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence(start_toy):
   """A limit on the size of files stands in for a disk that is full."""
 
@@ -140,6 +145,7 @@ def test_two_processes_do_not_share_a_directory(start_toy):
   assert finish(first)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_first_checkpoint_starts_anew(start_toy):
   process, directory = start_toy("--num_updates=40")
   wait_for(lambda: (directory / "config.json").exists(), process)

@@ -1,0 +1,133 @@
+"""Tests of experiments/recurrent_policy_gradients.py: it runs, and says no."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import recurrent_policy_gradients as experiment
+from lilly import training
+from lilly.envs import catalog
+
+NAME = "recurrent_policy_gradients"
+
+
+def run(tmp_path, *flags):
+  argv = [NAME, "--preset=smoke", *flags, f"--out_dir={tmp_path / 'run'}"]
+  with pytest.raises(SystemExit) as stopped:
+    training.main(experiment.FLAGS, experiment.main, argv)
+  return stopped.value.code
+
+
+def final(tmp_path, name):
+  summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+  row = summary["variants"][name]
+  assert row["failed"] == []
+  return {
+    key: value["median"] for key, value in row["points"][0]["final"].items()
+  }
+
+
+def parse(*flags):
+  return training.parse(experiment.FLAGS, [NAME, *flags], NAME)
+
+
+def test_the_maze_is_searched_and_drawn(tmp_path):
+  flags = ["--task=water_maze", "--variants=rsvg0", "--episode_steps=30"]
+  assert run(tmp_path, *flags) == 0
+  found = final(tmp_path, "rsvg0")
+  assert 0 <= found["eval/missed"] <= 1
+  for picture in ("curves", "paths", "searches"):
+    assert (tmp_path / "run" / f"{picture}.png").stat().st_size > 5000
+  assert (tmp_path / "run" / "rsvg0.gif").stat().st_size > 3000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ["--variants=rdpg,rsvg0,feedforward,svg0,full_state"],
+    ["--task=cue_recall", "--core=sam", "--variants=rdpg"],
+    ["--pixels", "--core=gru", "--image_size=16"],
+    ["--task=cartpole_hidden", "--variants=rdpg"],
+  ],
+)
+def test_every_kind_runs(tmp_path, flags):
+  assert run(tmp_path, *flags) == 0
+
+
+def test_variants_differ_in_what_their_names_say():
+  parse("--episode_steps=3")
+  kinds = {name: experiment.make_setting(name) for name in experiment.VARIANTS}
+  states = {
+    name: bool(jax.tree.leaves(kind.nets.actor.core.initial_state()))
+    for name, kind in kinds.items()
+  }
+  assert states == {
+    "rdpg": True,
+    "rsvg0": True,
+    "feedforward": False,
+    "svg0": False,
+    "full_state": False,
+  }
+  assert [n for n, k in kinds.items() if k.nets.is_stochastic] == [
+    "rsvg0",
+    "svg0",
+  ]
+  sizes = {n: k.env.observation_spec.shape for n, k in kinds.items()}
+  assert sizes == dict.fromkeys(sizes, (2,)) | {"full_state": (3,)}
+
+
+def test_acting_without_noise_is_what_an_update_sees():
+  parse("--episode_steps=5")
+  setting = experiment.make_setting("rdpg")
+  key_agent, key_play = jax.random.split(jax.random.key(0))
+  spec = setting.env.observation_spec
+  agent = experiment.learner.init(
+    key_agent,
+    setting.nets,
+    jnp.zeros(spec.shape),
+    *experiment.optimisers({"actor_rate": 1e-3, "critic_rate": 1e-3}),
+  )
+  actor = jax.tree.map(lambda x: 3 * x, agent.actor)
+  _, seen, actions, _ = experiment.play(key_play, setting, actor)
+  assert np.abs(actions).max() > 1e-3
+  before = jnp.concatenate([jnp.zeros_like(actions[:1]), actions[:-1]])
+  empty = setting.nets.actor.core.initial_state()
+  _, features = experiment.learner.recall(
+    setting.nets.actor, actor, (seen, before), empty
+  )
+  head = setting.nets.actor.head
+  wanted = jnp.tanh(
+    jax.vmap(lambda x: head.apply(actor["head"], x)[0])(features)
+  )
+  np.testing.assert_allclose(actions, wanted, atol=1e-5)
+
+
+def test_every_task_of_hidden_state_has_a_length():
+  parse()
+  assert set(catalog.partially_observed()) <= set(experiment._STEPS)
+
+
+@pytest.mark.parametrize(
+  ("flags", "mention"),
+  [
+    (["--variants=ddpg"], "there are rdpg, rsvg0"),
+    (["--variants=rdpg,rdpg"], "name it once"),
+    (["--task=pendelum"], "did you mean 'pendulum"),
+    (["--task=water_maze", "--variants=full_state"], "leave out full_state"),
+    (["--task=cue_recall", "--pixels"], "show what is to be remembered"),
+    (["--capacity=1"], "keep as many"),
+    (["--sigma=nan"], "finite"),
+    (["--discount=1.5"], "at most 1"),
+    (["--max_norm=0"], "must be positive"),
+    (["--core=sam", "--num_heads=0"], "num_heads"),
+  ],
+)
+def test_bad_flags_are_one_sentence(tmp_path, capsys, flags, mention):
+  assert run(tmp_path, *flags) == 1
+  error = capsys.readouterr().err
+  assert mention in error
+  assert "Traceback" not in error
