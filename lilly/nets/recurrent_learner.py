@@ -289,8 +289,7 @@ def update(
     Heess et al., 2015 (arXiv 1512.04455), algorithm 1.
   """
   seen = _seen(nets, *recurrent_dpg.history(batch.observation, batch.action))
-  shape = (num_samples if nets.is_stochastic else 1, *seen[1].shape)
-  noise = [jax.random.normal(k, shape) for k in jax.random.split(key)]
+  noise = _noise(key, nets, (num_samples, *seen[1].shape))
   y = _targets(nets, state, batch, seen, noise[0], discount)
   past = jax.tree.map(lambda x: x[:, :-1], seen)  # o_{T+1} is for targets
 
@@ -313,6 +312,13 @@ def update(
   mean = jnp.sum(values * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
   metrics = {"critic_loss": loss, "q": mean, "policy_value": -minus_value}
   return state, metrics
+
+
+def _noise(key, nets, shape):
+  """Draws ν for the targets and for the actor."""
+  if not nets.is_stochastic:
+    return [jnp.zeros((1, *shape[1:]))] * 2
+  return [jax.random.normal(k, shape) for k in jax.random.split(key)]
 
 
 def _moved(state, grads, optimisers, tau):

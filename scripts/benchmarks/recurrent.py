@@ -1,4 +1,4 @@
-"""Recurrent policy gradients: commands whole; an update against Python's loop."""
+"""Recurrent policy gradients: commands; an update against a Python loop."""
 
 from typing import Any
 
