@@ -1,5 +1,7 @@
 """Settings of every test session: strict JAX, two virtual devices."""
 
+import gc
+
 import chex
 
 from tests import haste
@@ -12,3 +14,7 @@ import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+# What JAX keeps grows with each test, and to look through it for cycles took a
+# quarter of the time.
+gc.set_threshold(200_000, 50, 1000)

@@ -16,6 +16,7 @@ _SEEDS = (0, 0, 1, 2, 3, 4)
 # These differ from their siblings in where they start or in what is seen, and
 # are dear to compile.
 _SLOW = ("cartpole_balance", "reacher_fixed", "cartpole_hidden")
+_SLOW += ("reacher_cue", "pendulum_angle")
 
 # The world of these ends, where that of the others goes on for ever.
 _ENDING = ("cue_recall",)
