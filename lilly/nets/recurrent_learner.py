@@ -250,7 +250,12 @@ def _policy(nets, actor, features):
   mean, scale = head(features)
   if not nets.is_stochastic:
     return lambda noise: jnp.tanh(mean)
-  return lambda noise: jnp.tanh(svg.action(mean, scale, noise + 0 * mean))
+
+  def drawn(noise):
+    noise = jnp.broadcast_to(noise, mean.shape)
+    return jnp.tanh(svg.action(mean, scale, noise))
+
+  return drawn
 
 
 def update(
