@@ -345,3 +345,61 @@ def test_a_constant_reward_is_worth_its_sum():
     _, found = learner.recall(network, state.critic, history, empty)
     q = network.head.apply(state.critic["head"], found[4], done[0, 4])
     np.testing.assert_allclose(q, wanted, rtol=0.05)
+
+
+@pytest.mark.slow
+def test_a_noisy_signal_is_followed_almost_as_by_a_kalman_filter():
+  """Tracks x' = a x + w, seen as x + v: the optimum is the filter's mean."""
+  a, process, sensor, steps, count = 0.95, 0.1, 0.3, 20, 600
+  start_variance = process**2 / (1 - a**2)
+  variance, costs = start_variance, []
+  for _ in range(steps):
+    costs.append(variance * sensor**2 / (variance + sensor**2))
+    variance = a**2 * costs[-1] + process**2
+  least, of_a_glance = np.mean(costs), costs[0]
+
+  def signals(key, count):
+    keys = jax.random.split(key, 3)
+    moves = process * jax.random.normal(keys[0], (count, steps + 1))
+    first = jnp.sqrt(start_variance) * jax.random.normal(keys[1], (count,))
+    move = lambda x, w: (a * x + w, x)
+    x = jax.vmap(lambda x, w: jax.lax.scan(move, x, w)[1])(first, moves)
+    noise = sensor * jax.random.normal(keys[2], x.shape)
+    return x[:, :-1], (x + noise)[..., None]
+
+  def cost(nets):
+    optimiser = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-3))
+    keys = jax.random.split(jax.random.key(0), 5)
+    x, seen = signals(keys[0], count)
+    noise = jax.random.normal(keys[1], (*x.shape, 1))
+    done = jnp.clip(0.5 * seen[:, :-1] + 0.4 * noise, -1, 1)
+    ones = jnp.ones(x.shape)
+    ends = ones.at[:, -1].set(0.0)
+    found = Episode(seen, done, -((done[..., 0] - x) ** 2), ends, ones)
+    agent = learner.init(keys[2], nets, seen[0, 0], optimiser, optimiser)
+
+    def learn(agent, key):
+      rows = jax.random.randint(key, (32,), 0, count)
+      batch = jax.tree.map(lambda x: x[rows], found)
+      given = key, nets, agent, batch, optimiser, optimiser
+      return learner.update(*given, discount=0.5)[0], None
+
+    agent, _ = jax.lax.scan(learn, agent, jax.random.split(keys[3], 1500))
+    x, seen = signals(keys[4], 1000)
+
+    def act(memory, seen):
+      state, action = learner.act(nets, agent.actor, memory[0], seen, memory[1])
+      return (state, action), action
+
+    empty = nets.actor.core.initial_state(), jnp.zeros(1)
+    follow = lambda seen: jax.lax.scan(act, empty, seen[:-1])[1]
+    return jnp.mean((jax.vmap(follow)(seen)[..., 0] - x) ** 2)
+
+  make = lambda make, **options: learner.networks(
+    (1,), 1, functools.partial(make, hidden_size=16), **options
+  )
+  forgets = make(recurrent.feedforward, sees_actions=False)
+  found = float(jax.jit(lambda: cost(make(recurrent.gru)))())
+  # The filter is a bound but for the sample's error, some per cent.
+  assert 0.95 * least < found < (least + of_a_glance) / 2
+  assert 0.95 * of_a_glance < float(jax.jit(lambda: cost(forgets))())
