@@ -51,6 +51,7 @@ _FULL = {"pendulum_angle": "pendulum", "reacher_cue": "reacher"}
 _CPU: dict[str, Any] = {"reward_scale": 0.1, "eval_every": 25, "log_every": 5}
 _CPU |= {"num_updates": 250}
 _CUE = {"reward_scale": 1.0, "num_updates": 75, "num_episodes": 16}
+_CUE |= {"batch_size": 64, "actor_rate": 3e-4, "critic_rate": 3e-3}
 _SMOKE = {"num_updates": 2, "updates_per_round": 2, "batch_size": 2}
 _SMOKE |= {"episode_steps": 4, "hidden_size": 4, "num_starts": 2}
 _SMOKE |= {"start_episodes": 2, "log_every": 1, "eval_every": 1}

@@ -1,0 +1,280 @@
+"""The Kanerva Machine: a generative model with a memory that is written once.
+
+Wu, Wayne, Graves, Lillicrap (arXiv 1804.01756, ICLR 2018). An episode of images
+is written to a matrix of normal variables, exactly and without gradient steps;
+what it then says of an address is the prior of that image's code. Variants:
+kanerva; unwritten, whose memory stays as it began; vae, without a memory; dnc,
+with a Differentiable Neural Computer in the memory's place. All have the same
+encoder, decoder and likelihood.
+
+Tasks: digits (bundled, 8 x 8), generated, omniglot, mnist (binary), cifar10
+(bits for each value too). The bound is of ln p(x | M), for an image: the KL of
+addresses and codes is in it, that of the memory is not.
+
+Expect of the digits at most 15.5 nats of the Kanerva Machine where the VAE has
+18 (4 seeds: 3 minutes on 2 cores). More in docs/papers/kanerva_machine.md.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+from absl import flags
+from etils import epy
+
+from lilly import training
+from lilly.training import claims
+
+with epy.lazy_imports():
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+
+  from lilly.losses import likelihoods
+  from lilly.nets import cores
+  from lilly.nets import kanerva_model as model
+  from lilly.tasks import image_episodes
+  from lilly.training import image_pictures, pictures
+
+VARIANTS = ("kanerva", "unwritten", "vae", "dnc")
+TASKS = ("digits", "generated", "omniglot", "mnist", "cifar10", "cifar10_small")
+_LARGE = {"num_items": 32, "num_rows": 64, "code_size": 100, "address_size": 50}
+_LARGE |= {"hidden_size": 256, "num_features": 128, "num_updates": 4000}
+_LARGE |= {"lengths": ["32", "64", "128", "256"]}
+_CIFAR = _LARGE | {"num_rows": 256, "code_size": 200, "num_filters": 32}
+_CPU = {"task=digits": {}} | {
+  f"task={t}": _CIFAR if t.startswith("cifar") else _LARGE for t in TASKS[1:]
+}
+_PAPER = {"num_filters": 16, "learning_rate": 1e-4, "num_updates": 400_000}
+_PAPER |= {"address_noise": 0.2}
+_GPU = {"num_filters": 16, "learning_rate": 3e-4, "num_updates": 30_000}
+_GPU |= {"num_episodes": 64}
+_SMOKE = {"num_updates": 2, "log_every": 1, "eval_every": 1, "num_episodes": 2}
+_SMOKE |= {"num_items": 4, "num_rows": 3, "code_size": 4, "address_size": 2}
+_SMOKE |= {"hidden_size": 8, "num_features": 6, "num_tests": 2}
+_SMOKE |= {"lengths": ["4", "8"], "num_filters": 0}
+_LEARN = {"num_updates": 3000, "log_every": 100, "eval_every": 500}
+PRESETS: dict[str, dict[str, Any]] = {
+  "cpu": _LEARN | _CPU,
+  "smoke": dict.fromkeys(_CPU, _SMOKE),
+  "gpu": _LEARN | {t: row | _GPU for t, row in _CPU.items()},
+  "paper": _LEARN | {t: row | _PAPER for t, row in _CPU.items()},
+}
+
+FLAGS = flags.FlagValues()
+training.define_flags(FLAGS, PRESETS)
+_OWN: dict[str, Any] = {"flag_values": FLAGS}
+flags.DEFINE_enum("task", "digits", TASKS, "What is remembered.", **_OWN)
+flags.DEFINE_list(
+  "variants", VARIANTS[:3], f"To compare: {', '.join(VARIANTS)}.", **_OWN
+)
+flags.DEFINE_list(
+  "lengths", ["16", "32", "64", "128"], "Items of test episodes.", **_OWN
+)
+flags.DEFINE_list(
+  "classes", [], "Classes of test episodes, each to be tested.", **_OWN
+)
+for _name, _value, _least, _text in (
+  ("num_items", 16, 1, "Images of an episode, T."),
+  ("num_episodes", 16, 1, "In an update."),
+  ("num_tests", 64, 1, "Episodes of an evaluation."),
+  ("num_rows", 8, 1, "Of the memory, K."),
+  ("code_size", 16, 1, "Numbers of a code, C."),
+  ("address_size", 8, 1, "Numbers of a latent address, S."),
+  ("num_features", 64, 1, "What the encoder gives."),
+  ("hidden_size", 128, 1, "Units of hidden layers."),
+  ("num_filters", 0, 0, "Of convolutions; 0: perceptrons."),
+):
+  flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
+flags.DEFINE_float("learning_rate", 1e-3, "Of Adam.", 0.0, **_OWN)
+for _name, _value, _text in (
+  ("noise_variance", 1.0, "Of codes."),
+  ("address_noise", 0.0, "On what addresses are found from."),
+):
+  flags.DEFINE_float(_name, _value, _text, 0.0, **_OWN)
+flags.DEFINE_bool(
+  "expected", False, "A code's KL is expected over the memory.", **_OWN
+)
+
+
+class State(NamedTuple):
+  """Everything of one run that changes."""
+
+  params: Any
+  moments: Any
+  hyper: Any
+  key: Any
+
+
+class Setting(NamedTuple):
+  """A task, and a model for it."""
+
+  task: Any
+  nets: Any
+  memory: Any
+
+
+def make_setting(variant: str, task: Any) -> Setting:
+  """A model with the flags' sizes; all variants have the same nets."""
+  given = FLAGS.flag_values_dict()
+  names = ("code_size", "address_size", "num_features", "hidden_size")
+  sizes = {name: given[name] for name in (*names, "num_filters")}
+  likelihood = likelihoods.GAUSSIAN
+  if task.is_binary:
+    likelihood = likelihoods.BERNOULLI
+  nets = model.networks(task.image_shape, likelihood=likelihood, **sizes)
+  return Setting(task, nets, make_memory(variant))
+
+
+def make_memory(variant: str) -> Any:
+  """What a variant remembers with."""
+  given = FLAGS.flag_values_dict()
+  code_size, address_size = given["code_size"], given["address_size"]
+  if variant == "vae":
+    return model.no_memory(code_size)
+  if variant == "dnc":
+    # As many numbers as the Kanerva Machine's mean has, its controller apart.
+    core = cores.dnc(
+      code_size + address_size + 1,
+      code_size,
+      hidden_size=given["hidden_size"],
+      num_slots=given["num_rows"],
+      word_size=code_size,
+      num_heads=1,
+    )
+    return model.core_memory(core)
+  return model.kanerva_memory(
+    given["num_rows"],
+    code_size,
+    address_size,
+    noise_variance=given["noise_variance"],
+    is_written=variant == "kanerva",
+  )
+
+
+def optimiser_of(hyper: Any) -> Any:
+  """Adam; gradients are clipped."""
+  clip = optax.clip_by_global_norm(10.0)
+  adam = optax.adam(hyper["learning_rate"])
+  return training.skip_nonfinite(optax.chain(clip, adam))
+
+
+def bound(key: Any, setting: Setting, params: Any, images: Any) -> Any:
+  """The bound of an episode, as the flags want it."""
+  names = ("noise_variance", "address_noise", "expected")
+  given = {name: FLAGS[name].value for name in names}
+  _, nets, memory = setting
+  return model.bound(key, nets, memory, params, images, **given)
+
+
+def make_experiment(variant: str, task: Any) -> training.Experiment:
+  """One variant, as one run sees it."""
+  setting = make_setting(variant, task)
+  return training.Experiment(
+    init=lambda key, hyper, data: start(key, hyper, setting),
+    update=lambda state, data: update(state, data, setting),
+    evaluate=lambda state, data: evaluate(state, data, setting),
+    data=task.data,
+    hyper={"learning_rate": FLAGS["learning_rate"].value},
+  )
+
+
+def start(key: Any, hyper: Any, setting: Setting) -> State:
+  """A model that has learnt nothing."""
+  key, key_params = jax.random.split(key)
+  image = jnp.zeros(setting.task.image_shape)
+  params = model.init(key_params, setting.nets, setting.memory, image)
+  return State(params, optimiser_of(hyper).init(params), hyper, key)
+
+
+def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
+  """Writes and explains some episodes."""
+  given = FLAGS.flag_values_dict()
+  key, key_data, key_bound = jax.random.split(state.key, 3)
+  draw = lambda key: setting.task.sample(key, data, given["num_items"])
+  images = jax.vmap(draw)(jax.random.split(key_data, given["num_episodes"]))
+
+  def loss(params):
+    keys = jax.random.split(key_bound, given["num_episodes"])
+    of_episode = lambda key, images: bound(key, setting, params, images)
+    value, terms = jax.vmap(of_episode)(keys, images)
+    return -jnp.mean(value), jax.tree.map(jnp.mean, terms)
+
+  (nats, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+  optimiser = optimiser_of(state.hyper)
+  updates, moments = optimiser.update(grads, state.moments, state.params)
+  params = optax.apply_updates(state.params, updates)
+  metrics = {"nats": nats} | named(terms)
+  return State(params, moments, state.hyper, key), metrics
+
+
+def named(terms: Any) -> dict[str, Any]:
+  """Terms of the bound, all to be made small."""
+  return {
+    "nll": -terms.log_likelihood,
+    "kl_address": terms.kl_address,
+    "kl_code": terms.kl_code,
+  }
+
+
+def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
+  """The bound on test episodes: of the training length, of others."""
+  given = FLAGS.flag_values_dict()
+  num_items = given["num_items"]
+  measured = functools.partial(measure, state.params, data, setting)
+  found = measured(num_items)
+  if not setting.task.is_binary:
+    size = int(np.prod(setting.task.image_shape))
+    found["bits"] = likelihoods.bits_per_dimension(found["nats"], size)
+  for length in map(int, given["lengths"]):
+    found[f"nats_at_{length}"] = measured(length)["nats"]
+  for count in map(int, given["classes"]):
+    nats = measured(num_items, num_classes=count)["nats"]
+    found[f"nats_of_{count}_classes"] = nats
+  return found
+
+
+def measure(
+  params: Any, data: Any, setting: Setting, num_items: int, **options: Any
+) -> dict[str, Any]:
+  """Means over test episodes, the same ones at every time."""
+  num_tests = FLAGS["num_tests"].value * FLAGS["num_items"].value // num_items
+  keys = jax.random.split(jax.random.key(1), (max(1, num_tests), 2))
+
+  def one(keys):
+    images = setting.task.test(keys[0], data, num_items, **options)
+    value, terms = bound(keys[1], setting, params, images)
+    return {"nats": -value} | named(terms)
+
+  return jax.tree.map(jnp.mean, jax.lax.map(one, keys))
+
+
+def make_experiments(options: training.Options) -> dict[str, Any]:
+  """One for each variant."""
+  check()
+  task = image_episodes.task(FLAGS["task"].value, options.data_dir)
+  return {name: make_experiment(name, task) for name in FLAGS["variants"].value}
+
+
+def check() -> None:
+  """Refuses flags that do not fit, before anything is compiled."""
+  given = FLAGS.flag_values_dict()
+  chosen = given["variants"]
+  shown = f"--variants={','.join(chosen)}"
+  wrong = {
+    f"{shown} names no model; there are {', '.join(VARIANTS)}.": (
+      not chosen or set(chosen) - set(VARIANTS)
+    ),
+    f"{shown} names a model twice; name it once.": (
+      len({*chosen}) < len(chosen)
+    ),
+    "--noise_variance must be positive.": not given["noise_variance"] > 0,
+  }
+  for name in ("lengths", "classes"):
+    sentence = f"--{name}={','.join(given[name])} must be positive integers."
+    wrong[sentence] = not all(x.isdigit() and int(x) for x in given[name])
+  for sentence, is_wrong in wrong.items():
+    if is_wrong:
+      raise training.RunError(sentence)

@@ -1,0 +1,413 @@
+"""The Kanerva Machine: a generative model of episodes, with a memory.
+
+What is remembered of an episode is the prior of its codes. `Memory` says what
+that is: the Kanerva Machine's, one that is never written, any recurrent core
+with a memory, or nothing, which leaves a VAE. Nets and likelihood are the same.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from lilly.losses import likelihoods
+from lilly.memory import kanerva, kanerva_bounds
+from lilly.nets import encoders
+from lilly.nets.recurrent import Core
+
+__all__ = [
+  "Memory",
+  "Networks",
+  "bound",
+  "core_memory",
+  "generate",
+  "init",
+  "kanerva_memory",
+  "networks",
+  "no_memory",
+  "reread",
+  "written",
+]
+
+
+class Networks(NamedTuple):
+  """Functions of one example; all but `init` take the parameters first."""
+
+  init: Callable[..., Any]  # key, image -> parameters of all
+  features: Callable[..., jax.Array]  # image -> e, [F]
+  address: Callable[..., Any]  # e -> mean and deviation of y, [S] each
+  code: Callable[..., Any]  # e -> those of z where it is written, [C] each
+  reading: Callable[..., Any]  # e, mean of p(z | y, M) -> those of z
+  expand: Callable[..., jax.Array]  # y -> b, [S]
+  decode: Callable[..., Any]  # z -> parameters of p(x | z)
+  likelihood: likelihoods.Likelihood  # p(x | z)
+  address_size: int  # S
+
+
+class Memory(NamedTuple):
+  """What lies between the codes of an episode; functions of one episode."""
+
+  # init(key) -> parameters
+  init: Callable[[jax.Array], Any]
+  # write(parameters, b [T, S], z [T, C]) -> state
+  write: Callable[[Any, jax.Array, jax.Array], Any]
+  # read(parameters, state, b [S]) -> mean [C] and variance [] of what M says
+  read: Callable[[Any, Any, jax.Array], tuple[jax.Array, jax.Array]]
+  is_addressed: bool = True  # whether there is a latent address at all
+
+
+def networks(
+  image_shape: tuple[int, ...],
+  *,
+  code_size: int = 100,
+  address_size: int = 50,
+  num_features: int = 64,
+  hidden_size: int = 128,
+  num_filters: int = 0,
+  likelihood: likelihoods.Likelihood = likelihoods.BERNOULLI,
+) -> Networks:
+  """Makes encoder, decoder and what is between them.
+
+  Args:
+    image_shape: height, width and channels.
+    code_size: numbers in a code, C.
+    address_size: numbers in a latent address, S.
+    num_features: what the encoder gives, F.
+    hidden_size: units of each hidden layer.
+    num_filters: of convolutional encoder and decoder; 0: both are perceptrons.
+    likelihood: of pixels.
+
+  Returns:
+    The networks.
+
+  Raises:
+    ValueError: a size is not positive, when called.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756, section 3. Sizes are not confirmed.
+  """
+
+  def build():
+    encoder, decoder = encoders.pair(
+      image_shape, num_features, likelihood.num_channels(image_shape), 
+      hidden_size=hidden_size, num_filters=num_filters
+    )
+    layers = {
+      name: hk.nets.MLP([hidden_size, size], name=name)
+      for name, size in (
+        *(("address", 2 * address_size), ("code", 2 * code_size)),
+        *(("reading", 2 * code_size), ("expand", address_size)),
+      )
+    }
+
+    def features(image):
+      return jax.nn.relu(encoder(image))
+
+    def address(e):
+      return _normal(layers["address"](e))
+
+    def code(e):
+      return _normal(layers["code"](e))
+
+    def reading(e, prior):
+      return _normal(layers["reading"](jnp.concatenate([e, prior])))
+
+    def start(image):
+      e = features(image)
+      b = layers["expand"](address(e)[0])
+      z = reading(e, code(e)[0])[0]
+      return b, decoder(z)
+
+    expand = layers["expand"]
+    return start, (features, address, code, reading, expand, decoder)
+
+  made = hk.without_apply_rng(hk.multi_transform(build))
+  return Networks(made.init, *made.apply, likelihood, address_size)
+
+
+def _normal(numbers):
+  """Mean and standard deviation."""
+  mean, scale = jnp.split(numbers, 2)
+  return mean, jnp.exp(scale)
+
+
+def no_memory(code_size: int) -> Memory:
+  """Remembers nothing: p(z) = N(0, σ² I), no address; the model is a VAE.
+
+  Args:
+    code_size: numbers in a code, C.
+
+  Returns:
+    The memory that is none.
+
+  Reference:
+    Kingma and Welling (2014), arXiv:1312.6114.
+  """
+  return Memory(
+    init=lambda key: (),
+    write=lambda params, b, z: (),
+    read=lambda params, state, b: (jnp.zeros(code_size), jnp.zeros(())),
+    is_addressed=False,
+  )
+
+
+def kanerva_memory(
+  num_rows: int,
+  code_size: int,
+  address_size: int,
+  *,
+  noise_variance: float = 1.0,
+  is_written: bool = True,
+) -> Memory:
+  """Makes the Kanerva Machine's memory, with learned addresses and prior.
+
+  Args:
+    num_rows: K.
+    code_size: C.
+    address_size: S.
+    noise_variance: σ² of codes.
+    is_written: False: reads are from the prior, the ablation.
+
+  Returns:
+    The memory.
+
+  Raises:
+    ValueError: a size is not positive, when called.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756. How it begins is not confirmed:
+    R ~ N(0, 1), U = I, A ~ N(0, 1 / S).
+  """
+
+  def init(key):
+    keys = jax.random.split(key)
+    matrix = jax.random.normal(keys[0], (num_rows, address_size))
+    return {
+      "addresses": matrix / jnp.sqrt(address_size),
+      "mean": jax.random.normal(keys[1], (num_rows, code_size)),
+      "log_variance": jnp.zeros(num_rows),
+    }
+
+  def prior(params):
+    return kanerva.prior(params["mean"], params["log_variance"])
+
+  def write(params, b, z):
+    if not is_written:
+      return prior(params)
+    weights = jax.vmap(lambda b: kanerva.address(params["addresses"], b))(b)
+    return kanerva.write(
+      prior(params), weights, z, noise_variance=noise_variance
+    )
+
+  def read(params, state, b):
+    return kanerva.read(state, kanerva.address(params["addresses"], b))
+
+  return Memory(init, write, read)
+
+
+def core_memory(core: Core) -> Memory:
+  """Makes a memory of a recurrent core: it is shown an episode, then asked.
+
+  Inputs are [b, z, 1] where it is written and [b, 0, 0] where it is read. A
+  read does not change what the next one sees.
+
+  Args:
+    core: from S + C + 1 numbers to C.
+
+  Returns:
+    The memory. What it reads has no variance.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756, section 4, has a DNC in the Kanerva
+    Machine's place; how it was wired is not confirmed.
+  """
+
+  def write(params, b, z):
+    seen = jnp.concatenate([b, z, jnp.ones((len(z), 1))], axis=1)
+    step = lambda state, x: core.apply(params, x, state)
+    state, outputs = jax.lax.scan(step, core.initial_state(), seen)
+    return state, jnp.zeros_like(outputs[0])
+
+  def read(params, state, b):
+    state, zeros = state
+    question = jnp.concatenate([b, zeros, jnp.zeros(1)])
+    return core.apply(params, question, state)[1], jnp.zeros(())
+
+  return Memory(core.init, write, read)
+
+
+def init(
+  key: jax.Array, nets: Networks, memory: Memory, image: jax.Array
+) -> Any:
+  """Draws the parameters of nets and memory.
+
+  Args:
+    key: typed key.
+    nets: as from `networks`.
+    memory: one of those here.
+    image: one.
+
+  Returns:
+    The parameters.
+  """
+  keys = jax.random.split(key)
+  return {"nets": nets.init(keys[0], image), "memory": memory.init(keys[1])}
+
+
+def written(
+  key: jax.Array, nets: Networks, memory: Memory, params: Any, images: jax.Array
+) -> Any:
+  """Writes an episode, at addresses and with codes that are drawn.
+
+  Codes here come from the images alone: the order of the items is of no matter
+  to a Kanerva Machine.
+
+  Args:
+    key: typed key.
+    nets: as from `networks`.
+    memory: one of those here.
+    params: as from `init`.
+    images: [T, ...].
+
+  Returns:
+    The memory's state.
+  """
+  e = jax.vmap(nets.features, (None, 0))(params["nets"], images)
+  return _written(key, nets, memory, params, e, e)
+
+
+def _written(key, nets, memory, params, e, e_noisy):
+  key_y, key_z = jax.random.split(key)
+  own = params["nets"]
+  y = _drawn(key_y, *jax.vmap(nets.address, (None, 0))(own, e_noisy))
+  z = _drawn(key_z, *jax.vmap(nets.code, (None, 0))(own, e))
+  b = jax.vmap(nets.expand, (None, 0))(own, y)
+  return memory.write(params["memory"], b, z)
+
+
+def _drawn(key, mean, scale):
+  return mean + scale * jax.random.normal(key, mean.shape)
+
+
+def bound(
+  key: jax.Array,
+  nets: Networks,
+  memory: Memory,
+  params: Any,
+  images: jax.Array,
+  *,
+  noise_variance: float = 1.0,
+  address_noise: float = 0.0,
+  expected: bool = False,
+) -> tuple[jax.Array, kanerva_bounds.ConditionalTerms]:
+  """Bounds ln p(x | M) of the images of an episode, written from themselves.
+
+  Args:
+    key: typed key.
+    nets: as from `networks`.
+    memory: one of those here.
+    params: as from `init`.
+    images: [T, ...].
+    noise_variance: σ² of codes.
+    address_noise: standard deviation of noise on what addresses are found from.
+    expected: whether a code's divergence is expected over the memory, not at
+      its mean.
+
+  Returns:
+    The bound, in nats for an image, [], to be made large; and its terms.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756, section 3.
+  """
+  keys = jax.random.split(key, 4)
+  own = params["nets"]
+  each = lambda f, *xs: jax.vmap(f, (None, *[0] * len(xs)))(own, *xs)
+  e = e_noisy = each(nets.features, images)
+  if address_noise:
+    noise = jax.random.normal(keys[0], images.shape)
+    e_noisy = each(nets.features, images + address_noise * noise)
+  state = _written(keys[1], nets, memory, params, e, e_noisy)
+
+  q_y = each(nets.address, e_noisy)
+  b = each(nets.expand, _drawn(keys[2], *q_y))
+  read = lambda b: memory.read(params["memory"], state, b)
+  prior, variance = jax.vmap(read)(b)
+  q_z = each(nets.reading, e, prior)
+  numbers = each(nets.decode, _drawn(keys[3], *q_z))
+
+  def of_code(mean, scale, prior, variance):
+    variance = variance if expected else 0.0
+    given = {"noise_variance": noise_variance, "read_variance": variance}
+    return kanerva_bounds.code_kl(mean, scale, prior, **given)
+
+  kl_code = jax.vmap(of_code)(*q_z, prior, variance)
+  standard = lambda mean, scale: kanerva_bounds.code_kl(
+    mean, scale, jnp.zeros_like(mean), noise_variance=1.0
+  )
+  kl_address = jax.vmap(standard)(*q_y)
+  if not memory.is_addressed:
+    kl_address = jnp.zeros_like(kl_address)
+  log_px = jax.vmap(nets.likelihood.log_density)(numbers, images)
+  return kanerva_bounds.conditional_bound(log_px, kl_address, kl_code)
+
+
+def generate(
+  key: jax.Array,
+  nets: Networks,
+  memory: Memory,
+  params: Any,
+  state: Any,
+  *,
+  noise_variance: float = 1.0,
+) -> jax.Array:
+  """Draws an image like those that were written: y, then z, then x.
+
+  Args:
+    key: typed key.
+    nets: as from `networks`.
+    memory: one of those here.
+    params: as from `init`.
+    state: of the memory, as from `written`.
+    noise_variance: σ² of codes.
+
+  Returns:
+    The mean of p(x | z), an image; `reread` makes it more like what was stored.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756, section 3.4, generation.
+  """
+  key_y, key_z = jax.random.split(key)
+  y = jax.random.normal(key_y, (nets.address_size,))
+  b = nets.expand(params["nets"], y)
+  mean, _ = memory.read(params["memory"], state, b)
+  z = mean + jnp.sqrt(noise_variance) * jax.random.normal(key_z, mean.shape)
+  return nets.likelihood.mean(nets.decode(params["nets"], z))
+
+
+def reread(
+  nets: Networks, memory: Memory, params: Any, state: Any, image: jax.Array
+) -> jax.Array:
+  """Reads what the memory makes of an image; again and again, it denoises.
+
+  Args:
+    nets: as from `networks`.
+    memory: one of those here.
+    params: as from `init`.
+    state: of the memory, as from `written`.
+    image: a query.
+
+  Returns:
+    The likeliest image at the means of q(y | x) and q(z | x, y, M).
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756, section 3.4, iterative reading; that it
+    converges is not said.
+  """
+  own = params["nets"]
+  e = nets.features(own, image)
+  b = nets.expand(own, nets.address(own, e)[0])
+  prior, _ = memory.read(params["memory"], state, b)
+  z = nets.reading(own, e, prior)[0]
+  return nets.likelihood.likeliest(nets.decode(own, z))
