@@ -13,6 +13,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from lilly.nets import convolutions
+
 __all__ = [
   "DeterministicPolicy",
   "LateActionCritic",
@@ -238,27 +240,6 @@ class LateActionCritic(hk.Module):
     return _output(1, self._output_bound)(x)[0]
 
 
-def _patches(x: jax.Array) -> jax.Array:
-  """Lays 3 x 3 neighbours side by side, every second row and column.
-
-  A layer of them is a convolution of stride 2. On CPU the gradients of XLA's
-  own take a hundred times as long.
-  """
-  rows, columns = (-(-size // 2) for size in x.shape[:2])
-  # As `padding="SAME"`: what is odd about it goes below and to the right.
-  needed = 2 * rows + 1 - x.shape[0], 2 * columns + 1 - x.shape[1]
-  pads = [(pad // 2, pad - pad // 2) for pad in needed]
-  x = jnp.pad(x, [*pads, (0, 0)])
-  return jnp.concatenate(
-    [
-      x[i : i + 2 * rows : 2, j : j + 2 * columns : 2]
-      for i in range(3)
-      for j in range(3)
-    ],
-    axis=-1,
-  )
-
-
 class PixelEncoder(hk.Module):
   """Three convolutions without pooling, ReLU, flattened.
 
@@ -273,7 +254,7 @@ class PixelEncoder(hk.Module):
     chex.assert_rank(pixels, 3)
     x = pixels.astype(jnp.float32) / 255
     for l in range(3):
-      x = _patches(x)
+      x = convolutions.patches(x, size=3, stride=2)
       x = jax.nn.relu(_linear(x.shape[-1], 32, f"conv_{l}")(x))
     return x.reshape(-1)
 

@@ -1,0 +1,231 @@
+"""Encoders of images to codes, and decoders of codes to images.
+
+Haiku modules of one image, to be called inside `hk.transform`. Encoders return
+num_outputs numbers: a code, or the mean and the spread of one, side by side.
+Decoders return an image of logits or of means. Any of them may take another's
+place.
+"""
+
+from collections.abc import Sequence
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from lilly.nets import convolutions
+
+__all__ = [
+  "ConvolutionalDecoder",
+  "ConvolutionalEncoder",
+  "PerceptronDecoder",
+  "PerceptronEncoder",
+]
+
+_NUM_BLOCKS = 3
+
+
+def _check(**sizes):
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f"{name} is {size}; it must be a positive integer.")
+
+
+def _check_shape(shape):
+  if len(shape) != 3 or min(shape) < 1:
+    raise ValueError(
+      f"shape is {shape}; it must be three positive integers: rows, columns "
+      "and channels."
+    )
+
+
+def _mlp(hidden_sizes, num_outputs):
+  """ReLU layers, then a linear one."""
+  for l, size in enumerate(hidden_sizes):
+    _check(**{f"hidden_sizes[{l}]": size})
+  return hk.nets.MLP([*hidden_sizes, num_outputs], name="layers")
+
+
+class PerceptronEncoder(hk.Module):
+  """ReLU layers, then a linear one, of the pixels in a row."""
+
+  def __init__(
+    self,
+    num_outputs: int,
+    hidden_sizes: Sequence[int] = (128,),
+    name: str | None = None,
+  ):
+    """Makes the module.
+
+    Args:
+      num_outputs: numbers that it returns.
+      hidden_sizes: units of each ReLU layer.
+      name: of the module.
+
+    Raises:
+      ValueError: a size is not positive.
+    """
+    super().__init__(name)
+    _check(num_outputs=num_outputs)
+    self._layers = _mlp(hidden_sizes, num_outputs)
+
+  def __call__(self, image: jax.Array) -> jax.Array:
+    """Returns [num_outputs] of an image, floats [H, W, C]."""
+    chex.assert_rank(image, 3)
+    chex.assert_type(image, float)
+    return self._layers(image.reshape(-1))
+
+
+class PerceptronDecoder(hk.Module):
+  """ReLU layers, then a linear one, to the pixels of an image."""
+
+  def __init__(
+    self,
+    shape: tuple[int, int, int],
+    hidden_sizes: Sequence[int] = (128,),
+    name: str | None = None,
+  ):
+    """Makes the module.
+
+    Args:
+      shape: of the image, H, W, C.
+      hidden_sizes: units of each ReLU layer.
+      name: of the module.
+
+    Raises:
+      ValueError: a size is not positive.
+    """
+    super().__init__(name)
+    _check_shape(shape)
+    rows, columns, channels = self._shape = shape
+    self._layers = _mlp(hidden_sizes, rows * columns * channels)
+
+  def __call__(self, code: jax.Array) -> jax.Array:
+    """Returns an image [H, W, C] of logits or means of a code, [D]."""
+    chex.assert_rank(code, 1)
+    return self._layers(code).reshape(self._shape)
+
+
+class _Convolution(hk.Module):
+  """A kernel, whose weights begin as `hk.Conv2D`'s do, and a bias."""
+
+  def __init__(self, num_outputs: int, size: int, name: str):
+    super().__init__(name)
+    self._num_outputs, self._size = num_outputs, size
+
+  def _parameters(self, x, inputs_per_output):
+    shape = (self._size, self._size, x.shape[-1], self._num_outputs)
+    init = hk.initializers.TruncatedNormal(inputs_per_output**-0.5)
+    w = hk.get_parameter("w", shape, x.dtype, init)
+    b = hk.get_parameter("b", shape[-1:], x.dtype, jnp.zeros)
+    return w, b.reshape(1, 1, -1)
+
+  def __call__(self, x, stride=1):
+    w, b = self._parameters(x, self._size**2 * x.shape[-1])
+    return convolutions.convolve(x, w, stride) + b
+
+
+class _Transposed(_Convolution):
+  """A transposed convolution, which makes an image twice as large."""
+
+  def __call__(self, x, shape):
+    # Each output sees 2 x 2 of the 4 x 4 weights of an input.
+    w, b = self._parameters(x, 4 * x.shape[-1])
+    return convolutions.transposed(x, w, shape) + b
+
+
+def _residual(x, l):
+  """A basic residual block: two convolutions, beside them nothing."""
+  h = x
+  for i in range(2):
+    layer = _Convolution(x.shape[-1], 3, f"block_{l}_{i}")
+    h = layer(jax.nn.relu(h))
+  return x + h
+
+
+class ConvolutionalEncoder(hk.Module):
+  """Three halvings, a basic residual block after each; flattened, linear.
+
+  A halving is a 4 x 4 convolution of stride 2, a block two of 3 x 3.
+
+  Reference:
+    Wu et al., 2018 (arXiv 1804.01756), where 16 filters are for Omniglot
+    (unconfirmed). Where the ReLUs stand is not known to us: here before each
+    layer but the halvings, whose outputs the residual sums begin with.
+  """
+
+  def __init__(
+    self, num_outputs: int, num_filters: int = 16, name: str | None = None
+  ):
+    """Makes the module.
+
+    Args:
+      num_outputs: numbers that it returns.
+      num_filters: channels between the layers.
+      name: of the module.
+
+    Raises:
+      ValueError: a size is not positive.
+    """
+    super().__init__(name)
+    _check(num_outputs=num_outputs, num_filters=num_filters)
+    self._num_outputs, self._num_filters = num_outputs, num_filters
+
+  def __call__(self, image: jax.Array) -> jax.Array:
+    """Returns [num_outputs] of an image, floats [H, W, C] of any size."""
+    chex.assert_rank(image, 3)
+    chex.assert_type(image, float)
+    x = image
+    for l in range(_NUM_BLOCKS):
+      x = _Convolution(self._num_filters, 4, f"halving_{l}")(x, stride=2)
+      x = _residual(x, l)
+    return hk.Linear(self._num_outputs, name="output")(jax.nn.relu(x).ravel())
+
+
+class ConvolutionalDecoder(hk.Module):
+  """The mirror of `ConvolutionalEncoder`: linear, then blocks and doublings.
+
+  A doubling is a 4 x 4 transposed convolution of stride 2. Through an odd
+  number of rows or columns it goes back the way that the encoder came.
+
+  Reference:
+    Wu et al., 2018 (arXiv 1804.01756; unconfirmed).
+  """
+
+  def __init__(
+    self,
+    shape: tuple[int, int, int],
+    num_filters: int = 16,
+    name: str | None = None,
+  ):
+    """Makes the module.
+
+    Args:
+      shape: of the image, H, W, C; any size.
+      num_filters: channels between the layers.
+      name: of the module.
+
+    Raises:
+      ValueError: a size is not positive.
+    """
+    super().__init__(name)
+    _check_shape(shape)
+    _check(num_filters=num_filters)
+    self._shape, self._num_filters = shape, num_filters
+
+  def __call__(self, code: jax.Array) -> jax.Array:
+    """Returns an image [H, W, C] of logits or means of a code, [D]."""
+    chex.assert_rank(code, 1)
+    rows, columns, channels = self._shape
+    sizes = [
+      (-(-rows // 2**l), -(-columns // 2**l)) for l in range(_NUM_BLOCKS + 1)
+    ]
+    smallest = (*sizes[-1], self._num_filters)
+    flat = smallest[0] * smallest[1] * smallest[2]
+    x = hk.Linear(flat, name="input")(code).reshape(smallest)
+    for l in reversed(range(_NUM_BLOCKS)):
+      x = _residual(x, l)
+      outputs = self._num_filters if l else channels
+      doubling = _Transposed(outputs, 4, f"doubling_{l}")
+      x = doubling(jax.nn.relu(x), sizes[l])
+    return x
