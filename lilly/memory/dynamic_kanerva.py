@@ -145,8 +145,7 @@ def write(
     values: codes z_t, [T, C].
     noise_variance: σ², of the codes; positive.
     weight_variance: s_w², of p(w); positive.
-    weight_stddev: σ_q, of q(w), for its divergence: it is the mean that is
-      written at.
+    weight_stddev: σ_q, of q(w), for its divergence; written is at the mean.
     num_iterations: how often an address is found, at least 1.
     method: as of `address`.
 
@@ -177,21 +176,26 @@ def write(
   )
 
   def step(state, z):
-    def improve(carry, _):
-      w = find(carry[0], z)
-      new = kanerva.rank_one_write(state, w, z, noise_variance=noise_variance)
-      return (new, w), None
-
-    start = state, jnp.zeros_like(state.mean[:, 0])
-    (new, w), _ = jax.lax.scan(improve, start, length=num_iterations)
-    spread = {
-      "weight_stddev": weight_stddev,
-      "weight_variance": weight_variance,
-    }
+    new, w = _write_item(state, z, find, noise_variance, num_iterations)
+    spread = weight_kl(
+      w, weight_stddev=weight_stddev, weight_variance=weight_variance
+    )
     moved = kanerva.step_kl(state, w, z, noise_variance=noise_variance)
-    return new, WriteInfo(w, weight_kl(w, **spread), moved)
+    return new, WriteInfo(w, spread, moved)
 
   return jax.lax.scan(step, state, values)
+
+
+def _write_item(state, z, find, noise_variance, num_iterations):
+  """Writes one item; each iteration starts from the memory without it."""
+
+  def improve(carry, _):
+    w = find(carry[0], z)
+    new = kanerva.rank_one_write(state, w, z, noise_variance=noise_variance)
+    return (new, w), None
+
+  start = state, jnp.zeros_like(state.mean[:, 0])
+  return jax.lax.scan(improve, start, length=num_iterations)[0]
 
 
 def read(
@@ -336,14 +340,12 @@ def retrieve(
   def step(x, _):
     w = _product(addresses, encode(x))
     z = _product(w, state.mean)
-    spread = {
-      "weight_stddev": weight_stddev,
-      "weight_variance": weight_variance,
-    }
-    value = lyapunov(log_likelihood(x, z), weight_kl(w, **spread))
+    spread = weight_kl(
+      w, weight_stddev=weight_stddev, weight_variance=weight_variance
+    )
     new = decode(z) if project is None else project(decode(z))
     new = jnp.asarray(new, x.dtype)
-    return new, (new, value)
+    return new, (new, lyapunov(log_likelihood(x, z), spread))
 
   _, (items, values) = jax.lax.scan(step, x, length=num_steps)
   return Trajectory(jnp.concatenate([x[None], items]), values)

@@ -1,4 +1,4 @@
-"""What a Kanerva Machine's memory says of codes, and the bound it is trained by.
+"""What a Kanerva Machine's memory says of codes, and the bound of its training.
 
 In nats; sums over the dimensions of an item.
 """
