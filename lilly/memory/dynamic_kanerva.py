@@ -3,7 +3,8 @@
 The memory and its write are those of `kanerva`. An item's address is that of
 the best reconstruction of its code by what is in the memory: a small ridge
 regression, at every write and at every read. Reads can be iterated, which
-completes and cleans what they are given.
+completes and cleans what they are given: by what they decode, for codes alone
+decay to 0; and rounded, where it is probabilities, for these drift.
 
 Two ways to store nothing. Where K >= C the rows of the memory span all codes:
 any memory reproduces any code, so choose K < C. And where R is 0 every address
@@ -165,9 +166,9 @@ def write(
   ([[1.0]], [[1.5, 1.0]])
   """
   chex.assert_rank(values, 2)
-  for name, size in (("values", len(values)), ("iterations", num_iterations)):
-    if size < 1:
-      raise ValueError(f"{size} {name} are given; give 1 or more.")
+  _check(num_iterations=num_iterations)
+  if not len(values):
+    raise ValueError("values has 0 items; give 1 or more.")
   find = functools.partial(
     address,
     noise_variance=noise_variance,
@@ -292,7 +293,7 @@ def retrieve(
   log_likelihood: Callable[[jax.Array, jax.Array], jax.Array],
   *,
   num_steps: int,
-  project: Callable[[jax.Array], jax.Array] | None = None,
+  project: Callable[[jax.Array], jax.Array] = lambda x: x,
   noise_variance: float | jax.Array = 1.0,
   weight_variance: float | jax.Array = 1.0,
   weight_stddev: float | jax.Array = 0.3,
@@ -300,8 +301,7 @@ def retrieve(
 ) -> Trajectory:
   """Reads again and again: x <- d(Rᵀ μ(e(x))), towards what was stored.
 
-  V never rises where e and d are the identity and the likelihood is N(Rᵀ w, σ²
-  I); of deep e and d that is nearly so. Codes alone, never decoded, decay to 0.
+  V never rises where e and d are the identity and p(x | z) is N(z, σ² I).
 
   Args:
     state: the memory, which stays as it is.
@@ -310,8 +310,7 @@ def retrieve(
     decode: d: a code -> the mode or the mean of p(x | z), as x.
     log_likelihood: of x and a code: ln p(x | z), [].
     num_steps: n, at least 1.
-    project: of what is decoded, such as rounding to 0 and 1, without which
-      probabilities that are fed back drift; None: nothing.
+    project: of what is decoded, such as rounding to 0 and 1.
     noise_variance: σ², as of `address`.
     weight_variance: s_w², as of `address`.
     weight_stddev: σ_q, for V.
@@ -326,14 +325,12 @@ def retrieve(
   Reference:
     Wu et al. (2018), arXiv:1811.09556.
 
-  >>> state = kanerva.prior(jnp.array([[1.0, 0.0]]), 0.0)
-  >>> of_code = lambda x, z: -0.5 * jnp.sum((x - z) ** 2)
-  >>> same, x = lambda x: x, jnp.array([2.0, 1.0])
+  >>> state, same = kanerva.prior(jnp.eye(1, 2), 0.0), lambda x: x
+  >>> x, of_code = jnp.array([2.0, 1.0]), lambda x, z: -jnp.sum((x - z) ** 2)
   >>> retrieve(state, x, same, same, of_code, num_steps=2).items.tolist()
   [[2.0, 1.0], [1.0, 0.0], [0.5, 0.0]]
   """
-  if num_steps < 1:
-    raise ValueError(f"num_steps is {num_steps}; give 1 or more.")
+  _check(num_steps=num_steps)
   system = _system(state, noise_variance, weight_variance, method)
   addresses = small_matrices.solve_by_inverse(*system)
 
@@ -343,8 +340,7 @@ def retrieve(
     spread = weight_kl(
       w, weight_stddev=weight_stddev, weight_variance=weight_variance
     )
-    new = decode(z) if project is None else project(decode(z))
-    new = jnp.asarray(new, x.dtype)
+    new = jnp.asarray(project(decode(z)), x.dtype)
     return new, (new, lyapunov(log_likelihood(x, z), spread))
 
   _, (items, values) = jax.lax.scan(step, x, length=num_steps)
@@ -489,7 +485,7 @@ def loss(
   return -(bound + autoencoder), LossTerms(bound, *means)
 
 
-def _check(**variances):
-  for name, value in variances.items():
+def _check(**positive):
+  for name, value in positive.items():
     if isinstance(value, int | float) and not value > 0:
       raise ValueError(f"{name} is {value}; it must be positive.")
