@@ -205,14 +205,17 @@ def invert(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def _invert(matrix):
-  size, block = len(matrix), min(_BLOCK, len(matrix))
-  # Ones on the diagonal until blocks fill it: they are their own inverse.
-  missing = -size % block
-  ones = jnp.diag(jnp.arange(size + missing) >= size).astype(matrix.dtype)
-  padded = jnp.pad(matrix, (0, missing)) + ones
+  size = len(matrix)
   one_by_one = functools.partial(_sweep, size=1, invert_pivot=_invert_number)
-  inverse, log_determinant = _sweep(padded, block, one_by_one)
-  inverse = inverse[:size, :size]
+  if size <= _BLOCK:
+    inverse, log_determinant = one_by_one(matrix)
+  else:
+    # Ones on the diagonal until blocks fill it: they are their own inverse.
+    missing = -size % _BLOCK
+    ones = jnp.diag(jnp.arange(size + missing) >= size).astype(matrix.dtype)
+    padded = jnp.pad(matrix, (0, missing)) + ones
+    inverse, log_determinant = _sweep(padded, _BLOCK, one_by_one)
+    inverse = inverse[:size, :size]
   return 0.5 * (inverse + inverse.T), log_determinant
 
 
