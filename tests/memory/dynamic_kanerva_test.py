@@ -112,28 +112,26 @@ def test_addresses_are_regressions():
     shrunk = s**power / (s**power + ratio)
     close(found[method], u @ (shrunk / s * (v @ values[0])))
   # Its uncertainty makes a memory worth less.
-  sure = dynamic_kanerva.address(
-    state._replace(cov=0 * state.cov),
-    values[0],
-    **VARIANCES,
-    method="mean_field",
-  )
-  close(sure, found["ridge"])
+  sure = addresses(state._replace(cov=0 * state.cov), values[0])
+  close(sure["mean_field"], found["ridge"])
 
 
 def test_only_the_ratio_of_the_variances_matters_to_an_address():
   state, values = episode()
-  for method in METHODS[:2]:
-    found = [
+
+  @jax.jit
+  def scaled(scale):
+    return [
       dynamic_kanerva.address(
         *(state, values[0]),
         noise_variance=scale * 2.0,
         weight_variance=scale * 3.0,
         method=method,
       )
-      for scale in (1.0, 7.0)
+      for method in METHODS[:2]
     ]
-    close(*found)
+
+  close(scaled(1.0), scaled(7.0))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -172,7 +170,8 @@ def test_writes_are_at_the_mean_and_reads_may_be_drawn():
   state, values = episode()
   given = [write(state, values, stddev=stddev) for stddev in (0.1, 0.9)]
   close(given[0][0], given[1][0])
-  read = dynamic_kanerva.read(state, values[0], **VARIANCES)
+  mean = functools.partial(dynamic_kanerva.read, **VARIANCES)
+  read = jax.jit(mean)(state, values[0])
   close(read.weights, naive_address(state, values[0], "ridge"))
   close(read.code, read.weights @ state.mean)
   draw = functools.partial(
@@ -346,11 +345,15 @@ def test_gradients_are_central_differences(method):
 
 def test_without_noise_all_is_recalled():
   state, values = episode(K, C, K)
-  noiseless = {"noise_variance": 1e-9}
-  written, _ = dynamic_kanerva.write(state, values, **noiseless)
-  read = functools.partial(dynamic_kanerva.read, **noiseless)
-  found = jax.vmap(read, (None, 0))(written, values)
-  close(found.code, values, atol=1e-5)
+  quiet = {"noise_variance": 1e-9}
+
+  @jax.jit
+  def recalled(state, values):
+    written, _ = dynamic_kanerva.write(state, values, **quiet)
+    read = functools.partial(dynamic_kanerva.read, **quiet)
+    return jax.vmap(read, (None, 0))(written, values).code
+
+  close(recalled(state, values), values, atol=1e-5)
 
 
 def test_a_mean_of_zero_stores_nothing_and_has_no_gradient():
