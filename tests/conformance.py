@@ -5,7 +5,14 @@ To cover a new function add a row to its subject's module in `tests/rows`;
 to `EXEMPT`, with the reason.
 """
 
-from tests.rows import control, dense_memory, episodes, rules, sparse_memory
+from tests.rows import (
+  control,
+  dense_memory,
+  episodes,
+  kanerva,
+  rules,
+  sparse_memory,
+)
 from tests.rows.row import Row
 
 __all__ = ["EXEMPT", "ROWS", "Row"]
@@ -14,6 +21,7 @@ ROWS = (
   *rules.ROWS,
   *dense_memory.ROWS,
   *sparse_memory.ROWS,
+  *kanerva.ROWS,
   *control.ROWS,
   *episodes.ROWS,
 )

@@ -3,16 +3,25 @@
 Unrolled, they are fused with what is around them. Calls of LAPACK in a loop
 take longer than that; and on CPU batches of them wait, within a worker of XLA's
 pool, for other workers of it: where all of them wait nothing ever ends.
+
+`invert` and both solvers leave it alone at any size: above 12 rows they loop
+over blocks.
 """
+
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 import jax.scipy as jsp
 
-__all__ = ["cholesky", "semidefinite_root", "solve", "solve_triangular"]
+__all__ = ["cholesky", "invert", "semidefinite_root", "solve"]
+__all__ += ["solve_by_inverse", "solve_triangular"]
 
 _MOST_ROWS = 12  # what is unrolled grows as the cube
+_BLOCK = 8  # rows that a step of a loop takes
+# Not in the faster, coarser products that accelerators offer by default.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def cholesky(matrix: jax.Array) -> jax.Array:
@@ -123,7 +132,8 @@ def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
     right: b, [m] or [m, n].
 
   Returns:
-    x, as b; not a number where A is not positive definite.
+    x, as b; not a number where A is not positive definite. Above 12 rows it is
+    `solve_by_inverse`.
 
   Reference:
     Golub and Van Loan, Matrix computations, section 4.2.
@@ -132,9 +142,137 @@ def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
   >>> solve(A, jnp.array([6.0, 7.0])).tolist()
   [1.0, 1.0]
   """
+  if len(matrix) > _MOST_ROWS:
+    return solve_by_inverse(matrix, right)
   factor = cholesky(matrix)
   middle = solve_triangular(factor, right)
   return solve_triangular(factor, middle, is_transposed=True)
+
+
+def solve_by_inverse(matrix: jax.Array, right: jax.Array) -> jax.Array:
+  """Solves A x = b by `invert`: where there are more rows, or a derivative.
+
+  x = A⁻¹ b, improved by A⁻¹ (b - A x), which leaves as little over as a factor
+  does. Derivatives solve dx = A⁻¹ (db - dA x) by the same inverse, not through
+  its loop; those of what `solve` unrolls can take half a minute to compile.
+
+  Args:
+    matrix: A, [m, m], symmetric and positive definite.
+    right: b, [m] or [m, n].
+
+  Returns:
+    x, as b; not a number where A is not positive definite. Under `vmap` over b
+    alone A is inverted once.
+
+  Reference:
+    Golub and Van Loan, Matrix computations, section 3.5.
+
+  >>> A = jnp.array([[4.0, 2.0], [2.0, 5.0]])
+  >>> solve_by_inverse(A, jnp.array([6.0, 7.0])).tolist()
+  [1.0, 1.0]
+  """
+  chex.assert_shape(matrix, (len(right), len(right)))
+  return _solve_by_inverse(matrix, right)
+
+
+def invert(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Inverts a matrix, and finds the logarithm of its determinant.
+
+  By sweeps: a pivot P exchanges its rows and columns, and of what is left of
+  the matrix takes C P⁻¹ Cᵀ off, C being the pivot's columns. A loop takes 8
+  rows at a time. Derivatives do not go through it: dA⁻¹ = -A⁻¹ dA A⁻¹ and
+  d ln|A| = tr(A⁻¹ dA).
+
+  Args:
+    matrix: A, [m, m], symmetric and positive definite.
+
+  Returns:
+    A⁻¹, [m, m], symmetric, and ln|A|, []; neither is a number where A is not
+    positive definite. Time is O(m³).
+
+  Reference:
+    Goodnight (1979), A tutorial on the SWEEP operator, The American
+    Statistician 33:149; the blocks are ours.
+
+  >>> inverse, log_determinant = invert(jnp.array([[4.0, 2.0], [2.0, 2.0]]))
+  >>> inverse.tolist(), round(float(log_determinant), 2)
+  ([[0.5, -0.5], [-0.5, 1.0]], 1.39)
+  """
+  chex.assert_rank(matrix, 2)
+  chex.assert_equal(*matrix.shape)
+  return _invert(matrix)
+
+
+@jax.custom_jvp
+def _invert(matrix):
+  size = len(matrix)
+  one_by_one = functools.partial(_sweep, size=1, invert_pivot=_invert_number)
+  if size <= _BLOCK:
+    inverse, log_determinant = one_by_one(matrix)
+  else:
+    # Ones on the diagonal until blocks fill it: they are their own inverse.
+    missing = -size % _BLOCK
+    ones = jnp.diag(jnp.arange(size + missing) >= size).astype(matrix.dtype)
+    padded = jnp.pad(matrix, (0, missing)) + ones
+    inverse, log_determinant = _sweep(padded, _BLOCK, one_by_one)
+    inverse = inverse[:size, :size]
+  return 0.5 * (inverse + inverse.T), log_determinant
+
+
+@_invert.defjvp
+def _invert_jvp(primals, tangents):
+  (inverse, log_determinant), (change,) = _invert(*primals), tangents
+  moved = -_product(_product(inverse, change), inverse)
+  moved = moved, jnp.sum(inverse * change)
+  return (inverse, log_determinant), moved
+
+
+@jax.custom_jvp
+def _solve_by_inverse(matrix, right):
+  inverse, _ = _invert(matrix)
+  return _refined(matrix, right, inverse)
+
+
+@_solve_by_inverse.defjvp
+def _solve_by_inverse_jvp(primals, tangents):
+  (matrix, right), (change, right_change) = primals, tangents
+  inverse, _ = _invert(matrix)
+  x = _refined(matrix, right, inverse)
+  return x, _product(inverse, right_change - _product(change, x))
+
+
+def _refined(matrix, right, inverse):
+  """Solves, and solves for what is left over: an inverse leaves more of it."""
+  x = _product(inverse, right)
+  return x + _product(inverse, right - _product(matrix, x))
+
+
+def _sweep(matrix, size, invert_pivot):
+  """Inverts; `size` rows at a time, of a matrix of a multiple of them."""
+
+  def step(carry, start):
+    left, log_determinant = carry
+    columns = jax.lax.dynamic_slice_in_dim(left, start, size, axis=1)
+    pivot = jax.lax.dynamic_slice_in_dim(columns, start, size, axis=0)
+    inverse, log_pivot = invert_pivot(pivot)
+    scaled = _product(columns, inverse)
+    left = left - _product(scaled, columns.T)
+    put = jax.lax.dynamic_update_slice_in_dim
+    scaled = put(scaled, -inverse, start, axis=0)
+    left = put(left, scaled, start, axis=1)
+    left = put(left, scaled.T, start, axis=0)
+    return (left, log_determinant + log_pivot), None
+
+  start = matrix, jnp.zeros((), matrix.dtype)
+  starts = jnp.arange(0, len(matrix), size)
+  (swept, log_determinant), _ = jax.lax.scan(step, start, starts)
+  return -swept, log_determinant
+
+
+def _invert_number(pivot):
+  """Inverts a matrix of one row."""
+  pivot = jnp.where(pivot > 0, pivot, jnp.nan)
+  return 1 / pivot, jnp.log(pivot[0, 0])
 
 
 def _dot(xs, ys):

@@ -8,7 +8,7 @@ import pytest
 from lilly.control import kl_limited, linear_models, lqr, small_matrices
 from lilly.envs import reacher
 
-SIZES = [1, 2, 5, 13]  # the last one is LAPACK's
+SIZES = [1, 2, 5, 13]  # the last one is LAPACK's, or looped over
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +36,9 @@ def test_solutions_are_numpys(size, shape):
   a = matrix(size)
   factor, b = np.linalg.cholesky(a), np.random.normal(size=(size, *shape))
   given = jnp.asarray(factor), jnp.asarray(b)
-  found = small_matrices.solve(jnp.asarray(a), given[1])
-  np.testing.assert_allclose(found, np.linalg.solve(a, b), atol=1e-8)
+  for solve in (small_matrices.solve, small_matrices.solve_by_inverse):
+    found = solve(jnp.asarray(a), given[1])
+    np.testing.assert_allclose(found, np.linalg.solve(a, b), atol=1e-8)
   for is_transposed, left in ((False, factor), (True, factor.T)):
     found = small_matrices.solve_triangular(*given, is_transposed=is_transposed)
     np.testing.assert_allclose(found, np.linalg.solve(left, b), atol=1e-8)
@@ -54,8 +55,79 @@ def test_what_is_not_positive_definite_shows_in_the_diagonal(size):
     assert bool((pivots > 0).all()) == (least > 0)
     solved = small_matrices.solve(a, jnp.ones(size))
     assert np.isfinite(solved).all() == (least > 0)
+    for x in small_matrices.invert(a):
+      assert np.isfinite(x).all() == (least > 0)
+      assert np.isnan(x).all() == (least < 0)
   nothing = small_matrices.cholesky(jnp.zeros((size, size)))
   assert not (jnp.diagonal(nothing) > 0).all()
+
+
+# About the blocks of 8 rows: less than one, one, and a part of the last.
+@pytest.mark.parametrize("size", [1, 3, 8, 9, 16, 21])
+def test_inverses_and_determinants_are_numpys(size):
+  a = matrix(size)
+  inverse, log_determinant = small_matrices.invert(jnp.asarray(a))
+  np.testing.assert_allclose(inverse, np.linalg.inv(a), atol=1e-10)
+  np.testing.assert_array_equal(inverse, np.transpose(inverse))
+  _, wanted = np.linalg.slogdet(a)
+  np.testing.assert_allclose(log_determinant, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_derivatives_do_not_go_through_the_loop():
+  size = 9
+  rng = np.random.default_rng(size)
+  a, b = jnp.asarray(matrix(size)), jnp.asarray(rng.normal(size=size))
+  change = rng.normal(size=(2, size, size))
+  change = jnp.asarray(change + change.transpose(0, 2, 1))
+
+  def value(at):
+    # Both solutions and their slopes take part, and second derivatives.
+    moved = a + 0.01 * (at[0] * change[0] + at[1] * change[1])
+    solved = small_matrices.solve_by_inverse(moved, b + at[1])
+    inverse, log_determinant = small_matrices.invert(moved)
+    return jnp.sin(solved).sum() + jnp.cos(inverse[0]).sum() + log_determinant
+
+  at, step = jnp.asarray([0.3, -0.2]), 1e-5
+  by = step * jnp.asarray([1.0, 0.7])
+  both = jax.jit(jax.value_and_grad(value))
+  (above, slope_above), (below, slope_below) = both(at + by), both(at - by)
+  slope, curvature = jax.jit(
+    lambda at: jax.jvp(jax.grad(value), (at,), (by / step,))
+  )(at)
+  wanted = (above - below) / (2 * step)
+  np.testing.assert_allclose(slope @ by / step, wanted, rtol=1e-7)
+  wanted = (slope_above - slope_below) / (2 * step)
+  np.testing.assert_allclose(curvature, wanted, rtol=1e-6)
+  # One loop over blocks, whose steps loop over rows, forward and backward.
+  compiled = jax.jit(
+    jax.grad(lambda a, b: small_matrices.solve_by_inverse(a, b).sum(), (0, 1))
+  )
+  text = compiled.lower(a, b).as_text()
+  assert text.count("stablehlo.while") == 2
+  assert "lapack" not in text
+
+
+def test_what_is_solved_often_is_inverted_once():
+  a, bs = jnp.asarray(matrix(13)), jnp.ones((5, 13))
+  solve = jax.vmap(small_matrices.solve, in_axes=(None, 0))
+  np.testing.assert_allclose(solve(a, bs)[3], small_matrices.solve(a, bs[3]))
+  text = jax.jit(solve).lower(a, bs).as_text()
+  assert "5x13x13" not in text
+  assert "5x16x16" not in text
+
+
+def test_what_an_inverse_leaves_over_is_taken_off():
+  # Of float32 and a condition of 10⁵ an inverse alone leaves ten times this.
+  rng = np.random.default_rng(0)
+  vectors = np.linalg.qr(rng.normal(size=(32, 32)))[0]
+  a = vectors * 10.0 ** np.linspace(0, -5, 32) @ vectors.T
+  a = jnp.asarray(0.5 * (a + a.T), jnp.float32)
+  b = jnp.asarray(rng.normal(size=32), jnp.float32)
+  wide = np.asarray(a, np.float64)
+  left = wide @ np.asarray(small_matrices.solve_by_inverse(a, b)) - b
+  alone = wide @ np.asarray(small_matrices.invert(a)[0] @ b) - b
+  assert np.abs(left).max() < 3e-3
+  assert np.abs(alone).max() > 6e-3
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -105,3 +177,7 @@ def test_shapes_are_checked():
     small_matrices.cholesky(jnp.ones((2, 3)))
   with pytest.raises(AssertionError):
     small_matrices.solve(jnp.eye(2), jnp.ones(3))
+  with pytest.raises(AssertionError):
+    small_matrices.solve_by_inverse(jnp.eye(2), jnp.ones(3))
+  with pytest.raises(AssertionError):
+    small_matrices.invert(jnp.ones((2, 3)))

@@ -147,7 +147,19 @@ ROWS = (
     lambda *given: _positive(*given)[:1],
     dtypes=(jnp.float32,),
   ),
+  Row(
+    small_matrices.invert,
+    "function",
+    lambda *given: _positive(*given)[:1],
+    dtypes=(jnp.float32,),
+  ),
   Row(small_matrices.solve, "function", _positive, dtypes=(jnp.float32,)),
+  Row(
+    small_matrices.solve_by_inverse,
+    "function",
+    _positive,
+    dtypes=(jnp.float32,),
+  ),
   Row(
     small_matrices.solve_triangular,
     "function",

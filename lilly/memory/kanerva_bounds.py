@@ -1,0 +1,167 @@
+"""What a Kanerva Machine's memory says of codes, and the bound of its training.
+
+In nats; sums over the dimensions of an item.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lilly.memory import kanerva
+
+__all__ = ["ConditionalTerms", "code_kl", "conditional_bound", "log_evidence"]
+
+
+class ConditionalTerms(NamedTuple):
+  """What a bound is made of: means over items, in nats."""
+
+  log_likelihood: jax.Array  # ln p(x | z), []
+  kl_address: jax.Array  # KL(q(y | x) || p(y)), []
+  kl_code: jax.Array  # KL(q(z | x, y, M) || p(z | y, M)), []
+
+
+def log_evidence(
+  state: kanerva.State,
+  weights: jax.Array,
+  values: jax.Array,
+  *,
+  noise_variance: float | jax.Array,
+) -> jax.Array:
+  """Scores each item by the memory of those before it.
+
+  ln N(z_t; R_{t-1}ᵀ w_t, (w_tᵀ U_{t-1} w_t + σ²) I); the sum is ln p(Z | W).
+
+  Args:
+    state: the memory before the episode.
+    weights: W, [T, K].
+    values: Z, [T, C].
+    noise_variance: σ², of the codes; positive.
+
+  Returns:
+    Log likelihoods, in nats, [T]: minus them is how surprising each item is.
+
+  Raises:
+    ValueError: if T is 0, or the variance is a number that is not positive.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756, as a chain of predictions.
+
+  >>> zero = jnp.zeros((1, 1))
+  >>> state = kanerva.prior(zero, 0.0)
+  >>> log_evidence(state, zero, zero, noise_variance=1.0).round(3)
+  Array([-0.919], dtype=float32)
+  """
+  noise = _checked(noise_variance, state)
+  _check_items(weights, values)
+
+  def step(state, item):
+    w, z = item
+    code, variance = kanerva.read(state, w)
+    new = kanerva.rank_one_write(state, w, z, noise_variance=noise)
+    return new, _log_normal(z, code, variance + noise)
+
+  return jax.lax.scan(step, state, (weights, values))[1]
+
+
+def _log_normal(z, mean, variance):
+  squares = jnp.sum(jnp.square(z - mean)) / variance
+  return -0.5 * (squares + z.size * jnp.log(2 * jnp.pi * variance))
+
+
+def code_kl(
+  state: kanerva.State,
+  weights: jax.Array,
+  mean: jax.Array,
+  stddev: jax.Array,
+  *,
+  noise_variance: float | jax.Array,
+  expected: bool = False,
+) -> jax.Array:
+  """Measures KL(q(z) || p(z | w, M)) of a code to what the memory says of it.
+
+  KL(N(μ, diag s²) || N(Rᵀ w, σ² I)), and where M is not taken to be its mean
+  the expectation over it, which is C wᵀ U w / (2 σ²) more.
+
+  Args:
+    state: the memory.
+    weights: w, [K].
+    mean: μ, [C].
+    stddev: s, [C], positive.
+    noise_variance: σ², of the code; positive.
+    expected: whether to take the expectation over M. Which one the paper takes
+      is unconfirmed.
+
+  Returns:
+    The divergence, in nats, summed over the code, [].
+
+  Raises:
+    ValueError: if the variance is a number that is not positive.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756.
+
+  >>> state, w = kanerva.prior(jnp.ones((1, 2)), 0.0), jnp.ones(1)
+  >>> q = jnp.zeros(2), jnp.ones(2)
+  >>> float(code_kl(state, w, *q, noise_variance=1.0))
+  1.0
+  """
+  noise = _checked(noise_variance, state)
+  code, variance = kanerva.read(state, weights)
+  chex.assert_equal_shape([mean, stddev, code])
+  squares = jnp.square(stddev) + jnp.square(mean - code)
+  squares = jnp.sum(squares) + (mean.size * variance if expected else 0)
+  logs = mean.size * jnp.log(noise) - 2 * jnp.sum(jnp.log(stddev))
+  return 0.5 * (squares / noise - mean.size + logs)
+
+
+def conditional_bound(
+  log_px: jax.Array, kl_address: jax.Array, kl_code: jax.Array
+) -> tuple[jax.Array, ConditionalTerms]:
+  """Bounds ln p(x | M) of an item, given the memory of its episode.
+
+  1/T Σ_t [ln p(x_t | z_t) - KL(q(y_t) || p(y_t)) - KL(q(z_t) || p(z_t))]. The
+  KL of the memory is not in it: numbers of models that count it, as the Dynamic
+  Kanerva Machine does, are no peers.
+
+  Args:
+    log_px: ln p(x_t | z_t), summed over an item's dimensions, [T].
+    kl_address: of each item's latent address, [T].
+    kl_code: as from `code_kl`, [T].
+
+  Returns:
+    The bound, in nats for an item, [], to be made large; and its terms.
+
+  Raises:
+    ValueError: if T is 0.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756.
+
+  >>> bound, terms = conditional_bound(-jnp.ones(2), jnp.ones(2), jnp.ones(2))
+  >>> float(bound), float(terms.kl_code)
+  (-3.0, 1.0)
+  """
+  chex.assert_rank(log_px, 1)
+  chex.assert_equal_shape([log_px, kl_address, kl_code])
+  if not len(log_px):
+    raise ValueError("log_px has 0 items; give 1 or more.")
+  terms = ConditionalTerms(*(x.mean() for x in (log_px, kl_address, kl_code)))
+  return terms.log_likelihood - terms.kl_address - terms.kl_code, terms
+
+
+def _checked(noise_variance, state):
+  """The noise's variance in the memory's type."""
+  if isinstance(noise_variance, int | float) and not noise_variance > 0:
+    raise ValueError(
+      f"noise_variance is {noise_variance}; it must be positive."
+    )
+  return jnp.asarray(noise_variance, state.mean.dtype)
+
+
+def _check_items(weights, values):
+  chex.assert_rank([weights, values], 2)
+  chex.assert_equal_shape_prefix([weights, values], 1)
+  if not len(weights):
+    raise ValueError("weights has 0 items; give 1 or more.")
