@@ -124,7 +124,7 @@ def make_setting(variant: str, task: Any) -> Setting:
   likelihood = likelihoods.GAUSSIAN
   if task.is_binary:
     likelihood = likelihoods.BERNOULLI
-  nets = model.networks(task.image_shape, likelihood=likelihood, **sizes)
+  nets = model.networks(task.shape, likelihood=likelihood, **sizes)
   return Setting(task, nets, make_memory(variant))
 
 
@@ -184,7 +184,7 @@ def make_experiment(variant: str, task: Any) -> training.Experiment:
 def start(key: Any, hyper: Any, setting: Setting) -> State:
   """A model that has learnt nothing."""
   key, key_params = jax.random.split(key)
-  image = jnp.zeros(setting.task.image_shape)
+  image = jnp.zeros(setting.task.shape)
   params = model.init(key_params, setting.nets, setting.memory, image)
   return State(params, optimiser_of(hyper).init(params), hyper, key)
 
@@ -226,7 +226,7 @@ def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
   measured = functools.partial(measure, state.params, data, setting)
   found = measured(num_items)
   if not setting.task.is_binary:
-    size = int(np.prod(setting.task.image_shape))
+    size = int(np.prod(setting.task.shape))
     found["bits"] = likelihoods.bits_per_dimension(found["nats"], size)
   for length in map(int, given["lengths"]):
     found[f"nats_at_{length}"] = measured(length)["nats"]
@@ -278,3 +278,122 @@ def check() -> None:
   for sentence, is_wrong in wrong.items():
     if is_wrong:
       raise training.RunError(sentence)
+
+
+def draw(results: training.Results, out_dir: Any) -> None:
+  """The bound as it is learnt and by length; images of each model."""
+  pictures.curves(
+    results, out_dir / "curves.png", {"eval/nats": "nats for an image"}
+  )
+  draw_lengths(results, out_dir / "lengths.png")
+  task = image_episodes.task(FLAGS["task"].value, results.options.data_dir)
+  images = task.test(jax.random.key(2), task.data, FLAGS["num_items"].value)
+  for name, state in results.states.items():
+    if name != "vae":
+      params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
+      shown = jax.jit(functools.partial(show, make_setting(name, task)))
+      rows = jax.device_get(shown(params, images))
+      image_pictures.grid(rows, out_dir / f"{name}.png")
+
+
+def show(setting: Setting, params: Any, images: Any) -> dict[str, Any]:
+  """What is stored, noisy queries and samples as they are read again."""
+  _, nets, memory = setting
+  keys = jax.random.split(jax.random.key(3), 3)
+  state = model.written(keys[0], nets, memory, params, images)
+  again = jax.vmap(lambda x: model.reread(nets, memory, params, state, x))
+  sample = lambda key: model.generate(key, nets, memory, params, state)
+  rows = {"stored": images, "read": again(images)}
+  queries = {"flipped": image_episodes.flip(keys[1], images, 0.15)}
+  queries["sampled"] = jax.vmap(sample)(jax.random.split(keys[2], len(images)))
+  if not setting.task.is_binary:
+    size = images.shape[1] // 2
+    queries["flipped"] = image_episodes.occlude(keys[1], images, size)
+  for name, image in queries.items():
+    rows[name] = image
+    for count in range(1, 10):
+      image = again(image)
+      if count in (1, 3, 9):
+        rows[f"{name}, read {count}"] = image
+  return rows
+
+
+def draw_lengths(results: training.Results, path: Any) -> None:
+  """The bound against the length of test episodes."""
+  lengths = sorted({int(x) for x in FLAGS["lengths"].value})
+  values = {
+    name: np.stack(
+      [claims.final(results, name, f"eval/nats_at_{n}") for n in lengths], 1
+    )
+    for name in results.states
+  }
+  labels = "images in an episode", "nats for an image"
+  pictures.bands(values, path, labels, x=lengths)
+
+
+def main(options: training.Options) -> int:
+  results = training.run(
+    make_experiments(options), options, key_metric="eval/nats"
+  )
+  return training.finish(results, CLAIMS, draw)
+
+
+_STATED = (
+  *("num_items", "num_episodes", "num_rows", "code_size", "address_size"),
+  *("num_features", "hidden_size", "num_filters", "learning_rate", "expected"),
+  *("noise_variance", "address_noise", "num_updates", "num_tests", "sweep"),
+)
+
+
+def _state(task, min_seeds, *rows):
+  """Turns rows of name, sentence, measure, relation, threshold into claims."""
+  stated = PRESETS["cpu"] | PRESETS["cpu"][f"task={task}"]
+  where: dict[str, Any] = {
+    name: [stated.get(name, FLAGS[name].default)] for name in _STATED
+  }
+  where["task"] = [task]
+  return tuple(
+    claims.Claim(f"{task}/{name}", *row, where=where, min_seeds=min_seeds)
+    for name, *row in rows
+  )
+
+
+def _nats(variant, name="nats"):
+  return claims.last(variant, f"eval/{name}")
+
+
+_GAP = claims.difference(_nats("vae"), _nats("kanerva"))
+CLAIMS = (
+  *_state(
+    "digits",
+    4,
+    ("kanerva", "Kanerva Machine: nats", _nats("kanerva"), "<=", 15.5),
+    ("vae", "VAE of the same nets: nats", _nats("vae"), ">=", 17.5),
+    ("vae-learns", "VAE of the same nets: nats", _nats("vae"), "<=", 19.5),
+    ("gap", "nats of the VAE less the Kanerva Machine's", _GAP, ">=", 2.5),
+    (
+      *("unwritten", "nats of the VAE less those without a write"),
+      claims.difference(_nats("vae"), _nats("unwritten")),
+      *("<=", 0.8),
+    ),
+  ),
+  *_state(
+    "omniglot",
+    4,
+    ("gap", "nats of the VAE less the Kanerva Machine's", _GAP, ">=", 10.0),
+    (
+      *("length", "nats at 256 images less those at 32"),
+      claims.difference(
+        _nats("kanerva", "nats_at_256"), _nats("kanerva", "nats_at_32")
+      ),
+      *(">=", 0.0),
+    ),
+  ),
+)
+REPRODUCE = {
+  "digits": ["--num_seeds=4"],
+  "omniglot": ["--task=omniglot", "--num_seeds=4"],
+}
+
+if __name__ == "__main__":
+  training.main(FLAGS, main)

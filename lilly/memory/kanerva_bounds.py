@@ -53,7 +53,7 @@ def log_evidence(
   >>> log_evidence(state, zero, zero, noise_variance=1.0).round(3)
   Array([-0.919], dtype=float32)
   """
-  noise = _checked(noise_variance, state)
+  noise = _checked(noise_variance, state.mean.dtype)
   _check_items(weights, values)
 
   def step(state, item):
@@ -71,49 +71,47 @@ def _log_normal(z, mean, variance):
 
 
 def code_kl(
-  state: kanerva.State,
-  weights: jax.Array,
   mean: jax.Array,
   stddev: jax.Array,
+  read_mean: jax.Array,
   *,
   noise_variance: float | jax.Array,
-  expected: bool = False,
+  read_variance: float | jax.Array = 0.0,
 ) -> jax.Array:
   """Measures KL(q(z) || p(z | w, M)) of a code to what the memory says of it.
 
-  KL(N(μ, diag s²) || N(Rᵀ w, σ² I)), and where M is not taken to be its mean
-  the expectation over it, which is C wᵀ U w / (2 σ²) more.
+  KL(N(μ, diag s²) || N(m, σ² I)), and where M is not taken to be its mean the
+  expectation over it, which is C v / (2 σ²) more.
 
   Args:
-    state: the memory.
-    weights: w, [K].
     mean: μ, [C].
     stddev: s, [C], positive.
+    read_mean: m = Rᵀ w, as from `kanerva.read`, [C].
     noise_variance: σ², of the code; positive.
-    expected: whether to take the expectation over M. Which one the paper takes
-      is unconfirmed.
+    read_variance: v = wᵀ U w, as from `kanerva.read`, for the expectation over
+      M; 0: M is taken to be its mean. Which one the paper takes is unconfirmed.
 
   Returns:
     The divergence, in nats, summed over the code, [].
 
   Raises:
-    ValueError: if the variance is a number that is not positive.
+    ValueError: if noise_variance is a number that is not positive.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756.
 
-  >>> state, w = kanerva.prior(jnp.ones((1, 2)), 0.0), jnp.ones(1)
-  >>> q = jnp.zeros(2), jnp.ones(2)
-  >>> float(code_kl(state, w, *q, noise_variance=1.0))
+  >>> float(
+  ...   code_kl(jnp.zeros(2), jnp.ones(2), jnp.ones(2), noise_variance=1.0)
+  ... )
   1.0
   """
-  noise = _checked(noise_variance, state)
-  code, variance = kanerva.read(state, weights)
-  chex.assert_equal_shape([mean, stddev, code])
-  squares = jnp.square(stddev) + jnp.square(mean - code)
-  squares = jnp.sum(squares) + (mean.size * variance if expected else 0)
+  chex.assert_rank(mean, 1)
+  chex.assert_equal_shape([mean, stddev, read_mean])
+  noise = _checked(noise_variance, mean.dtype)
+  variance = jnp.asarray(read_variance, mean.dtype)
+  squares = jnp.square(stddev) + jnp.square(mean - read_mean) + variance
   logs = mean.size * jnp.log(noise) - 2 * jnp.sum(jnp.log(stddev))
-  return 0.5 * (squares / noise - mean.size + logs)
+  return 0.5 * (jnp.sum(squares) / noise - mean.size + logs)
 
 
 def conditional_bound(
@@ -151,13 +149,13 @@ def conditional_bound(
   return terms.log_likelihood - terms.kl_address - terms.kl_code, terms
 
 
-def _checked(noise_variance, state):
+def _checked(noise_variance, dtype):
   """The noise's variance in the memory's type."""
   if isinstance(noise_variance, int | float) and not noise_variance > 0:
     raise ValueError(
       f"noise_variance is {noise_variance}; it must be positive."
     )
-  return jnp.asarray(noise_variance, state.mean.dtype)
+  return jnp.asarray(noise_variance, dtype)
 
 
 def _check_items(weights, values):

@@ -27,7 +27,7 @@ __all__ = [
   "list_memory",
   "loss",
   "networks",
-  "reread",
+  "recall",
   "written",
 ]
 
@@ -297,24 +297,42 @@ def loss(
   return total if autoencodes else -terms.bound, terms
 
 
-def reread(
-  nets: Networks, memory: Memory, params: Any, state: Any, image: jax.Array
-) -> jax.Array:
-  """Reads what the memory makes of an image: d(read(e(x))).
+def recall(
+  nets: Networks,
+  memory: Memory,
+  params: Any,
+  state: Any,
+  image: jax.Array,
+  *,
+  num_reads: int = 10,
+) -> tuple[jax.Array, jax.Array]:
+  """Reads an image again and again, towards what was stored: x <- d(read(e(x))).
 
   Args:
     nets: as from `networks`.
     memory: one of those here.
     params: as from `init`.
-    state: of the memory, as from `written`.
+    state: of the memory, as from `written`; it stays as it is.
     image: a query.
+    num_reads: n.
 
   Returns:
-    The numbers of p(x | z), of which `nets.likelihood` gives an image.
+    The images, each the likeliest at what was read of the one before, the query
+    first, [n + 1, ...]; and the value V = KL - ln p(x | read(e(x))) of each but
+    the last, [n], which falls along a Dynamic Kanerva Machine's reads.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.
   """
-  code = nets.encode(params["nets"], image)
-  found = memory.read(params["memory"], state, code)
-  return nets.decode(params["nets"], found.code)
+  own = params["nets"]
+
+  def step(x, _):
+    found = memory.read(params["memory"], state, nets.encode(own, x))
+    numbers = nets.decode(own, found.code)
+    log_px = nets.likelihood.log_density(numbers, x)
+    following = nets.likelihood.likeliest(numbers)
+    value = dynamic_kanerva.lyapunov(log_px, found.kl)
+    return following, (following, value)
+
+  _, (images, values) = jax.lax.scan(step, image, length=num_reads)
+  return jnp.concatenate([image[None], images]), values

@@ -20,6 +20,7 @@ __all__ = [
   "ConvolutionalEncoder",
   "PerceptronDecoder",
   "PerceptronEncoder",
+  "pair",
 ]
 
 _NUM_BLOCKS = 3
@@ -229,3 +230,38 @@ class ConvolutionalDecoder(hk.Module):
       doubling = _Transposed(outputs, 4, f"doubling_{l}")
       x = doubling(jax.nn.relu(x), sizes[l])
     return x
+
+
+def pair(
+  shape: tuple[int, int, int],
+  num_outputs: int,
+  *,
+  num_numbers: int = 1,
+  hidden_size: int = 128,
+  num_filters: int = 0,
+) -> tuple[hk.Module, hk.Module]:
+  """Makes an encoder, and a decoder that mirrors it.
+
+  Args:
+    shape: of images, H, W, C.
+    num_outputs: numbers that the encoder returns.
+    num_numbers: numbers that the decoder returns for each value of a pixel.
+    hidden_size: units of the perceptrons' hidden layer.
+    num_filters: of convolutions; 0: both are perceptrons.
+
+  Returns:
+    The encoder and the decoder.
+
+  Raises:
+    ValueError: a size is out of range.
+  """
+  decoded = (*shape[:2], shape[2] * num_numbers)
+  if num_filters:
+    return (
+      ConvolutionalEncoder(num_outputs, num_filters, name="encoder"),
+      ConvolutionalDecoder(decoded, num_filters, name="decoder"),
+    )
+  return (
+    PerceptronEncoder(num_outputs, (hidden_size,), name="encoder"),
+    PerceptronDecoder(decoded, (hidden_size,), name="decoder"),
+  )

@@ -91,8 +91,11 @@ def networks(
 
   def build():
     encoder, decoder = encoders.pair(
-      image_shape, num_features, likelihood.num_channels(image_shape), 
-      hidden_size=hidden_size, num_filters=num_filters
+      image_shape,
+      num_features,
+      num_numbers=likelihood.num_numbers,
+      hidden_size=hidden_size,
+      num_filters=num_filters,
     )
     layers = {
       name: hk.nets.MLP([hidden_size, size], name=name)

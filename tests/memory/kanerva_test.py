@@ -274,11 +274,14 @@ def objective(parameters, method, is_stopped=False):
     written = jax.lax.stop_gradient(written)
   codes, variances = jax.vmap(kanerva.read, (None, 0))(written, weights[:2])
   stddev = jnp.full(2, 0.8)
-  divergence = functools.partial(kanerva_bounds.code_kl, noise_variance=NOISE)
+  read, variance = kanerva.read(written, weights[2])
+  divergence = kanerva_bounds.code_kl(
+    *(values[2], stddev, read), noise_variance=NOISE, read_variance=variance
+  )
   return (
     jnp.sum(jnp.sin(codes))
     + jnp.sum(variances**2)
-    + divergence(written, weights[2], values[2], stddev, expected=True)
+    + divergence
     + kanerva.kl(written, state)
   )
 
@@ -356,17 +359,21 @@ def test_the_divergence_of_a_code_is_a_mean_over_its_samples():
     return np.mean(of_p - of_q) / 2, np.std(of_p - of_q) / 2 / len(draws) ** 0.5
 
   divergence = functools.partial(
-    *(kanerva_bounds.code_kl, state, w, mean, stddev), noise_variance=NOISE
+    kanerva_bounds.code_kl,
+    *(mean, stddev, w @ state.mean),
+    noise_variance=NOISE,
   )
   found, error = estimate(w @ state.mean)
   assert error < 0.02
   close(divergence(), found, atol=4 * error)
   # And over memories: of M only Mᵀ w is seen.
-  spread = (w @ state.cov @ w) ** 0.5
+  variance = w @ state.cov @ w
+  spread = variance**0.5
   codes = w @ state.mean + spread * rng.normal(size=draws.shape)
   found, error = estimate(codes)
-  close(divergence(expected=True), found, atol=4 * error)
-  assert divergence(expected=True) > divergence() + 10 * error
+  expected = divergence(read_variance=variance)
+  close(expected, found, atol=4 * error)
+  assert expected > divergence() + 10 * error
 
 
 def test_the_bound_has_no_divergence_of_the_memory():
@@ -411,7 +418,6 @@ def test_bad_arguments_are_refused():
     (kanerva_bounds.log_evidence, (weights, values)),
     (kanerva.rank_one_write, item),
     (kanerva.step_kl, item),
-    (kanerva_bounds.code_kl, (weights[0], values[0], values[0])),
   )
   for function, given in functions:
     for bad in (0.0, -1, float("nan")):
@@ -423,6 +429,11 @@ def test_bad_arguments_are_refused():
       function(state, given[0], *(x[..., 1:] for x in given[1:]), **noisy)
     with pytest.raises(AssertionError):
       function(state._replace(cov=jnp.eye(2)), *given, **noisy)
+  code = values[0]
+  with pytest.raises(ValueError, match="noise_variance is"):
+    kanerva_bounds.code_kl(code, code, code, noise_variance=0.0)
+  with pytest.raises(AssertionError):
+    kanerva_bounds.code_kl(code, code, code[1:], **noisy)
   for function, _ in functions[:4]:
     with pytest.raises(ValueError, match="weights has 0 items"):
       function(state, weights[:0], values[:0], **noisy)

@@ -60,8 +60,8 @@ def _code(rng):
   return rng.normal(size=_C), rng.random(_C) + 0.5
 
 
-def _code_kl(state, weights, code):
-  return kanerva_bounds.code_kl(state, weights, *code, noise_variance=0.5)
+def _code_kl(code, read):
+  return kanerva_bounds.code_kl(*code, read, noise_variance=0.5)
 
 
 def _keyed(seed, dtype):
@@ -99,9 +99,7 @@ ROWS: tuple[Row, ...] = (
   _row(kanerva.kl, _written),
   _row(kanerva.step_kl, _made(_state, *_ITEM), noisy=True),
   _row(kanerva_bounds.log_evidence, _made(_state, *_ITEMS), noisy=True),
-  _row(
-    kanerva_bounds.code_kl, _made(_state, _floats(_K), _code), call=_code_kl
-  ),
+  _row(kanerva_bounds.code_kl, _made(_code, _floats(_C)), call=_code_kl),
   _row(kanerva_bounds.conditional_bound, _BOUNDED),
   _row(dynamic_kanerva.address, _made(_state, _floats(_C))),
   _row(dynamic_kanerva.write, _made(_state, _ITEMS[1]), state=0),

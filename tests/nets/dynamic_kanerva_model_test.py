@@ -1,0 +1,138 @@
+"""Tests of lilly.nets.dynamic_kanerva_model against loops over items."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lilly.memory import dynamic_kanerva, kanerva
+from lilly.nets import cores
+from lilly.nets import dynamic_kanerva_model as model
+
+T, C, K = 3, 4, 2
+NOISE = 0.5
+NETS = model.networks((2, 2, 1), code_size=C, hidden_size=5)
+MEMORIES = {
+  "dkm": model.dynamic_memory(K, C, noise_variance=NOISE),
+  "dnc": model.core_memory(
+    cores.dnc(C + 1, C, hidden_size=4, num_slots=3, word_size=2)
+  ),
+  "list": model.list_memory(2),
+}
+
+
+def images(seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.integers(0, 2, size=(T, 2, 2, 1)), jnp.float32)
+
+
+@functools.cache
+def started(name):
+  memory = MEMORIES[name]
+  params = model.init(jax.random.key(0), NETS, memory, images()[0])
+  rng = np.random.default_rng(1)
+  return memory, jax.tree.map(
+    lambda x: x + jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), params
+  )
+
+
+def log_density(logits, image):
+  p = 1 / (1 + np.exp(-np.asarray(logits)))
+  return np.log(np.where(image > 0, p, 1 - p)).sum()
+
+
+def test_the_loss_is_that_of_items_one_by_one():
+  memory, params = started("dkm")
+  own, of_memory, x = params["nets"], params["memory"], images()
+  key = jax.random.key(3)
+  noise = [
+    np.asarray(jax.random.normal(k, (K,)))
+    for k in jax.random.split(jax.random.clone(key), T)
+  ]
+  codes = [NETS.encode(own, image) for image in x]
+  prior = state = kanerva.prior(of_memory["mean"], of_memory["log_variance"])
+  for z in codes:
+    w = dynamic_kanerva.address(state, z, noise_variance=NOISE)
+    state = kanerva.rank_one_write(state, w, z, noise_variance=NOISE)
+  scale = np.exp(of_memory["log_weight_stddev"])
+  log_px, of_weights, autoencoder = [], [], []
+  for z, nu, image in zip(codes, noise, x, strict=True):
+    mean = dynamic_kanerva.address(state, z, noise_variance=NOISE)
+    kl = np.sum(scale**2 + np.square(mean) - 1 - 2 * np.log(scale)) / 2
+    of_weights.append(kl)
+    read = (mean + scale * nu) @ state.mean
+    log_px.append(log_density(NETS.decode(own, read), image))
+    autoencoder.append(log_density(NETS.decode(own, z), image))
+
+  of = jax.jit(
+    lambda key, params, x, autoencodes: model.loss(
+      key, NETS, memory, params, x, autoencodes=autoencodes
+    ),
+    static_argnums=3,
+  )
+  loss, terms = of(key, params, x, True)
+  wanted = [np.mean(log_px), np.mean(of_weights)]
+  wanted += [float(kanerva.kl(state, prior)) / T, np.mean(autoencoder)]
+  np.testing.assert_allclose(tuple(terms)[1:], wanted, rtol=1e-4)
+  bound = wanted[0] - wanted[1] - wanted[2]
+  np.testing.assert_allclose(terms.bound, bound, rtol=1e-4)
+  np.testing.assert_allclose(loss, -bound - wanted[3], rtol=1e-4)
+  less, _ = of(jax.random.key(3), params, x, False)
+  np.testing.assert_allclose(less, -bound, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(MEMORIES))
+def test_a_query_is_read_again_and_again(name):
+  memory, params = started(name)
+
+  @jax.jit
+  def run(params, x, query):
+    state = model.written(NETS, memory, params, x)
+    given = NETS, memory, params, state, query
+    return state, model.recall(*given, num_reads=3)
+
+  query = 1 - images()[0]
+  state, (seen, values) = run(params, images(), query)
+  assert seen.shape == (4, 2, 2, 1) and values.shape == (3,)
+  np.testing.assert_array_equal(seen[0], query)
+  own = params["nets"]
+  for t in range(3):
+    z = NETS.encode(own, seen[t])
+    found = memory.read(params["memory"], state, z)
+    logits = NETS.decode(own, found.code)
+    np.testing.assert_array_equal(seen[t + 1], logits > 0)
+    value = found.kl - log_density(logits, seen[t])
+    np.testing.assert_allclose(values[t], value, rtol=1e-4)
+
+
+def test_a_list_keeps_the_last_codes_and_finds_the_nearest():
+  memory = MEMORIES["list"]
+  codes = jnp.array([[1.0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 3]])
+  state, kl = memory.write((), codes)
+  assert kl == 0
+  np.testing.assert_array_equal(state, codes[1:])
+  read = lambda *z: memory.read((), state, jnp.array(z)).code
+  np.testing.assert_array_equal(read(0.0, 0.5, 0.0, 0.1), codes[1])
+  np.testing.assert_array_equal(read(9.0, 0.0, 0.0, 1.0), codes[2])
+
+
+def test_a_core_has_seen_what_was_written():
+  memory, params = started("dnc")
+  codes = jnp.arange(T * C, dtype=jnp.float32).reshape(T, C) / 10
+  own = params["memory"]
+  state, _ = memory.write(own, codes)
+  empty, _ = memory.write(own, codes[:0])
+  found = memory.read(own, state, codes[0]).code
+  assert jnp.abs(found - memory.read(own, empty, codes[0]).code).max() > 1e-4
+  drawn = memory.sample(jax.random.key(0), own, state, codes[0])
+  np.testing.assert_array_equal(drawn.code, found)
+
+
+def test_parts_begin_as_in_the_released_module():
+  params = MEMORIES["dkm"].init(jax.random.key(0))
+  assert params["log_variance"] == 0
+  np.testing.assert_allclose(np.exp(params["log_weight_stddev"]), 0.3, 1e-6)
+  large = model.dynamic_memory(50, 60).init(jax.random.key(0))["mean"]
+  assert abs(large).max() <= 2 and 0.8 < large.std() < 0.95

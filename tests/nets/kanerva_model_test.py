@@ -1,0 +1,170 @@
+"""Tests of lilly.nets.kanerva_model against loops over items."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lilly.memory import kanerva
+from lilly.nets import cores
+from lilly.nets import kanerva_model as model
+
+T, C, S, K = 3, 2, 2, 2
+NOISE = 0.5
+NETS = model.networks(
+  (2, 2, 1), code_size=C, address_size=S, num_features=4, hidden_size=5
+)
+MEMORIES = {
+  "vae": model.no_memory(C),
+  "kanerva": model.kanerva_memory(K, C, S, noise_variance=NOISE),
+  "unwritten": model.kanerva_memory(
+    K, C, S, noise_variance=NOISE, is_written=False
+  ),
+  "dnc": model.core_memory(
+    cores.dnc(C + S + 1, C, hidden_size=4, num_slots=3, word_size=2)
+  ),
+}
+
+
+def images(seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.integers(0, 2, size=(T, 2, 2, 1)), jnp.float32)
+
+
+@functools.cache
+def started(name):
+  memory = MEMORIES[name]
+  params = model.init(jax.random.key(0), NETS, memory, images()[0])
+  rng = np.random.default_rng(1)
+  return memory, jax.tree.map(
+    lambda x: x + jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), params
+  )
+
+
+@functools.cache
+def bounded(name, **options):
+  memory, _ = started(name)
+
+  def of(params, key, images):
+    given = {"noise_variance": NOISE} | options
+    return model.bound(key, NETS, memory, params, images, **given)
+
+  return jax.jit(jax.value_and_grad(of, has_aux=True))
+
+
+def divergence(mean, scale, prior, variance):
+  ratio = scale**2 / variance
+  squares = (mean - prior) ** 2 / variance
+  return 0.5 * np.sum(ratio + squares - 1 - np.log(ratio))
+
+
+@pytest.mark.parametrize("name", ["vae", "kanerva"])
+def test_the_bound_is_that_of_items_one_by_one(name):
+  memory, params = started(name)
+  own, x, key = params["nets"], images(), jax.random.key(7)
+  _, write_key, read_key, code_key = jax.random.split(jax.random.clone(key), 4)
+  y_key, z_key = jax.random.split(write_key)
+
+  def draws(key, size):
+    return np.asarray(jax.random.normal(key, (T, size)))
+
+  e = [NETS.features(own, image) for image in x]
+  q_y = [NETS.address(own, e) for e in e]
+  state = None
+  if name == "kanerva":
+    noise_y, noise_z = draws(y_key, S), draws(z_key, C)
+    state = kanerva.prior(
+      params["memory"]["mean"], params["memory"]["log_variance"]
+    )
+    for t in range(T):
+      mean, scale = NETS.code(own, e[t])
+      y = q_y[t][0] + q_y[t][1] * noise_y[t]
+      w = params["memory"]["addresses"] @ NETS.expand(own, y)
+      z = mean + scale * noise_z[t]
+      state = kanerva.rank_one_write(state, w, z, noise_variance=NOISE)
+  noise_y, noise_z = draws(read_key, S), draws(code_key, C)
+  log_px, of_address, of_code = [], [], []
+  for t in range(T):
+    y = q_y[t][0] + q_y[t][1] * noise_y[t]
+    prior = jnp.zeros(C)
+    if state is not None:
+      w = params["memory"]["addresses"] @ NETS.expand(own, y)
+      prior = w @ state.mean
+      of_address.append(divergence(*q_y[t], 0.0, 1.0))
+    mean, scale = NETS.reading(own, e[t], prior)
+    of_code.append(divergence(mean, scale, prior, NOISE))
+    logits = NETS.decode(own, mean + scale * noise_z[t])
+    p = 1 / (1 + np.exp(-np.asarray(logits)))
+    log_px.append(np.log(np.where(x[t] > 0, p, 1 - p)).sum())
+
+  (bound, terms), _ = bounded(name)(params, key, x)
+  wanted = [np.mean(log_px), np.mean(of_address or [0.0]), np.mean(of_code)]
+  np.testing.assert_allclose(tuple(terms), wanted, rtol=1e-4)
+  np.testing.assert_allclose(bound, wanted[0] - sum(wanted[1:]), rtol=1e-4)
+
+
+def test_what_is_written_is_learnt_through_the_write():
+  for name, is_learnt in (("kanerva", True), ("unwritten", False)):
+    _, params = started(name)
+    _, grads = bounded(name)(params, jax.random.key(0), images())
+    of_codes = grads["nets"]["code/~/linear_1"]["w"]
+    assert bool(jnp.abs(of_codes).max() > 1e-5) == is_learnt
+    assert jnp.abs(grads["memory"]["mean"]).max() > 1e-5
+
+
+def test_an_expectation_over_the_memory_costs_its_variance():
+  _, params = started("kanerva")
+  given = params, jax.random.key(0), images()
+  at_mean = bounded("kanerva")(*given)[0][1]
+  given = params, jax.random.key(0), images()
+  expected = bounded("kanerva", expected=True)(*given)[0][1]
+  assert expected.kl_code > at_mean.kl_code + 1e-3
+  assert expected.kl_address == at_mean.kl_address
+
+
+def test_noise_is_for_addresses_alone():
+  _, params = started("kanerva")
+  found = [
+    bounded("kanerva", **options)(params, jax.random.key(0), images())[0][1]
+    for options in ({}, {"address_noise": 0.5})
+  ]
+  assert found[0].kl_address != found[1].kl_address
+  _, params = started("vae")
+  found = [
+    bounded("vae", **options)(params, jax.random.key(0), images())[0][0]
+    for options in ({}, {"address_noise": 0.5})
+  ]
+  assert found[0] == found[1]
+
+
+def test_a_core_is_asked_without_being_changed():
+  memory, params = started("dnc")
+  b, z = jnp.ones((T, S)), jnp.arange(T * C, dtype=jnp.float32).reshape(T, C)
+  own = params["memory"]
+  state = memory.write(own, b, z)
+  before = memory.read(own, state, b[0])[0]
+  other = memory.read(own, state, -b[0])[0]
+  np.testing.assert_array_equal(memory.read(own, state, b[0])[0], before)
+  assert jnp.abs(other - before).max() > 1e-4
+  # And it has seen what was written.
+  empty = memory.write(own, b[:0], z[:0])
+  assert jnp.abs(memory.read(own, empty, b[0])[0] - before).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", list(MEMORIES))
+def test_images_are_read_and_made(name):
+  memory, params = started(name)
+
+  @jax.jit
+  def run(params, x):
+    state = model.written(jax.random.key(1), NETS, memory, params, x)
+    read = model.reread(NETS, memory, params, state, x[0])
+    made = model.generate(jax.random.key(2), NETS, memory, params, state)
+    return read, made
+
+  read, made = run(params, images())
+  assert read.shape == made.shape == (2, 2, 1)
+  assert set(np.unique(read)) <= {0.0, 1.0}
+  assert 0 < made.min() and made.max() < 1
