@@ -321,7 +321,9 @@ def objective(parameters, method):
   )
 
 
-@pytest.mark.parametrize("method", ["ridge", "mean_field"])
+@pytest.mark.parametrize(
+  "method", [pytest.param("ridge", marks=pytest.mark.slow), "mean_field"]
+)
 def test_gradients_are_central_differences(method):
   rng, step = np.random.default_rng(3), 1e-6
   shapes = (2, K, C), (2,), (2, T, C)

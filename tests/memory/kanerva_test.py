@@ -285,7 +285,11 @@ def objective(parameters, method, is_stopped=False):
   )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+  "method",
+  ["sequential", "batch"]
+  + [pytest.param(x, marks=pytest.mark.slow) for x in METHODS[2:]],
+)
 def test_gradients_through_the_write_are_central_differences(method):
   rng, step = np.random.default_rng(4), 1e-6
   shapes = (3, 2), (3,), (3, 2), (4, 2)
