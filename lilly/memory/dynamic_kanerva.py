@@ -146,7 +146,7 @@ def write(
     values: codes z_t, [T, C].
     noise_variance: σ², of the codes; positive.
     weight_variance: s_w², of p(w); positive.
-    weight_stddev: σ_q, of q(w), for its divergence; written is at the mean.
+    weight_stddev: σ_q, of q(w), for its divergence; items are written at μ.
     num_iterations: how often an address is found, at least 1.
     method: as of `address`.
 

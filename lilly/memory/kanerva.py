@@ -35,7 +35,7 @@ class State(NamedTuple):
   cov: jax.Array  # U, [K, K], of the rows, the same for every column
 
 
-def prior(mean: jax.Array, log_variance: jax.Array) -> State:
+def prior(mean: jax.Array, log_variance: float | jax.Array) -> State:
   """Makes the memory before anything is written: U = diag(exp(log_variance)).
 
   Args:
@@ -115,11 +115,11 @@ def rank_one_write(
 ) -> State:
   """Writes one item.
 
-  Δ = z - Rᵀ w,  g = U w / (wᵀ U w + σ²),  R <- R + g Δᵀ,
-  U <- U - g (U w)ᵀ, or, as Joseph, (I - g wᵀ) U (I - g wᵀ)ᵀ + σ² g gᵀ.
+  Δ = z - Rᵀ w,  s = wᵀ U w + σ²,  g = U w / s,  R <- R + g Δᵀ,
+  U <- U - (U w)(U w)ᵀ / s, or, as Joseph, (I - g wᵀ) U (I - g wᵀ)ᵀ + σ² g gᵀ.
 
-  Both are the same U. As the difference takes off (U w)(U w)ᵀ, symmetric to the
-  last digit, it is as exact as Joseph's form, at a third of the work.
+  Both are the same U. What the first takes off is symmetric to the last digit:
+  that makes it as exact as Joseph's form, which g (U w)ᵀ is not.
 
   Args:
     state: the memory.
@@ -135,8 +135,7 @@ def rank_one_write(
     ValueError: if the variance is a number that is not positive.
 
   Reference:
-    Wu et al. (2018), arXiv:1804.01756. Joseph's form is of Bucy
-    and Joseph (1968).
+    Wu et al. (2018), arXiv:1804.01756. Joseph's form: Bucy and Joseph (1968).
 
   >>> state = prior(jnp.zeros((2, 1)), 0.0)
   >>> w, z = jnp.array([1.0, 0.0]), jnp.array([2.0])

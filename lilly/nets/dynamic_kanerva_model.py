@@ -306,7 +306,7 @@ def recall(
   *,
   num_reads: int = 10,
 ) -> tuple[jax.Array, jax.Array]:
-  """Reads an image again and again, towards what was stored: x <- d(read(e(x))).
+  """Reads an image again and again, towards one stored: x <- d(read(e(x))).
 
   Args:
     nets: as from `networks`.

@@ -230,8 +230,8 @@ def core_memory(core: Core) -> Memory:
   def write(params, b, z):
     seen = jnp.concatenate([b, z, jnp.ones((len(z), 1))], axis=1)
     step = lambda state, x: core.apply(params, x, state)
-    state, outputs = jax.lax.scan(step, core.initial_state(), seen)
-    return state, jnp.zeros_like(outputs[0])
+    state, _ = jax.lax.scan(step, core.initial_state(), seen)
+    return state, jnp.zeros(z.shape[1:])
 
   def read(params, state, b):
     state, zeros = state

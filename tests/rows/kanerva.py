@@ -75,9 +75,7 @@ def _retrieve(state, x):
   )
 
 
-def _row(function, make_inputs, *, noisy=False, call=None, state=None):
-  if noisy:
-    call = lambda *inputs: function(*inputs, noise_variance=0.5)
+def _row(function, make_inputs, *, call=None, state=None):
   dtypes = (jnp.float32,)
   return Row(function, "function", make_inputs, call, state, dtypes)
 
@@ -86,9 +84,23 @@ ROWS: tuple[Row, ...] = (
   _row(kanerva.prior, arrays((_K, _C), _K)),
   _row(kanerva.address, arrays((_K, 3), 3)),
   _row(kanerva.read, _made(_state, _floats(_K))),
-  _row(kanerva.rank_one_write, _made(_state, *_ITEM), noisy=True, state=0),
-  _row(kanerva.write, _made(_state, *_ITEMS), noisy=True, state=0),
-  _row(kanerva.write_all, _made(_state, *_ITEMS), noisy=True),
+  _row(
+    kanerva.rank_one_write,
+    _made(_state, *_ITEM),
+    call=lambda *x: kanerva.rank_one_write(*x, noise_variance=0.5),
+    state=0,
+  ),
+  _row(
+    kanerva.write,
+    _made(_state, *_ITEMS),
+    call=lambda *x: kanerva.write(*x, noise_variance=0.5),
+    state=0,
+  ),
+  _row(
+    kanerva.write_all,
+    _made(_state, *_ITEMS),
+    call=lambda *x: kanerva.write_all(*x, noise_variance=0.5),
+  ),
   _row(
     kanerva.erase,
     _erasable,
@@ -97,8 +109,16 @@ ROWS: tuple[Row, ...] = (
   ),
   _row(kanerva.merge, _apart, state=0),
   _row(kanerva.kl, _written),
-  _row(kanerva.step_kl, _made(_state, *_ITEM), noisy=True),
-  _row(kanerva_bounds.log_evidence, _made(_state, *_ITEMS), noisy=True),
+  _row(
+    kanerva.step_kl,
+    _made(_state, *_ITEM),
+    call=lambda *x: kanerva.step_kl(*x, noise_variance=0.5),
+  ),
+  _row(
+    kanerva_bounds.log_evidence,
+    _made(_state, *_ITEMS),
+    call=lambda *x: kanerva_bounds.log_evidence(*x, noise_variance=0.5),
+  ),
   _row(kanerva_bounds.code_kl, _made(_code, _floats(_C)), call=_code_kl),
   _row(kanerva_bounds.conditional_bound, _BOUNDED),
   _row(dynamic_kanerva.address, _made(_state, _floats(_C))),
