@@ -284,7 +284,9 @@ def task(
   return Task(shape, is_binary, sample, held_out, (train, test))
 
 
-def _labelled(name, data_dir, image_size):
+def _labelled(
+  name: str, data_dir: Any, image_size: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
   """Loads images and labels, to train and to test on."""
   if name not in ("generated", "omniglot"):
     parts = [datasets.load(name, part, data_dir) for part in ("train", "test")]

@@ -58,22 +58,13 @@ def assert_equally_often(values, num_values):
 
 
 def test_episodes_show_no_image_twice_and_all_orders_equally_often():
-  rows, _ = drawn(3)
+  rows, _ = drawn(7)
   ordered = np.sort(rows, axis=1)
   assert (np.diff(ordered, axis=1) > 0).all()
-  for first, second in ((0, 1), (1, 2), (0, 2)):
+  for first, second in ((0, 1), (1, 2), (2, 6)):
     pair = 11 * rows[:, first] + rows[:, second]
     pair -= rows[:, second] > rows[:, first]
     assert_equally_often(pair, 132)
-
-
-def test_all_images_are_a_permutation():
-  rows, _ = drawn(12)
-  assert np.array_equal(
-    np.sort(rows, 1), np.tile(np.arange(12), (len(rows), 1))
-  )
-  for place in (0, 5, 11):
-    assert_equally_often(rows[:, place], 12)
 
 
 def test_more_images_than_there_are_come_more_than_once():
