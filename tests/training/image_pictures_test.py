@@ -100,7 +100,7 @@ def test_other_shapes_are_refused(tmp_path, rows, message):
 
 
 def test_an_address_map_has_white_at_zero(draw):
-  values = np.array([[0.0, 1.0, -2.0], [0.5, 0.0, 0.0]])
+  values = np.array([[0.0, 2.0, -1.0], [0.5, 0.0, 0.0]])
   sheet, ax = draw(image_pictures.heat, values, labels=("image", "memory row"))
   (shown,) = ax.get_images()
   np.testing.assert_array_equal(shown.get_array(), values)
