@@ -15,7 +15,7 @@ import numpy as np
 
 from lilly.data import datasets
 
-__all__ = ["generate", "omniglot"]
+__all__ = ["generate", "load", "omniglot"]
 
 _MAX_STROKES = 4
 _NUM_POINTS = 9  # of the polyline that stands for a stroke
@@ -177,6 +177,39 @@ def omniglot(
   _, counts = np.unique(loaded.labels, return_counts=True)
   shape = (len(counts), math.gcd(*counts.tolist()), image_size, image_size)
   return _smaller(255 - loaded.images, image_size).reshape(shape)
+
+
+def load(
+  name: str,
+  data_dir: str | os.PathLike[str] | None = None,
+  *,
+  image_size: int = 20,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Loads characters to train on, and others to test on.
+
+  Args:
+    name: "generated" (150 and 50, the same in every program) or "omniglot" (964
+      and 659, of different alphabets).
+    data_dir: for Omniglot, as in `datasets.load`.
+    image_size: side, in pixels.
+
+  Returns:
+    Ink of both, uint8 [classes, 20, image_size, image_size].
+
+  Raises:
+    ValueError: no such characters, or a size out of range.
+    FileNotFoundError: data_dir does not exist or lacks a file.
+    DataError: the data set cannot be had; see `datasets.load`.
+  """
+  if name == "generated":
+    ink = np.asarray(generate(jax.random.key(0), image_size=image_size))
+    return ink[:150], ink[150:]
+  if name == "omniglot":
+    return (
+      omniglot("train", data_dir, image_size=image_size),
+      omniglot("test", data_dir, image_size=image_size),
+    )
+  raise ValueError(f"name={name!r} is unknown; known: generated, omniglot.")
 
 
 def _smaller(images: np.ndarray, size: int) -> np.ndarray:

@@ -165,7 +165,7 @@ def task(
     (arXiv 1605.06065), who train on 1,200 characters and also turn those they
     test on; here Omniglot is split as Lake et al. (2015) did.
   """
-  data = _drawings(name, data_dir, image_size)
+  data = characters.load(name, data_dir, image_size=image_size)
   symbols, values = _encoding(label_encoding, num_classes)
   _check(data[1].shape, num_classes, num_instances, num_rotations=1)
   draw = functools.partial(
@@ -185,21 +185,6 @@ def task(
     error=functools.partial(sequences.label_errors, num_groups=symbols),
     data=data,
   )
-
-
-def _drawings(
-  name: str, data_dir: str | os.PathLike[str] | None, image_size: int
-) -> tuple[np.ndarray, ...]:
-  """Returns the drawings to train and to test on."""
-  if name == "generated":
-    ink = characters.generate(jax.random.key(0), image_size=image_size)
-    return tuple(np.split(np.asarray(ink), [150]))
-  if name == "omniglot":
-    return tuple(
-      characters.omniglot(split, data_dir, image_size=image_size)
-      for split in ("train", "test")
-    )
-  raise ValueError(f"name={name!r} is unknown; known: generated, omniglot.")
 
 
 def _check(

@@ -1,0 +1,313 @@
+"""Episodes of images, for memories that store a set of them and recall it.
+
+An episode is T images drawn at random, none twice where there are enough. Data
+sets stay on the device as bytes. Queries for recall are damaged images: `flip`
+and `occlude`.
+
+| name | training images | test images | values |
+| --- | --- | --- | --- |
+| digits | 1,437 | 360 others | 8x8x1, 0 or 1 |
+| mnist | 60,000 | 10,000 others | 28x28x1, 0 or 1 |
+| generated | 3,000 of 150 characters | 1,000 of 50 others | 28x28x1, 0 or 1 |
+| omniglot | 19,280 of 964 characters | 13,180 of 659 others | 28x28x1, 0 or 1 |
+| cifar10 | 50,000 | 10,000 others | 32x32x3, 0 to 1 |
+| cifar10_small | 10,000 | 2,000 others | 32x32x3, 0 to 1 |
+
+The split is that of `lilly.data.datasets`; Omniglot's is its authors', by
+alphabets.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.data import datasets
+from lilly.tasks import characters
+
+__all__ = [
+  "NAMES",
+  "Episode",
+  "Part",
+  "Task",
+  "episode",
+  "flip",
+  "occlude",
+  "task",
+]
+
+# Task -> whether a pixel is 0 or 1, or else anything between.
+NAMES: dict[str, bool] = {
+  "digits": True,
+  "mnist": True,
+  "generated": True,
+  "omniglot": True,
+  "cifar10": False,
+  "cifar10_small": False,
+}
+
+
+class Part(NamedTuple):
+  """Images of a data set to train on, or to test on, class by class."""
+
+  images: jax.Array  # uint8 [N, H, W, C]; 0 or 255 where they are binary
+  labels: jax.Array  # int32 [N], ascending
+  starts: jax.Array  # int32 [classes + 1], the first of each class, and N
+
+
+class Episode(NamedTuple):
+  """Images and their classes."""
+
+  images: jax.Array  # [T, H, W, C] float32, from 0 to 1
+  labels: jax.Array  # [T] int32
+
+
+class Task(NamedTuple):
+  """Where episodes come from, and what their images look like."""
+
+  shape: tuple[int, int, int]  # of an image: H, W, C
+  is_binary: bool  # pixels are 0 or 1
+  # sample(key, data, num_items, num_classes=None) -> images [T, H, W, C]; the
+  # last two are numbers of Python, num_classes as in `episode`
+  sample: Callable[..., jax.Array]
+  # test(key, data, num_items, num_classes=None) -> the same, of other images
+  test: Callable[..., jax.Array]
+  data: tuple[Part, Part]  # to train and to test on
+
+
+def episode(
+  key: jax.Array,
+  part: Part,
+  num_items: int,
+  num_classes: int | None = None,
+  *,
+  dequantized: bool = False,
+) -> Episode:
+  """Draws images without replacement, from all classes or from a few.
+
+  The classes are drawn first, without replacement, and then the images from all
+  that these have. Where they have fewer than num_items, images are drawn with
+  replacement. O(T²), whatever the size of the data set.
+
+  Args:
+    key: typed key.
+    part: where to draw from.
+    num_items: images, T.
+    num_classes: classes that the images may have; None: all.
+    dequantized: add noise U[0, 1) to bytes x and divide by 256, which makes a
+      density of the likelihood; else x / 255.
+
+  Returns:
+    The episode.
+
+  Raises:
+    ValueError: num_items is not positive, or there are not so many classes.
+
+  Reference:
+    Wu et al., 2018 (arXiv 1804.01756): 32 images, and fewer classes to measure
+    what a memory can hold (unconfirmed).
+
+  >>> part = task("digits").data[0]
+  >>> drawn = episode(jax.random.key(0), part, 32, num_classes=2)
+  >>> drawn.images.shape, len(set(drawn.labels.tolist()))
+  ((32, 8, 8, 1), 2)
+  """
+  _check(num_items, num_classes, len(part.starts) - 1)
+  key_class, key_row, key_noise = jax.random.split(key, 3)
+  if num_classes is None:
+    rows = _drawn(key_row, num_items, len(part.labels))
+  else:
+    classes = _drawn(key_class, num_classes, len(part.starts) - 1)
+    first = part.starts[classes]
+    counts = part.starts[classes + 1] - first
+    ends = jnp.cumsum(counts)
+    numbers = _drawn(key_row, num_items, ends[-1])
+    which = jnp.searchsorted(ends, numbers, side="right")
+    rows = numbers + (first - (ends - counts))[which]
+  images = part.images[rows].astype(jnp.float32)
+  if dequantized:
+    images = (images + jax.random.uniform(key_noise, images.shape)) / 256
+  else:
+    images = images / 255
+  return Episode(images, part.labels[rows])
+
+
+def _check(num_items, num_classes, most):
+  if num_items < 1:
+    raise ValueError(f"num_items is {num_items}; it must be at least 1.")
+  if num_classes is not None and not 1 <= num_classes <= most:
+    raise ValueError(
+      f"num_classes is {num_classes}; it must be from 1 to {most}, or None."
+    )
+
+
+def _drawn(key: jax.Array, count: int, size: int | jax.Array) -> jax.Array:
+  """Draws numbers below size, none twice if there are enough: Floyd's method.
+
+  A permutation of all would take as long as the data set is large.
+  """
+  key_draw, key_order = jax.random.split(key)
+  is_enough = size >= count
+  last = size - count + jnp.arange(count)
+  bounds = jnp.where(is_enough, last + 1, size)
+  drawn = jax.random.randint(key_draw, (count,), 0, bounds)
+
+  def insert(i, chosen):
+    is_taken = is_enough & (chosen == drawn[i]).any()
+    # Larger than all before: not taken.
+    return chosen.at[i].set(jnp.where(is_taken, last[i], drawn[i]))
+
+  none = jnp.full(count, -1, drawn.dtype)
+  chosen = jax.lax.fori_loop(0, count, insert, none)
+  return jax.random.permutation(key_order, chosen)  # large ones come late
+
+
+def flip(
+  key: jax.Array, images: jax.Array, probability: float | jax.Array
+) -> jax.Array:
+  """Exchanges ink and paper of pixels drawn at random, each on its own.
+
+  x or, with the probability, 1 - x: salt and pepper on binary images.
+
+  Args:
+    key: typed key.
+    images: from 0 to 1, of any shape.
+    probability: that a pixel changes, [].
+
+  Returns:
+    Images of the same shape.
+
+  Raises:
+    ValueError: a number that is not a probability.
+
+  Reference:
+    Wu et al., 2018 (arXiv 1811.09556): 0.15 (unconfirmed).
+
+  >>> flip(jax.random.key(0), jnp.array([0.0, 1.0]), 1.0).tolist()
+  [1.0, 0.0]
+  """
+  if isinstance(probability, int | float) and not 0 <= probability <= 1:
+    raise ValueError(
+      f"probability is {probability}; it must be between 0 and 1."
+    )
+  is_flipped = jax.random.bernoulli(key, probability, images.shape)
+  return jnp.where(is_flipped, 1 - images, images)
+
+
+def occlude(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
+  """Sets a square block of each image to 0, at a place drawn at random.
+
+  Args:
+    key: typed key.
+    images: [T, H, W, C].
+    size: side of the block, which lies wholly within the image.
+
+  Returns:
+    Images of the same shape.
+
+  Raises:
+    ValueError: the block is empty or does not fit.
+
+  Reference:
+    Bartunov et al., 2020 (arXiv 1910.02720): 16 x 16.
+
+  >>> left = occlude(jax.random.key(0), jnp.ones((3, 8, 8, 1)), 5)
+  >>> left.sum((1, 2, 3)).tolist()
+  [39.0, 39.0, 39.0]
+  """
+  chex.assert_rank(images, 4)
+  count, *sides, _ = images.shape
+  if not 1 <= size <= min(sides):
+    raise ValueError(f"size is {size}; it must be from 1 to {min(sides)}.")
+  most = jnp.array([[side - size + 1 for side in sides]])
+  corners = jax.random.randint(key, (count, 2), 0, most)
+  from_corner = [
+    jnp.arange(side)[None] - corners[:, i, None] for i, side in enumerate(sides)
+  ]
+  rows, columns = ((d >= 0) & (d < size) for d in from_corner)
+  is_hidden = rows[:, :, None, None] & columns[:, None, :, None]
+  return jnp.where(is_hidden, 0, images)
+
+
+def task(
+  name: str = "digits",
+  data_dir: str | os.PathLike[str] | None = None,
+  *,
+  image_size: int = 28,
+) -> Task:
+  """Makes a task of episodes of images; those of tests are others.
+
+  Pixels of handwriting are 1 where more than half is ink, else 0; those of
+  photographs are dequantised, also in tests.
+
+  Args:
+    name: a key of `NAMES`; see the table above.
+    data_dir: as in `datasets.load`; not used for digits and generated.
+    image_size: side of characters' images (generated, omniglot); the images of
+      other data sets have their own.
+
+  Returns:
+    The task. Labelled episodes: `episode` of a part of its data.
+
+  Raises:
+    ValueError: no such task, or a size out of range.
+    FileNotFoundError: data_dir does not exist or lacks a file.
+    DataError: the data set cannot be had; see `datasets.load`.
+
+  Reference:
+    Wu et al., 2018 (arXiv 1804.01756); their split of Omniglot is another one,
+    into 24,345 and 8,070 images.
+  """
+  if name not in NAMES:
+    known = ", ".join(NAMES)
+    raise ValueError(f"name={name!r} is unknown; known: {known}.")
+  is_binary = NAMES[name]
+  train, test = (
+    _part(*labelled, is_binary)
+    for labelled in _labelled(name, data_dir, image_size)
+  )
+  draw = functools.partial(episode, dequantized=not is_binary)
+
+  def sample(key, data, num_items, num_classes=None):
+    return draw(key, data[0], num_items, num_classes).images
+
+  def held_out(key, data, num_items, num_classes=None):
+    return draw(key, data[1], num_items, num_classes).images
+
+  _, rows, columns, channels = train.images.shape
+  shape = rows, columns, channels
+  return Task(shape, is_binary, sample, held_out, (train, test))
+
+
+def _labelled(
+  name: str, data_dir: Any, image_size: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Loads images and labels, to train and to test on."""
+  if name not in ("generated", "omniglot"):
+    parts = [datasets.load(name, part, data_dir) for part in ("train", "test")]
+    return [(part.images, part.labels) for part in parts]
+  parts, first = [], 0
+  for ink in characters.load(name, data_dir, image_size=image_size):
+    # Characters of tests have numbers of their own.
+    labels = np.repeat(first + np.arange(len(ink)), ink.shape[1])
+    parts.append((ink.reshape(-1, image_size, image_size), labels))
+    first += len(ink)
+  return parts
+
+
+def _part(images, labels, is_binary):
+  """Sorts by class, makes binary at half, and adds the axis of channels."""
+  order = np.argsort(labels, kind="stable")
+  images, labels = images[order], labels[order].astype(np.int32)
+  if is_binary:
+    images = np.where(images > 127, 255, 0).astype(np.uint8)
+  images = images.reshape(*images.shape[:3], -1)
+  _, starts = np.unique(labels, return_index=True)
+  starts = np.append(starts, len(labels)).astype(np.int32)
+  arrays: Any = images, labels, starts  # of numpy until a program takes them
+  return Part(*arrays)
