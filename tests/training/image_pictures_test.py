@@ -69,6 +69,8 @@ def test_rows_have_their_names_at_their_middles(draw):
 
 
 def test_greys_have_a_fixed_range(draw):
+  _, ax = draw(image_pictures.grid, {"dim": 0.1 + 0.1 * images(1)})
+  assert ax.get_images()[0].get_clim() == (0, 1)
   _, ax = draw(image_pictures.grid, {"dim": 0.1 * images(), "b": images() - 5})
   (shown,) = ax.get_images()
   assert shown.get_clim() == (0, 1) and shown.get_cmap().name == "gray"
