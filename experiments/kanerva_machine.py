@@ -54,7 +54,7 @@ _GPU |= {"num_episodes": 64}
 _SMOKE = {"num_updates": 2, "log_every": 1, "eval_every": 1, "num_episodes": 2}
 _SMOKE |= {"num_items": 4, "num_rows": 3, "code_size": 4, "address_size": 2}
 _SMOKE |= {"hidden_size": 8, "num_features": 6, "num_tests": 2}
-_SMOKE |= {"lengths": ["4", "8"], "num_filters": 0}
+_SMOKE |= {"lengths": ["8"], "num_filters": 0}
 _LEARN = {"num_updates": 3000, "log_every": 100, "eval_every": 500}
 PRESETS: dict[str, dict[str, Any]] = {
   "cpu": _LEARN | _CPU,
@@ -68,7 +68,10 @@ training.define_flags(FLAGS, PRESETS)
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_enum("task", "digits", TASKS, "What is remembered.", **_OWN)
 flags.DEFINE_list(
-  "variants", VARIANTS[:3], f"To compare: {', '.join(VARIANTS)}.", **_OWN
+  "variants",
+  ["kanerva", "unwritten", "vae"],
+  f"To compare: {', '.join(VARIANTS)}.",
+  **_OWN,
 )
 flags.DEFINE_list(
   "lengths", ["16", "32", "64", "128"], "Items of test episodes.", **_OWN
@@ -291,31 +294,52 @@ def draw(results: training.Results, out_dir: Any) -> None:
   for name, state in results.states.items():
     if name != "vae":
       params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
-      shown = jax.jit(functools.partial(show, make_setting(name, task)))
-      rows = jax.device_get(shown(params, images))
+      rows, weights = show(make_setting(name, task), params, images)
       image_pictures.grid(rows, out_dir / f"{name}.png")
+      if weights is not None:
+        path = out_dir / f"{name}_addresses.png"
+        image_pictures.heat(weights, path, ("row of the memory", "image"))
 
 
-def show(setting: Setting, params: Any, images: Any) -> dict[str, Any]:
-  """What is stored, noisy queries and samples as they are read again."""
+def show(setting: Setting, params: Any, images: Any) -> Any:
+  """Images that are stored, damaged, drawn and between; and addresses.
+
+  Damaged and drawn ones are read again and again.
+  """
   _, nets, memory = setting
   keys = jax.random.split(jax.random.key(3), 3)
-  state = model.written(keys[0], nets, memory, params, images)
-  again = jax.vmap(lambda x: model.reread(nets, memory, params, state, x))
-  sample = lambda key: model.generate(key, nets, memory, params, state)
+  write = lambda images: model.written(keys[0], nets, memory, params, images)
+  state = jax.jit(write)(images)
+  given = nets, memory, params, state
+  each = lambda function: jax.jit(jax.vmap(function))
+  again = each(lambda x: model.reread(*given, x))
+  sample = each(lambda key: model.generate(key, *given))
   rows = {"stored": images, "read": again(images)}
   queries = {"flipped": image_episodes.flip(keys[1], images, 0.15)}
-  queries["sampled"] = jax.vmap(sample)(jax.random.split(keys[2], len(images)))
   if not setting.task.is_binary:
     size = images.shape[1] // 2
-    queries["flipped"] = image_episodes.occlude(keys[1], images, size)
+    queries = {"hidden": image_episodes.occlude(keys[1], images, size)}
+  queries["sampled"] = sample(jax.random.split(keys[2], len(images)))
   for name, image in queries.items():
     rows[name] = image
     for count in range(1, 10):
       image = again(image)
       if count in (1, 3, 9):
         rows[f"{name}, read {count}"] = image
-  return rows
+  y = each(lambda x: address(nets, params, x))(images)
+  between = lambda part: y[0] + part * (y[-1] - y[0])
+  imagine = each(lambda part: model.imagine(*given, between(part)))
+  rows["first to last"] = imagine(jnp.linspace(0, 1, len(images)))
+  if "addresses" not in params["memory"]:
+    return rows, None
+  b = each(lambda y: nets.expand(params["nets"], y))(y)
+  return rows, np.asarray(b @ params["memory"]["addresses"].T)
+
+
+def address(nets: Any, params: Any, image: Any) -> Any:
+  """The mean of q(y | x)."""
+  own = params["nets"]
+  return nets.address(own, nets.features(own, image))[0]
 
 
 def draw_lengths(results: training.Results, path: Any) -> None:
@@ -328,7 +352,7 @@ def draw_lengths(results: training.Results, path: Any) -> None:
     for name in results.states
   }
   labels = "images in an episode", "nats for an image"
-  pictures.bands(values, path, labels, x=lengths)
+  image_pictures.lines(values, np.array(lengths), path, labels, log_x=True)
 
 
 def main(options: training.Options) -> int:

@@ -10,20 +10,51 @@ from tests.rows import (
   dense_memory,
   episodes,
   kanerva,
+  likelihoods,
   rules,
   sparse_memory,
 )
 from tests.rows.row import Row
 
-__all__ = ["EXEMPT", "ROWS", "Row"]
+__all__ = ["EXEMPT", "ROWS", "SLOW", "Row"]
 
 ROWS = (
   *rules.ROWS,
   *dense_memory.ROWS,
   *sparse_memory.ROWS,
   *kanerva.ROWS,
+  *likelihoods.ROWS,
   *control.ROWS,
   *episodes.ROWS,
+)
+
+# Rows that take seconds to compile: only --full runs them in all ways.
+SLOW = frozenset(
+  {
+    "control.kl_limited.divergence",
+    "control.kl_limited.improve",
+    "control.linear_models.fit",
+    "control.linear_models.mean",
+    "control.linear_models.roots",
+    "control.linear_models.sample",
+    "control.lqr.backward",
+    "control.lqr.expand",
+    "control.lqr.forward",
+    "control.lqr.plan",
+    "memory.differentiable_neural_computer.write",
+    "memory.kanerva.kl",
+    "memory.kanerva.merge",
+    "memory.kanerva.write_all",
+    "memory.nearest_neighbors.file",
+    "memory.nearest_neighbors.insert",
+    "memory.nearest_neighbors.query",
+    "memory.sparse_access.read",
+    "memory.sparse_access.write",
+    "memory.sparse_neural_computer.read",
+    "memory.sparse_neural_computer.write",
+    "memory.sparse_rows.write",
+    "memory.temporal_links.update",
+  }
 )
 
 # Function, "module.name" -> why none of the checks fits it.

@@ -28,6 +28,16 @@ _SEEDS = (0, 1)
 _rows = pytest.mark.parametrize(
   "row", conformance.ROWS, ids=lambda row: row.name
 )
+_compiled_rows = pytest.mark.parametrize(
+  "row",
+  [
+    pytest.param(
+      row, marks=[pytest.mark.slow] if row.name in conformance.SLOW else []
+    )
+    for row in conformance.ROWS
+  ],
+  ids=lambda row: row.name,
+)
 _FORMS = {row.form: row for row in reversed(conformance.ROWS)}
 _forms = pytest.mark.parametrize("row", _FORMS.values(), ids=_FORMS.keys())
 
@@ -61,7 +71,7 @@ def _assert_close(actual, expected):
   chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@_rows
+@_compiled_rows
 def test_compiled_equals_eager_and_is_traced_once(row):
   compiled = jax.jit(chex.assert_max_traces(_call(row), n=1))
   outputs = [compiled(*row.make_inputs(seed, jnp.float32)) for seed in _SEEDS]
@@ -69,7 +79,7 @@ def test_compiled_equals_eager_and_is_traced_once(row):
   _assert_close(outputs, _eager(row))
 
 
-@_rows
+@_compiled_rows
 def test_vmap_and_scan_equal_a_loop(row):
   call = _call(row)
 
@@ -147,6 +157,10 @@ def _bottom_modules():
     path = [f"{root}/{folder}" for root in lilly.__path__]
     for info in pkgutil.walk_packages(path, f"lilly.{folder}."):
       yield importlib.import_module(info.name)
+
+
+def test_slow_rows_are_rows():
+  assert {row.name for row in conformance.ROWS} >= conformance.SLOW
 
 
 def test_every_public_function_has_a_row_or_a_reason():

@@ -23,6 +23,7 @@ __all__ = [
   "bound",
   "core_memory",
   "generate",
+  "imagine",
   "init",
   "kanerva_memory",
   "networks",
@@ -97,37 +98,34 @@ def networks(
       hidden_size=hidden_size,
       num_filters=num_filters,
     )
-    layers = {
-      name: hk.nets.MLP([hidden_size, size], name=name)
-      for name, size in (
-        *(("address", 2 * address_size), ("code", 2 * code_size)),
-        *(("reading", 2 * code_size), ("expand", address_size)),
-      )
-    }
-
-    def features(image):
-      return jax.nn.relu(encoder(image))
-
-    def address(e):
-      return _normal(layers["address"](e))
-
-    def code(e):
-      return _normal(layers["code"](e))
-
-    def reading(e, prior):
-      return _normal(layers["reading"](jnp.concatenate([e, prior])))
-
-    def start(image):
-      e = features(image)
-      b = layers["expand"](address(e)[0])
-      z = reading(e, code(e)[0])[0]
-      return b, decoder(z)
-
-    expand = layers["expand"]
-    return start, (features, address, code, reading, expand, decoder)
+    return _built(encoder, decoder, hidden_size, code_size, address_size)
 
   made = hk.without_apply_rng(hk.multi_transform(build))
   return Networks(made.init, *made.apply, likelihood, address_size)
+
+
+def _built(encoder, decoder, hidden_size, code_size, address_size):
+  """For `hk.multi_transform`: what makes all parameters, and the functions."""
+  to_address, to_code, to_reading, expand = (
+    hk.nets.MLP([hidden_size, size], name=name)
+    for name, size in (
+      *(("address", 2 * address_size), ("code", 2 * code_size)),
+      *(("reading", 2 * code_size), ("expand", address_size)),
+    )
+  )
+  features = lambda image: jax.nn.relu(encoder(image))
+  address = lambda e: _normal(to_address(e))
+  code = lambda e: _normal(to_code(e))
+
+  def reading(e, prior):
+    return _normal(to_reading(jnp.concatenate([e, prior])))
+
+  def start(image):
+    e = features(image)
+    z, _ = reading(e, code(e)[0])
+    return expand(address(e)[0]), decoder(z)
+
+  return start, (features, address, code, reading, expand, decoder)
 
 
 def _normal(numbers):
@@ -386,6 +384,29 @@ def generate(
   b = nets.expand(params["nets"], y)
   mean, _ = memory.read(params["memory"], state, b)
   z = mean + jnp.sqrt(noise_variance) * jax.random.normal(key_z, mean.shape)
+  return nets.likelihood.mean(nets.decode(params["nets"], z))
+
+
+def imagine(
+  nets: Networks, memory: Memory, params: Any, state: Any, y: jax.Array
+) -> jax.Array:
+  """Gives the image at a latent address, without noise.
+
+  Args:
+    nets: as from `networks`.
+    memory: one of those here.
+    params: as from `init`.
+    state: of the memory, as from `written`.
+    y: the address, [S]; between those of two images it interpolates.
+
+  Returns:
+    The mean of p(x | z) at the mean of p(z | y, M), an image.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756, interpolations.
+  """
+  b = nets.expand(params["nets"], y)
+  z, _ = memory.read(params["memory"], state, b)
   return nets.likelihood.mean(nets.decode(params["nets"], z))
 
 

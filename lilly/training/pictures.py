@@ -98,21 +98,19 @@ def bands(
   values: Mapping[str, np.ndarray],
   path: pathlib.Path,
   labels: tuple[str, str],
-  x: Sequence[float] | None = None,
 ) -> None:
-  """Draws a `band` for each name.
+  """Draws a `band` for each name, against 1, 2, ...
 
   Args:
     values: by name, [N, T].
     path: of the PNG.
     labels: of the horizontal and the vertical axis.
-    x: where they stand, [T]; 1, 2, ... without.
   """
   sheet, grid = axes(1, 1)
   for k, (name, found) in enumerate(values.items()):
-    at = np.arange(1, found.shape[1] + 1) if x is None else np.asarray(x)
+    x = np.arange(1, found.shape[1] + 1)
     colour = COLOURS[k % len(COLOURS)]
-    band(grid[0, 0], at, found, colour=colour, label=name)
+    band(grid[0, 0], x, found, colour=colour, label=name)
   grid[0, 0].set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
   grid[0, 0].legend(frameon=False)
   save(sheet, path)

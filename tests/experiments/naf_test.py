@@ -1,34 +1,16 @@
 """Tests of experiments/naf.py: it runs, it draws, it says no."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 
 from experiments import naf
-from lilly import training
-
-
-def run(tmp_path, *flags):
-  argv = ["naf", "--preset=smoke", *flags, f"--out_dir={tmp_path / 'run'}"]
-  with pytest.raises(SystemExit) as stopped:
-    training.main(naf.FLAGS, naf.main, argv)
-  return stopped.value.code
-
-
-def final(tmp_path, name):
-  summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-  row = summary["variants"][name]
-  assert row["failed"] == []
-  return {
-    key: value["median"] for key, value in row["points"][0]["final"].items()
-  }
+from tests.running import final, parse, run
 
 
 def test_imagination_in_a_fitted_model_runs_and_is_drawn(tmp_path):
   flags = ["--variants=linear_model_planner", "--goal_return=-1e6"]
-  assert run(tmp_path, *flags, "--precision_noise") == 0
+  assert run(naf, tmp_path, *flags, "--precision_noise") == 0
   name = "pendulum"
   found = final(tmp_path, name)
   assert -200 < found["eval/return"] < 0
@@ -42,14 +24,14 @@ def test_imagination_in_a_fitted_model_runs_and_is_drawn(tmp_path):
 @pytest.mark.slow
 def test_ddpg_learns_the_reacher_beside(tmp_path):
   flags = ["--tasks=reacher", "--variants=ddpg", "--episode_steps=20"]
-  assert run(tmp_path, *flags, "--batch_norm") == 0
+  assert run(naf, tmp_path, *flags, "--batch_norm") == 0
   found = final(tmp_path, "reacher")
   assert 0 < found["eval/tremble"] < found["eval/distance"] < 0.5
   assert (tmp_path / "run" / "tremble.png").stat().st_size > 5000
 
 
 def test_published_settings():
-  options = training.parse(naf.FLAGS, ["naf", "--preset=paper"], "naf")
+  options = parse(naf, "--preset=paper")
   wanted = {
     "hidden_sizes": ["200", "200"],
     "updates_per_step": 5,
@@ -69,7 +51,7 @@ def test_published_settings():
 
 
 def test_episodes_are_as_long_as_the_tasks_own():
-  training.parse(naf.FLAGS, ["naf"], "naf")
+  parse(naf)
   steps = {"pendulum": 200, "cartpole_swingup": 250, "reacher": 500}
   for task, horizon in steps.items():
     world = naf.make_world(task)
@@ -79,7 +61,7 @@ def test_episodes_are_as_long_as_the_tasks_own():
 
 def test_a_fixed_start_is_the_same_for_all():
   flags = ["--tasks=pendulum", "--fixed_start"]
-  training.parse(naf.FLAGS, ["naf", *flags], "naf")
+  parse(naf, *flags)
   for task in ("pendulum", "reacher_fixed"):
     world = naf.make_world(task)
     states = [world.limited.reset(jax.random.key(i))[1] for i in range(2)]
@@ -87,7 +69,7 @@ def test_a_fixed_start_is_the_same_for_all():
 
 
 def test_the_variants_are_what_their_names_say():
-  training.parse(naf.FLAGS, ["naf", "--imagine_until=7"], "naf")
+  parse(naf, "--imagine_until=7")
   for name, chosen in naf.VARIANTS.items():
     assert (chosen.model != "") == bool(
       {"imagines", "plans"} & set(chosen.options)
@@ -100,7 +82,7 @@ def test_the_variants_are_what_their_names_say():
 
 @pytest.mark.slow
 def test_planning_with_the_simulator_is_not_worse_than_no_learning(tmp_path):
-  assert run(tmp_path, "--variants=naf,ilqg") == 0
+  assert run(naf, tmp_path, "--variants=naf,ilqg") == 0
   planned, learnt = (
     final(tmp_path, f"pendulum_{name}")["eval/return"]
     for name in ("ilqg", "naf")
@@ -111,7 +93,7 @@ def test_planning_with_the_simulator_is_not_worse_than_no_learning(tmp_path):
 @pytest.mark.slow
 def test_a_diverging_run_fails_alone(tmp_path, capsys):
   flags = ["--sweep=learning_rate=1e-3,1e38", "--max_bad_updates=3"]
-  assert run(tmp_path, "--variants=naf", *flags) == 3
+  assert run(naf, tmp_path, "--variants=naf", *flags) == 3
   assert "its siblings finished" in capsys.readouterr().err
 
 
@@ -137,7 +119,7 @@ def test_a_diverging_run_fails_alone(tmp_path, capsys):
   ],
 )
 def test_bad_flags_are_one_sentence(tmp_path, capsys, flags, mention):
-  assert run(tmp_path, *flags) == 1
+  assert run(naf, tmp_path, *flags) == 1
   err = capsys.readouterr().err
   assert err.startswith("error: ") and err.count("\n") == 1, err
   assert mention in err

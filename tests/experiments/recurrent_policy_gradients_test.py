@@ -1,42 +1,18 @@
 """Tests of experiments/recurrent_policy_gradients.py: it runs, and says no."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import recurrent_policy_gradients as experiment
-from lilly import training
 from lilly.envs import catalog
-
-NAME = "recurrent_policy_gradients"
-
-
-def run(tmp_path, *flags):
-  argv = [NAME, "--preset=smoke", *flags, f"--out_dir={tmp_path / 'run'}"]
-  with pytest.raises(SystemExit) as stopped:
-    training.main(experiment.FLAGS, experiment.main, argv)
-  return stopped.value.code
-
-
-def final(tmp_path, name):
-  summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-  row = summary["variants"][name]
-  assert row["failed"] == []
-  return {
-    key: value["median"] for key, value in row["points"][0]["final"].items()
-  }
-
-
-def parse(*flags):
-  return training.parse(experiment.FLAGS, [NAME, *flags], NAME)
+from tests.running import final, parse, run
 
 
 def test_the_maze_is_searched_and_drawn(tmp_path):
   flags = ["--task=water_maze", "--variants=rsvg0", "--episode_steps=30"]
-  assert run(tmp_path, *flags) == 0
+  assert run(experiment, tmp_path, *flags) == 0
   found = final(tmp_path, "rsvg0")
   assert 0 <= found["eval/missed"] <= 1
   for picture in ("curves", "paths", "searches"):
@@ -55,11 +31,11 @@ def test_the_maze_is_searched_and_drawn(tmp_path):
   ],
 )
 def test_every_kind_runs(tmp_path, flags):
-  assert run(tmp_path, *flags) == 0
+  assert run(experiment, tmp_path, *flags) == 0
 
 
 def test_variants_differ_in_what_their_names_say():
-  parse("--episode_steps=3")
+  parse(experiment, "--episode_steps=3")
   kinds = {name: experiment.make_setting(name) for name in experiment.VARIANTS}
   states = {
     name: bool(jax.tree.leaves(kind.nets.actor.core.initial_state()))
@@ -81,7 +57,7 @@ def test_variants_differ_in_what_their_names_say():
 
 
 def test_acting_without_noise_is_what_an_update_sees():
-  parse("--episode_steps=5")
+  parse(experiment, "--episode_steps=5")
   setting = experiment.make_setting("rdpg")
   key_agent, key_play = jax.random.split(jax.random.key(0))
   spec = setting.env.observation_spec
@@ -107,7 +83,7 @@ def test_acting_without_noise_is_what_an_update_sees():
 
 
 def test_every_task_of_hidden_state_has_a_length():
-  parse()
+  parse(experiment)
   assert set(catalog.partially_observed()) <= set(experiment._STEPS)
 
 
@@ -127,7 +103,7 @@ def test_every_task_of_hidden_state_has_a_length():
   ],
 )
 def test_bad_flags_are_one_sentence(tmp_path, capsys, flags, mention):
-  assert run(tmp_path, *flags) == 1
+  assert run(experiment, tmp_path, *flags) == 1
   error = capsys.readouterr().err
   assert mention in error
   assert "Traceback" not in error

@@ -1,0 +1,37 @@
+"""Runs an experiment's smoke preset, and reads what it wrote."""
+
+import json
+
+import pytest
+
+from lilly import training
+
+__all__ = ["final", "parse", "run"]
+
+
+def _name(script):
+  return script.__name__.rpartition(".")[2]
+
+
+def run(script, tmp_path, *flags):
+  """Gives the exit code; files are in tmp_path / "run"."""
+  out_dir = f"--out_dir={tmp_path / 'run'}"
+  argv = [_name(script), "--preset=smoke", *flags, out_dir]
+  with pytest.raises(SystemExit) as stopped:
+    training.main(script.FLAGS, script.main, argv)
+  return stopped.value.code
+
+
+def parse(script, *flags):
+  """Gives the options, and leaves the flags set."""
+  return training.parse(script.FLAGS, [_name(script), *flags], _name(script))
+
+
+def final(tmp_path, variant):
+  """Gives the last metrics of a variant, medians over seeds; none failed."""
+  summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+  row = summary["variants"][variant]
+  assert row["failed"] == []
+  return {
+    key: value["median"] for key, value in row["points"][0]["final"].items()
+  }
