@@ -275,21 +275,30 @@ def written(
   Returns:
     The memory's state.
   """
-  e = jax.vmap(nets.features, (None, 0))(params["nets"], images)
-  return _written(key, nets, memory, params, e, e)
-
-
-def _written(key, nets, memory, params, e, e_noisy):
-  key_y, key_z = jax.random.split(key)
   own = params["nets"]
-  y = _drawn(key_y, *jax.vmap(nets.address, (None, 0))(own, e_noisy))
-  z = _drawn(key_z, *jax.vmap(nets.code, (None, 0))(own, e))
-  b = jax.vmap(nets.expand, (None, 0))(own, y)
+  e = jax.vmap(nets.features, (None, 0))(own, images)
+  q_y = jax.vmap(nets.address, (None, 0))(own, e)
+  q_z = jax.vmap(nets.code, (None, 0))(own, e)
+  noise = _noise(key, q_y, q_z)
+  return _written(nets, memory, params, _drawn(q_y, noise), _drawn(q_z, noise))
+
+
+def _noise(key, *normals):
+  """Makes noise of each in turn; one draw, for each takes long to compile."""
+  sizes = [mean.shape[1] for mean, _ in normals]
+  noise = jax.random.normal(key, (len(normals[0][0]), sum(sizes)))
+  ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+  return iter(jnp.split(noise, ends, axis=1))
+
+
+def _drawn(normal, noise):
+  mean, scale = normal
+  return mean + scale * next(noise)
+
+
+def _written(nets, memory, params, y, z):
+  b = jax.vmap(nets.expand, (None, 0))(params["nets"], y)
   return memory.write(params["memory"], b, z)
-
-
-def _drawn(key, mean, scale):
-  return mean + scale * jax.random.normal(key, mean.shape)
 
 
 def bound(
@@ -322,21 +331,23 @@ def bound(
   Reference:
     Wu et al. (2018), arXiv:1804.01756, section 3.
   """
-  keys = jax.random.split(key, 4)
   own = params["nets"]
   each = lambda f, *xs: jax.vmap(f, (None, *[0] * len(xs)))(own, *xs)
   e = e_noisy = each(nets.features, images)
   if address_noise:
-    noise = jax.random.normal(keys[0], images.shape)
-    e_noisy = each(nets.features, images + address_noise * noise)
-  state = _written(keys[1], nets, memory, params, e, e_noisy)
+    key, key_image = jax.random.split(key)
+    seen = images + address_noise * jax.random.normal(key_image, images.shape)
+    e_noisy = each(nets.features, seen)
+  q_y, q_code = each(nets.address, e_noisy), each(nets.code, e)
+  noise = _noise(key, q_y, q_code, q_y, q_code)
+  y, z = _drawn(q_y, noise), _drawn(q_code, noise)
+  state = _written(nets, memory, params, y, z)
 
-  q_y = each(nets.address, e_noisy)
-  b = each(nets.expand, _drawn(keys[2], *q_y))
+  b = each(nets.expand, _drawn(q_y, noise))  # not at the y that was written
   read = lambda b: memory.read(params["memory"], state, b)
   prior, variance = jax.vmap(read)(b)
   q_z = each(nets.reading, e, prior)
-  numbers = each(nets.decode, _drawn(keys[3], *q_z))
+  numbers = each(nets.decode, _drawn(q_z, noise))
 
   def of_code(mean, scale, prior, variance):
     variance = variance if expected else 0.0

@@ -118,15 +118,18 @@ def episode(
   ((32, 8, 8, 1), 2)
   """
   _check(num_items, num_classes, len(part.starts) - 1)
-  key_class, key_row, key_noise = jax.random.split(key, 3)
+  key, key_noise = jax.random.split(key)
   if num_classes is None:
-    rows = _drawn(key_row, num_items, len(part.labels))
+    bits = jax.random.bits(key, (2, num_items))
+    rows = _drawn(bits, len(part.labels))
   else:
-    classes = _drawn(key_class, num_classes, len(part.starts) - 1)
+    key_class, key_row = jax.random.split(key)
+    bits = jax.random.bits(key_class, (2, num_classes))
+    classes = _drawn(bits, len(part.starts) - 1)
     first = part.starts[classes]
     counts = part.starts[classes + 1] - first
     ends = jnp.cumsum(counts)
-    numbers = _drawn(key_row, num_items, ends[-1])
+    numbers = _drawn(jax.random.bits(key_row, (2, num_items)), ends[-1])
     which = jnp.searchsorted(ends, numbers, side="right")
     rows = numbers + (first - (ends - counts))[which]
   images = part.images[rows].astype(jnp.float32)
@@ -146,16 +149,20 @@ def _check(num_items, num_classes, most):
     )
 
 
-def _drawn(key: jax.Array, count: int, size: int | jax.Array) -> jax.Array:
+def _drawn(bits: jax.Array, size: int | jax.Array) -> jax.Array:
   """Draws numbers below size, none twice if there are enough: Floyd's method.
 
   A permutation of all would take as long as the data set is large.
+
+  Args:
+    bits: uint32, for the draw and for its order, [2, T].
+    size: at least 1, and small beside 2^32.
   """
-  key_draw, key_order = jax.random.split(key)
+  count = bits.shape[1]
   is_enough = size >= count
   last = size - count + jnp.arange(count)
-  bounds = jnp.where(is_enough, last + 1, size)
-  drawn = jax.random.randint(key_draw, (count,), 0, bounds)
+  bounds = jnp.where(is_enough, last + 1, size).astype(bits.dtype)
+  drawn = (bits[0] % bounds).astype(last.dtype)
 
   def insert(i, chosen):
     is_taken = is_enough & (chosen == drawn[i]).any()
@@ -164,7 +171,7 @@ def _drawn(key: jax.Array, count: int, size: int | jax.Array) -> jax.Array:
 
   none = jnp.full(count, -1, drawn.dtype)
   chosen = jax.lax.fori_loop(0, count, insert, none)
-  return jax.random.permutation(key_order, chosen)  # large ones come late
+  return chosen[jnp.argsort(bits[1])]  # large ones come late
 
 
 def flip(
