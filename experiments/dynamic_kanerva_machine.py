@@ -13,8 +13,8 @@ Tasks: digits (bundled, 8 x 8), generated, omniglot, mnist (binary), cifar10.
 Nats are those of an image, with the KL of addresses and, over T, of the memory;
 the VAE's have the KL of its code.
 
-Expect of the digits at most 17 nats, and 9.7 wrong bits to become at most 5.5
-in one read (4 seeds: 3 minutes on 2 cores). More in
+The claims have not been judged yet: at most 17 nats of the digits, and 9.7
+wrong bits that become at most 5.5 in one read. More in
 docs/papers/dynamic_kanerva_machine.md.
 """
 
@@ -37,7 +37,7 @@ with epy.lazy_imports():
   import optax
 
   from lilly.losses import likelihoods
-  from lilly.nets import cores, kanerva_model
+  from lilly.nets import cores, kanerva_memories, kanerva_model
   from lilly.nets import dynamic_kanerva_model as model
   from lilly.tasks import image_episodes
   from lilly.training import image_pictures, pictures
@@ -156,7 +156,7 @@ def make_vae(task: Any, sizes: Any) -> Setting:
   nets = kanerva_model.networks(
     task.shape, num_features=sizes["hidden_size"], **sizes
   )
-  memory = kanerva_model.no_memory(sizes["code_size"])
+  memory = kanerva_memories.none(sizes["code_size"])
 
   def loss(key, params, images):
     bound, terms = kanerva_model.bound(key, nets, memory, params, images)

@@ -6,7 +6,7 @@ Machine's, any recurrent core with a memory, or a list of the codes themselves.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import haiku as hk
 import jax
@@ -62,7 +62,7 @@ class Memory(NamedTuple):
 
 
 def networks(
-  image_shape: tuple[int, ...],
+  image_shape: tuple[int, int, int],
   *,
   code_size: int = 100,
   hidden_size: int = 128,
@@ -100,7 +100,8 @@ def networks(
     return lambda image: decoder(encoder(image)), (encoder, decoder)
 
   made = hk.without_apply_rng(hk.multi_transform(build))
-  return Networks(made.init, *made.apply, likelihood)
+  encode, decode = cast(Any, made.apply)
+  return Networks(made.init, encode, decode, likelihood)
 
 
 def dynamic_memory(

@@ -6,7 +6,7 @@ Decoders return an image of logits or of means. Any of them may take another's
 place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import chex
 import haiku as hk
@@ -239,7 +239,7 @@ def pair(
   num_numbers: int = 1,
   hidden_size: int = 128,
   num_filters: int = 0,
-) -> tuple[hk.Module, hk.Module]:
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
   """Makes an encoder, and a decoder that mirrors it.
 
   Args:

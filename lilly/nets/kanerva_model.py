@@ -1,33 +1,28 @@
 """The Kanerva Machine: a generative model of episodes, with a memory.
 
-What is remembered of an episode is the prior of its codes. `Memory` says what
-that is: the Kanerva Machine's, one that is never written, any recurrent core
-with a memory, or nothing, which leaves a VAE. Nets and likelihood are the same.
+What is remembered of an episode is the prior of its codes: `kanerva_memories`
+has the Kanerva Machine's memory and what may stand in its place.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from lilly.losses import likelihoods
-from lilly.memory import kanerva, kanerva_bounds
+from lilly.memory import kanerva_bounds
 from lilly.nets import encoders
-from lilly.nets.recurrent import Core
+from lilly.nets.kanerva_memories import Memory
 
 __all__ = [
-  "Memory",
   "Networks",
   "bound",
-  "core_memory",
   "generate",
   "imagine",
   "init",
-  "kanerva_memory",
   "networks",
-  "no_memory",
   "reread",
   "written",
 ]
@@ -47,20 +42,8 @@ class Networks(NamedTuple):
   address_size: int  # S
 
 
-class Memory(NamedTuple):
-  """What lies between the codes of an episode; functions of one episode."""
-
-  # init(key) -> parameters
-  init: Callable[[jax.Array], Any]
-  # write(parameters, b [T, S], z [T, C]) -> state
-  write: Callable[[Any, jax.Array, jax.Array], Any]
-  # read(parameters, state, b [S]) -> mean [C] and variance [] of what M says
-  read: Callable[[Any, Any, jax.Array], tuple[jax.Array, jax.Array]]
-  is_addressed: bool = True  # whether there is a latent address at all
-
-
 def networks(
-  image_shape: tuple[int, ...],
+  image_shape: tuple[int, int, int],
   *,
   code_size: int = 100,
   address_size: int = 50,
@@ -101,7 +84,9 @@ def networks(
     return _built(encoder, decoder, hidden_size, code_size, address_size)
 
   made = hk.without_apply_rng(hk.multi_transform(build))
-  return Networks(made.init, *made.apply, likelihood, address_size)
+  features, address, code, reading, expand, decode = cast(Any, made.apply)
+  functions = features, address, code, reading, expand, decode
+  return Networks(made.init, *functions, likelihood, address_size)
 
 
 def _built(encoder, decoder, hidden_size, code_size, address_size):
@@ -134,111 +119,6 @@ def _normal(numbers):
   return mean, jnp.exp(scale)
 
 
-def no_memory(code_size: int) -> Memory:
-  """Remembers nothing: p(z) = N(0, σ² I), no address; the model is a VAE.
-
-  Args:
-    code_size: numbers in a code, C.
-
-  Returns:
-    The memory that is none.
-
-  Reference:
-    Kingma and Welling (2014), arXiv:1312.6114.
-  """
-  return Memory(
-    init=lambda key: (),
-    write=lambda params, b, z: (),
-    read=lambda params, state, b: (jnp.zeros(code_size), jnp.zeros(())),
-    is_addressed=False,
-  )
-
-
-def kanerva_memory(
-  num_rows: int,
-  code_size: int,
-  address_size: int,
-  *,
-  noise_variance: float = 1.0,
-  is_written: bool = True,
-) -> Memory:
-  """Makes the Kanerva Machine's memory, with learned addresses and prior.
-
-  Args:
-    num_rows: K.
-    code_size: C.
-    address_size: S.
-    noise_variance: σ² of codes.
-    is_written: False: reads are from the prior, the ablation.
-
-  Returns:
-    The memory.
-
-  Raises:
-    ValueError: a size is not positive, when called.
-
-  Reference:
-    Wu et al. (2018), arXiv:1804.01756. How it begins is not confirmed:
-    R ~ N(0, 1), U = I, A ~ N(0, 1 / S).
-  """
-
-  def init(key):
-    keys = jax.random.split(key)
-    matrix = jax.random.normal(keys[0], (num_rows, address_size))
-    return {
-      "addresses": matrix / jnp.sqrt(address_size),
-      "mean": jax.random.normal(keys[1], (num_rows, code_size)),
-      "log_variance": jnp.zeros(num_rows),
-    }
-
-  def prior(params):
-    return kanerva.prior(params["mean"], params["log_variance"])
-
-  def write(params, b, z):
-    if not is_written:
-      return prior(params)
-    weights = jax.vmap(lambda b: kanerva.address(params["addresses"], b))(b)
-    return kanerva.write(
-      prior(params), weights, z, noise_variance=noise_variance
-    )
-
-  def read(params, state, b):
-    return kanerva.read(state, kanerva.address(params["addresses"], b))
-
-  return Memory(init, write, read)
-
-
-def core_memory(core: Core) -> Memory:
-  """Makes a memory of a recurrent core: it is shown an episode, then asked.
-
-  Inputs are [b, z, 1] where it is written and [b, 0, 0] where it is read. A
-  read does not change what the next one sees.
-
-  Args:
-    core: from S + C + 1 numbers to C.
-
-  Returns:
-    The memory. What it reads has no variance.
-
-  Reference:
-    Wu et al. (2018), arXiv:1804.01756, section 4, has a DNC in the Kanerva
-    Machine's place; how it was wired is not confirmed.
-  """
-
-  def write(params, b, z):
-    seen = jnp.concatenate([b, z, jnp.ones((len(z), 1))], axis=1)
-    step = lambda state, x: core.apply(params, x, state)
-    state, _ = jax.lax.scan(step, core.initial_state(), seen)
-    return state, jnp.zeros(z.shape[1:])
-
-  def read(params, state, b):
-    state, zeros = state
-    question = jnp.concatenate([b, zeros, jnp.zeros(1)])
-    return core.apply(params, question, state)[1], jnp.zeros(())
-
-  return Memory(core.init, write, read)
-
-
 def init(
   key: jax.Array, nets: Networks, memory: Memory, image: jax.Array
 ) -> Any:
@@ -247,7 +127,7 @@ def init(
   Args:
     key: typed key.
     nets: as from `networks`.
-    memory: one of those here.
+    memory: one of `kanerva_memories`.
     image: one.
 
   Returns:
@@ -268,7 +148,7 @@ def written(
   Args:
     key: typed key.
     nets: as from `networks`.
-    memory: one of those here.
+    memory: one of `kanerva_memories`.
     params: as from `init`.
     images: [T, ...].
 
@@ -317,7 +197,7 @@ def bound(
   Args:
     key: typed key.
     nets: as from `networks`.
-    memory: one of those here.
+    memory: one of `kanerva_memories`.
     params: as from `init`.
     images: [T, ...].
     noise_variance: σ² of codes.
@@ -349,20 +229,22 @@ def bound(
   q_z = each(nets.reading, e, prior)
   numbers = each(nets.decode, _drawn(q_z, noise))
 
-  def of_code(mean, scale, prior, variance):
-    variance = variance if expected else 0.0
+  def of_code(q_z, prior, variance):
     given = {"noise_variance": noise_variance, "read_variance": variance}
-    return kanerva_bounds.code_kl(mean, scale, prior, **given)
+    return kanerva_bounds.code_kl(*q_z, prior, **given)
 
-  kl_code = jax.vmap(of_code)(*q_z, prior, variance)
-  standard = lambda mean, scale: kanerva_bounds.code_kl(
-    mean, scale, jnp.zeros_like(mean), noise_variance=1.0
-  )
-  kl_address = jax.vmap(standard)(*q_y)
-  if not memory.is_addressed:
-    kl_address = jnp.zeros_like(kl_address)
+  kl_code = jax.vmap(of_code)(q_z, prior, variance * expected)
+  kl_address = jax.vmap(_from_standard)(q_y)
+  kl_address *= memory.is_addressed
   log_px = jax.vmap(nets.likelihood.log_density)(numbers, images)
   return kanerva_bounds.conditional_bound(log_px, kl_address, kl_code)
+
+
+def _from_standard(normal):
+  """KL(N(mean, diag scale²) || N(0, I))."""
+  mean, scale = normal
+  zero = jnp.zeros_like(mean)
+  return kanerva_bounds.code_kl(mean, scale, zero, noise_variance=1.0)
 
 
 def generate(
@@ -379,7 +261,7 @@ def generate(
   Args:
     key: typed key.
     nets: as from `networks`.
-    memory: one of those here.
+    memory: one of `kanerva_memories`.
     params: as from `init`.
     state: of the memory, as from `written`.
     noise_variance: σ² of codes.
@@ -405,7 +287,7 @@ def imagine(
 
   Args:
     nets: as from `networks`.
-    memory: one of those here.
+    memory: one of `kanerva_memories`.
     params: as from `init`.
     state: of the memory, as from `written`.
     y: the address, [S]; between those of two images it interpolates.
@@ -428,7 +310,7 @@ def reread(
 
   Args:
     nets: as from `networks`.
-    memory: one of those here.
+    memory: one of `kanerva_memories`.
     params: as from `init`.
     state: of the memory, as from `written`.
     image: a query.

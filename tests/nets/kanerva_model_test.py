@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lilly.memory import kanerva
-from lilly.nets import cores
+from lilly.nets import cores, kanerva_memories
 from lilly.nets import kanerva_model as model
 
 T, C, S, K = 3, 2, 2, 2
@@ -17,12 +17,12 @@ NETS = model.networks(
   (2, 2, 1), code_size=C, address_size=S, num_features=4, hidden_size=5
 )
 MEMORIES = {
-  "vae": model.no_memory(C),
-  "kanerva": model.kanerva_memory(K, C, S, noise_variance=NOISE),
-  "unwritten": model.kanerva_memory(
+  "vae": kanerva_memories.none(C),
+  "kanerva": kanerva_memories.matrix(K, C, S, noise_variance=NOISE),
+  "unwritten": kanerva_memories.matrix(
     K, C, S, noise_variance=NOISE, is_written=False
   ),
-  "dnc": model.core_memory(
+  "dnc": kanerva_memories.of_core(
     cores.dnc(C + S + 1, C, hidden_size=4, num_slots=3, word_size=2)
   ),
 }
