@@ -230,8 +230,9 @@ def bound(
   numbers = each(nets.decode, _drawn(q_z, noise))
 
   def of_code(q_z, prior, variance):
+    mean, scale = q_z
     given = {"noise_variance": noise_variance, "read_variance": variance}
-    return kanerva_bounds.code_kl(*q_z, prior, **given)
+    return kanerva_bounds.code_kl(mean, scale, prior, **given)
 
   kl_code = jax.vmap(of_code)(q_z, prior, variance * expected)
   kl_address = jax.vmap(_from_standard)(q_y)
