@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 
 from lilly.memory import dynamic_kanerva, kanerva
-from lilly.nets import cores
 from lilly.nets import dynamic_kanerva_model as model
+from lilly.nets import recurrent
 
 T, C, K = 3, 4, 2
 NOISE = 0.5
 NETS = model.networks((2, 2, 1), code_size=C, hidden_size=5)
 MEMORIES = {
   "dkm": model.dynamic_memory(K, C, noise_variance=NOISE),
-  "dnc": model.core_memory(
-    cores.dnc(C + 1, C, hidden_size=4, num_slots=3, word_size=2)
-  ),
+  "gru": model.core_memory(recurrent.gru(C + 1, C, hidden_size=4)),
   "list": model.list_memory(2),
 }
 
@@ -119,7 +117,7 @@ def test_a_list_keeps_the_last_codes_and_finds_the_nearest():
 
 
 def test_a_core_has_seen_what_was_written():
-  memory, params = started("dnc")
+  memory, params = started("gru")
   codes = jnp.arange(T * C, dtype=jnp.float32).reshape(T, C) / 10
   own = params["memory"]
   state, _ = memory.write(own, codes)

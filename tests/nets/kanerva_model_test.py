@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lilly.memory import kanerva
-from lilly.nets import cores, kanerva_memories
+from lilly.nets import kanerva_memories, recurrent
 from lilly.nets import kanerva_model as model
 
 T, C, S, K = 3, 2, 2, 2
@@ -22,9 +22,7 @@ MEMORIES = {
   "unwritten": kanerva_memories.matrix(
     K, C, S, noise_variance=NOISE, is_written=False
   ),
-  "dnc": kanerva_memories.of_core(
-    cores.dnc(C + S + 1, C, hidden_size=4, num_slots=3, word_size=2)
-  ),
+  "gru": kanerva_memories.of_core(recurrent.gru(C + S + 1, C, hidden_size=4)),
 }
 
 
@@ -131,7 +129,7 @@ def test_addresses_are_found_from_noisy_images():
 
 
 def test_a_core_is_asked_without_being_changed():
-  memory, params = started("dnc")
+  memory, params = started("gru")
   b, z = jnp.ones((T, S)), jnp.arange(T * C, dtype=jnp.float32).reshape(T, C)
   own = params["memory"]
   state = memory.write(own, b, z)
