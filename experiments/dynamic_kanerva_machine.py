@@ -33,7 +33,6 @@ from lilly.training import claims
 with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
-  import numpy as np
   import optax
 
   from lilly.losses import likelihoods
@@ -319,6 +318,12 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
   """One for each variant."""
   check()
   task = image_episodes.task(FLAGS["task"].value, options.data_dir)
+  num_classes = len(task.data[1].starts) - 1
+  if any(int(count) > num_classes for count in FLAGS["classes"].value):
+    raise training.RunError(
+      f"--classes={','.join(FLAGS['classes'].value)}: there are {num_classes} "
+      f"to test on in --task={FLAGS['task'].value}."
+    )
   return {name: make_experiment(name, task) for name in FLAGS["variants"].value}
 
 
@@ -337,6 +342,7 @@ def check() -> None:
     "--noise_variance must be positive.": not given["noise_variance"] > 0,
     "--flipped must be at most 1.": given["flipped"] > 1,
   }
+  wrong["--lengths is empty; name at least one."] = not given["lengths"]
   for name in ("lengths", "classes"):
     sentence = f"--{name}={','.join(given[name])} must be positive integers."
     wrong[sentence] = not all(x.isdigit() and int(x) for x in given[name])
@@ -354,7 +360,11 @@ def draw(results: training.Results, out_dir: Any) -> None:
   pictures.curves(results, out_dir / "curves.png", wanted)
   if not remembering:
     return
-  draw_lengths(results, remembering, out_dir / "lengths.png")
+  lengths = sorted({int(x) for x in FLAGS["lengths"].value})
+  image_pictures.by_length(
+    *(results, remembering, "eval/wrong", lengths),
+    *(out_dir / "lengths.png", "wrong pixels after one read"),
+  )
   task = image_episodes.task(FLAGS["task"].value, results.options.data_dir)
   images = task.test(jax.random.key(2), task.data, FLAGS["num_items"].value)
   values = {}
@@ -384,19 +394,6 @@ def show(setting: Setting, params: Any, images: Any) -> Any:
   for k in sorted({1, 2, 4, count} & set(range(count + 1))):
     rows[f"read {k}"] = seen[:, k]
   return rows, values
-
-
-def draw_lengths(results: training.Results, names: Any, path: Any) -> None:
-  """Wrong pixels after one read, against the length of test episodes."""
-  lengths = sorted({int(x) for x in FLAGS["lengths"].value})
-  values = {
-    name: np.stack(
-      [claims.final(results, name, f"eval/wrong_at_{n}") for n in lengths], 1
-    )
-    for name in names
-  }
-  labels = "images in an episode", "wrong pixels after one read"
-  image_pictures.lines(values, np.array(lengths), path, labels, log_x=True)
 
 
 def main(options: training.Options) -> int:

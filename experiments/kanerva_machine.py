@@ -258,6 +258,12 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
   """One for each variant."""
   check()
   task = image_episodes.task(FLAGS["task"].value, options.data_dir)
+  num_classes = len(task.data[1].starts) - 1
+  if any(int(count) > num_classes for count in FLAGS["classes"].value):
+    raise training.RunError(
+      f"--classes={','.join(FLAGS['classes'].value)}: there are {num_classes} "
+      f"to test on in --task={FLAGS['task'].value}."
+    )
   return {name: make_experiment(name, task) for name in FLAGS["variants"].value}
 
 
@@ -275,6 +281,7 @@ def check() -> None:
     ),
     "--noise_variance must be positive.": not given["noise_variance"] > 0,
   }
+  wrong["--lengths is empty; name at least one."] = not given["lengths"]
   for name in ("lengths", "classes"):
     sentence = f"--{name}={','.join(given[name])} must be positive integers."
     wrong[sentence] = not all(x.isdigit() and int(x) for x in given[name])
@@ -288,7 +295,11 @@ def draw(results: training.Results, out_dir: Any) -> None:
   pictures.curves(
     results, out_dir / "curves.png", {"eval/nats": "nats for an image"}
   )
-  draw_lengths(results, out_dir / "lengths.png")
+  lengths = sorted({int(x) for x in FLAGS["lengths"].value})
+  image_pictures.by_length(
+    *(results, list(results.states), "eval/nats", lengths),
+    *(out_dir / "lengths.png", "nats for an image"),
+  )
   task = image_episodes.task(FLAGS["task"].value, results.options.data_dir)
   images = task.test(jax.random.key(2), task.data, FLAGS["num_items"].value)
   for name, state in results.states.items():
@@ -340,19 +351,6 @@ def address(nets: Any, params: Any, image: Any) -> Any:
   """The mean of q(y | x)."""
   own = params["nets"]
   return nets.address(own, nets.features(own, image))[0]
-
-
-def draw_lengths(results: training.Results, path: Any) -> None:
-  """The bound against the length of test episodes."""
-  lengths = sorted({int(x) for x in FLAGS["lengths"].value})
-  values = {
-    name: np.stack(
-      [claims.final(results, name, f"eval/nats_at_{n}") for n in lengths], 1
-    )
-    for name in results.states
-  }
-  labels = "images in an episode", "nats for an image"
-  image_pictures.lines(values, np.array(lengths), path, labels, log_x=True)
 
 
 def main(options: training.Options) -> int:

@@ -1,13 +1,13 @@
 """Pictures of images, of what a memory makes of them, and of its weights."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lilly.training import pictures
+from lilly.training import claims, experiment, pictures
 
-__all__ = ["grid", "heat", "lines"]
+__all__ = ["by_length", "grid", "heat", "lines"]
 
 _INCHES = 0.5  # the side of an image
 
@@ -135,3 +135,31 @@ def lines(
     ax.minorticks_off()
   ax.legend(frameon=False)
   pictures.save(sheet, path)
+
+
+def by_length(
+  results: experiment.Results,
+  variants: Sequence[str],
+  metric: str,
+  lengths: Sequence[int],
+  path: pathlib.Path,
+  label: str,
+) -> None:
+  """Draws what was measured in the end on episodes of several lengths.
+
+  Args:
+    results: of `run`.
+    variants: which are drawn.
+    metric: its name without the length, "eval/nats" for "eval/nats_at_16".
+    lengths: images in an episode, each named once.
+    path: of the PNG.
+    label: of the vertical axis.
+  """
+  values = {
+    name: np.stack(
+      [claims.final(results, name, f"{metric}_at_{n}") for n in lengths], 1
+    )
+    for name in variants
+  }
+  labels = "images in an episode", label
+  lines(values, np.array(lengths), path, labels, log_x=True)
