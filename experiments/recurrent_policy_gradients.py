@@ -44,9 +44,10 @@ VARIANTS = ("rdpg", "rsvg0", "feedforward", "svg0", "full_state")
 CORES = ("lstm", "gru", "ntm", "dam", "dnc", "sam", "sdnc")
 # Steps of an episode, and of full_state the task that hides nothing.
 _STEPS = {"cue_recall": 10, "reacher_cue": 80, "cartpole_hidden": 350}
-_STEPS |= {"water_maze": 200, "pendulum_angle": 100, "pendulum": 100}
+_STEPS |= {"pendulum_angle": 100, "pendulum": 100, "water_maze_fast": 100}
 # Pictures of these show what is to be remembered.
-_SHOWN = ("cue_recall", "reacher_cue", "water_maze")
+_MAZES = ("water_maze", "water_maze_fast")
+_SHOWN = ("cue_recall", "reacher_cue", *_MAZES)
 _FULL = {"pendulum_angle": "pendulum", "reacher_cue": "reacher"}
 _CPU: dict[str, Any] = {"reward_scale": 0.1, "eval_every": 25, "log_every": 5}
 _CPU |= {"num_updates": 250}
@@ -105,6 +106,7 @@ for _name, _value, _text in (
   *_HYPER,
   ("max_norm", 10.0, "To which gradients are clipped."),
   ("least_scale", 0.1, "Stochastic: least standard deviation."),
+  ("squash_penalty", 0.0, "Of what goes into the actor's tanh, squared."),
 ):
   flags.DEFINE_float(_name, _value, _text, 0.0, **_OWN)
 flags.DEFINE_float(
@@ -268,6 +270,7 @@ def update(state: State, setting: Setting) -> tuple[State, dict[str, Any]]:
       discount=state.hyper["discount"],
       tau=state.hyper["tau"],
       num_samples=given["num_samples"],
+      squash_penalty=given["squash_penalty"],
     )
     return (key, agent), metrics
 
@@ -289,7 +292,7 @@ def evaluate(state: State, setting: Setting) -> dict[str, Any]:
 
   found = jax.vmap(one)(keys)
   metrics = {"return": jnp.mean(jnp.sum(found.reward, axis=1))}
-  if FLAGS["task"].value == "water_maze":
+  if FLAGS["task"].value in _MAZES:
     metrics |= visits(found)
   return metrics
 
@@ -362,7 +365,7 @@ def draw(results: training.Results, out_dir: Any) -> None:
     roll = jax.jit(jax.vmap(lambda key, s=setting, a=actor: play(key, s, a)))
     played = roll(jax.random.split(jax.random.key(2), 4))
     film(out_dir / f"{name}.gif", setting.env, played[0])
-    if FLAGS["task"].value == "water_maze":
+    if FLAGS["task"].value in _MAZES:
       states = jax.device_get(played[0])
       paths[name] = states.position, states.platform[:, 0]
   if paths:
@@ -408,6 +411,7 @@ _STATED = (
   *("hidden_size", "core", "batch_size", "num_episodes", "updates_per_round"),
   *("num_updates", "episode_steps", "action_repeat", "num_samples", "pixels"),
   *("capacity", "start_episodes", "max_norm", "least_scale", "reward_scale"),
+  "squash_penalty",
   *("actor_rate", "critic_rate", "tau", "discount", "theta", "sigma", "sweep"),
 )
 

@@ -69,6 +69,9 @@ _PARTIALLY_OBSERVED: dict[str, Callable[..., Environment]] = {
   "reacher_cue": _reacher_cue,
   "cue_recall": cue_recall.make,
   "water_maze": water_maze.make,
+  "water_maze_fast": functools.partial(
+    water_maze.make, speed=0.2, num_steps=100
+  ),
 }
 _SIMULATORS: dict[str, Callable[..., Environment]] = {
   "brax": brax_environments.make,
@@ -117,7 +120,8 @@ def partially_observed() -> list[str]:
   pendulum_angle: no velocity is seen. cartpole_hidden: swing-up of a pole whose
   length is drawn at each reset, from `length`, and no velocity is seen.
   reacher_cue: the target is seen in the first `num_cue_steps` observations
-  only. cue_recall and water_maze: see their modules.
+  only. cue_recall and water_maze: see their modules. water_maze_fast: one goes
+  twice as fast, and an episode has half the steps.
 
   Returns:
     Their names.

@@ -29,7 +29,7 @@ class State(NamedTuple):
 
   position: jax.Array  # [2], of the agent
   platform: jax.Array  # [2], its centre
-  stay: jax.Array  # [] int32, steps in a row that ended on the platform
+  stay: jax.Array  # [] int32, steps on the platform since it came here
 
 
 def _cut(x):
@@ -108,7 +108,7 @@ def latencies(
   Args:
     on_platform: whether each step ended on the platform, before the agent was
       taken away: where the reward is 1. [T] bool.
-    num_stay: after how many steps in a row the agent is taken away.
+    num_stay: after how many steps on the platform the agent is taken away.
     max_visits: how many searches are told of, the first ones.
 
   Returns:
@@ -122,7 +122,7 @@ def latencies(
 
   def step(carry, is_on):
     age, stay, is_found = carry
-    age, stay = age + 1, jnp.where(is_on, stay + 1, 0)
+    age, stay = age + 1, stay + is_on
     is_arrival = is_on & ~is_found
     is_moved = stay == num_stay
     age, stay = (jnp.where(is_moved, 0, x) for x in (age, stay))
@@ -150,8 +150,8 @@ def make(
 
   p' = cut(p + speed cut(a)), with cut(x) = x / max(1, |x|); actions are in
   [-1, 1] before. A step that ends on the platform is worth 1. After `num_stay`
-  of them in a row the agent is put anywhere, and observes from there. Both are
-  anywhere at first, the platform wholly in the pool. No state ends an episode.
+  of them the agent is put anywhere, and observes from there. Both are anywhere
+  at first, the platform wholly in the pool. No state ends an episode.
 
   Args:
     platform_radius: of the platform; the pool's is 1.
@@ -178,13 +178,13 @@ def make(
     state = _start(key, platform_radius)
     return state, see(state)
 
-  # What follows may be elsewhere.
-  def reward(state, action, _):
+  def reward(state, action, _):  # what follows may be elsewhere
     return 1.0 * _arrive(state, action, speed, platform_radius)[1]
 
   def step(key, state, action):
     position, is_on = _arrive(state, action, speed, platform_radius)
-    stay = jnp.where(is_on, state.stay + 1, 0)
+    # Not those in a row: agents learn to step off before the last.
+    stay = state.stay + is_on
     is_moved = stay == num_stay
     position = jnp.where(is_moved, _place(key, 1.0), position)
     following = State(position, state.platform, jnp.where(is_moved, 0, stay))

@@ -159,21 +159,21 @@ def written(
   e = jax.vmap(nets.features, (None, 0))(own, images)
   q_y = jax.vmap(nets.address, (None, 0))(own, e)
   q_z = jax.vmap(nets.code, (None, 0))(own, e)
-  noise = _noise(key, q_y, q_z)
-  return _written(nets, memory, params, _drawn(q_y, noise), _drawn(q_z, noise))
+  to_y, to_z = _noise(key, q_y, q_z)
+  return _written(nets, memory, params, _drawn(q_y, to_y), _drawn(q_z, to_z))
 
 
 def _noise(key, *normals):
-  """Makes noise of each in turn; one draw, for each takes long to compile."""
+  """Makes noise of each; it is one draw, for each takes long to compile."""
   sizes = [mean.shape[1] for mean, _ in normals]
   noise = jax.random.normal(key, (len(normals[0][0]), sum(sizes)))
   ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-  return iter(jnp.split(noise, ends, axis=1))
+  return jnp.split(noise, ends, axis=1)
 
 
 def _drawn(normal, noise):
   mean, scale = normal
-  return mean + scale * next(noise)
+  return mean + scale * noise
 
 
 def _written(nets, memory, params, y, z):
@@ -191,6 +191,7 @@ def bound(
   noise_variance: float = 1.0,
   address_noise: float = 0.0,
   expected: bool = False,
+  one_draw: bool = False,
 ) -> tuple[jax.Array, kanerva_bounds.ConditionalTerms]:
   """Bounds ln p(x | M) of the images of an episode, written from themselves.
 
@@ -202,8 +203,9 @@ def bound(
     images: [T, ...].
     noise_variance: σ² of codes.
     address_noise: standard deviation of noise on what addresses are found from.
-    expected: whether a code's divergence is expected over the memory, not at
-      its mean.
+    expected: whether a code's divergence is expected over the memory.
+    one_draw: whether items are read at the very y at which they were written.
+      It then is no bound: the noise of y tells them apart for nothing.
 
   Returns:
     The bound, in nats for an image, [], to be made large; and its terms.
@@ -219,15 +221,15 @@ def bound(
     seen = images + address_noise * jax.random.normal(key_image, images.shape)
     e_noisy = each(nets.features, seen)
   q_y, q_code = each(nets.address, e_noisy), each(nets.code, e)
-  noise = _noise(key, q_y, q_code, q_y, q_code)
-  y, z = _drawn(q_y, noise), _drawn(q_code, noise)
+  to_y, to_code, to_read_y, to_z = _noise(key, q_y, q_code, q_y, q_code)
+  y, z = _drawn(q_y, to_y), _drawn(q_code, to_code)
   state = _written(nets, memory, params, y, z)
 
-  b = each(nets.expand, _drawn(q_y, noise))  # not at the y that was written
+  b = each(nets.expand, y if one_draw else _drawn(q_y, to_read_y))
   read = lambda b: memory.read(params["memory"], state, b)
   prior, variance = jax.vmap(read)(b)
   q_z = each(nets.reading, e, prior)
-  numbers = each(nets.decode, _drawn(q_z, noise))
+  numbers = each(nets.decode, _drawn(q_z, to_z))
 
   def of_code(q_z, prior, variance):
     mean, scale = q_z

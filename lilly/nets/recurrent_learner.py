@@ -235,19 +235,25 @@ def act(
   """
   seen = _seen(nets, observation[None], before[None])
   state, features = recall(nets.actor, actor, seen, state)
-  return state, _policy(nets, actor, features[0])(noise)
+  return state, _policy(nets, *_before_squashing(nets, actor, features[0]))(
+    noise
+  )
 
 
 def _seen(nets, observation, before):
   return observation, before if nets.sees_actions else jnp.zeros_like(before)
 
 
-def _policy(nets, actor, features):
-  """Makes the function from noise to actions at some features."""
+def _before_squashing(nets, actor, features):
+  """Gives m and s at some features, [..., m]."""
   head = lambda x: nets.actor.head.apply(actor["head"], x)
   for _ in range(features.ndim - 1):
     head = jax.vmap(head)
-  mean, scale = head(features)
+  return head(features)
+
+
+def _policy(nets, mean, scale):
+  """Makes the function from noise to actions."""
   if not nets.is_stochastic:
     return lambda noise: jnp.tanh(mean)
 
@@ -269,6 +275,7 @@ def update(
   discount: float | jax.Array = 0.99,
   tau: float | jax.Array = 1e-2,
   num_samples: int = 1,
+  squash_penalty: float = 0.0,
 ) -> tuple[State, dict[str, jax.Array]]:
   """Takes a step of the critic and one of the actor, and moves the copies.
 
@@ -285,6 +292,7 @@ def update(
     discount: γ.
     tau: τ.
     num_samples: of a stochastic policy's noise, in targets and loss.
+    squash_penalty: of what goes into the actor's tanh: of its mean square.
 
   Returns:
     The state, and scalars from before the step: critic_loss, q (mean of
@@ -304,19 +312,37 @@ def update(
     loss = recurrent_dpg.critic_loss(values, y, batch.mask)
     return loss, (memories, values)
 
-  def actor_loss(actor, memories):
-    policy = _policy(nets, actor, _features(nets.actor, actor, past))
-    q = _value(nets, state.critic)
-    return svg.actor_loss(q, memories, policy, noise[1][:, :, :-1], batch.mask)
-
   slope = jax.value_and_grad(critic_loss, has_aux=True)
   (loss, (memories, values)), grads = slope(state.critic)
-  minus_value, ascent = jax.value_and_grad(actor_loss)(state.actor, memories)
+  slope = jax.grad(_actor_loss, has_aux=True)
+  given = nets, state.critic, past, memories, noise[1][:, :, :-1], batch.mask
+  ascent, minus_value = slope(state.actor, *given, squash_penalty)
   optimisers = actor_optimiser, critic_optimiser
   state = _moved(state, (ascent, grads), optimisers, tau)
-  mean = jnp.sum(values * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
-  metrics = {"critic_loss": loss, "q": mean, "policy_value": -minus_value}
+  q = _average(values, batch.mask)
+  metrics = {"critic_loss": loss, "q": q, "policy_value": -minus_value}
   return state, metrics
+
+
+def _actor_loss(
+  actor, nets, critic, past, memories, noise, mask, squash_penalty
+):
+  """What is descended, and without the penalty.
+
+  Where an action does not count, the critic's slopes are its errors; followed
+  far enough they leave the tanh without a slope. Hence the penalty.
+  """
+  features = _features(nets.actor, actor, past)
+  mean, scale = _before_squashing(nets, actor, features)
+  policy, q = _policy(nets, mean, scale), _value(nets, critic)
+  loss = svg.actor_loss(q, memories, policy, noise, mask)
+  size = _average(jnp.mean(jnp.square(mean), axis=-1), mask)
+  return loss + squash_penalty * size, loss
+
+
+def _average(values, mask):
+  """Over the steps of episodes that run."""
+  return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def _noise(key, nets, shape):
@@ -365,9 +391,9 @@ def _values(nets, critic, memories, actions):
 
 
 def _targets(nets, state, batch, seen, noise, discount):
-  policy = _policy(
-    nets, state.target_actor, _features(nets.actor, state.target_actor, seen)
-  )
+  slow = state.target_actor
+  features = _features(nets.actor, slow, seen)
+  policy = _policy(nets, *_before_squashing(nets, slow, features))
   memories = _features(nets.critic, state.target_critic, seen)
   q = lambda nu: _values(nets, state.target_critic, memories, policy(nu))
   value = svg.expected(jax.vmap(q)(noise))

@@ -63,7 +63,8 @@ class Progress:
     seconds, done = now - self._first[0], update - self._first[1]
     if done and seconds > 0:
       left = (self._num_updates - update) * seconds / done
-      parts.append(f"{done / seconds:,.0f} updates/s")
+      rate = done / seconds
+      parts.append(f"{rate:,.{0 if rate >= 10 else 2}f} updates/s")
       parts.append(f"{_duration(left)} left")
     if failed:
       parts.append(f"{len(failed)} failed")

@@ -82,3 +82,8 @@ def test_a_boat_is_steered_across_a_river():
   assert costs[-1] < 0.2 * costs[0]  # 128 and 21
   np.testing.assert_allclose(states[-1, :2], [0.0, 4.0], atol=0.1)
   assert np.abs(states[:, 0]).max() > 0.02  # the current was felt
+
+
+def test_a_kanerva_memory_knows_a_sine_from_a_few_points():
+  error = jax.jit(load("kanerva_regression").main)()
+  assert error < 0.1  # 0.9 of always 0

@@ -58,8 +58,10 @@ def divergence(mean, scale, prior, variance):
   return 0.5 * np.sum(ratio + squares - 1 - np.log(ratio))
 
 
-@pytest.mark.parametrize("name", ["vae", "kanerva"])
-def test_the_bound_is_that_of_items_one_by_one(name):
+@pytest.mark.parametrize(
+  ("name", "one_draw"), [("vae", False), ("kanerva", False), ("kanerva", True)]
+)
+def test_the_bound_is_that_of_items_one_by_one(name, one_draw):
   _, params = started(name)
   own, x, key = params["nets"], images(), jax.random.key(7)
   drawn = jax.random.normal(jax.random.clone(key), (T, 2 * (S + C)))
@@ -79,7 +81,7 @@ def test_the_bound_is_that_of_items_one_by_one(name):
       w = params["memory"]["addresses"] @ NETS.expand(own, y)
       z = mean + scale * noise_z[t]
       state = kanerva.rank_one_write(state, w, z, noise_variance=NOISE)
-  noise_y, noise_z = parts[2:]
+  noise_y, noise_z = parts[0 if one_draw else 2], parts[3]
   log_px, of_address, of_code = [], [], []
   for t in range(T):
     y = q_y[t][0] + q_y[t][1] * noise_y[t]
@@ -94,7 +96,8 @@ def test_the_bound_is_that_of_items_one_by_one(name):
     p = 1 / (1 + np.exp(-np.asarray(logits)))
     log_px.append(np.log(np.where(x[t] > 0, p, 1 - p)).sum())
 
-  (bound, terms), _ = bounded(name)(params, key, x)
+  options = {"one_draw": True} if one_draw else {}
+  (bound, terms), _ = bounded(name, **options)(params, key, x)
   wanted = [np.mean(log_px), np.mean(of_address or [0.0]), np.mean(of_code)]
   np.testing.assert_allclose(tuple(terms), wanted, rtol=1e-4)
   np.testing.assert_allclose(bound, wanted[0] - sum(wanted[1:]), rtol=1e-4)
