@@ -17,7 +17,8 @@ import optax
 from lilly.envs import environment, rendering, wrappers
 from lilly.envs.environment import Environment
 
-__all__ = ["State", "latencies", "make", "observe", "render", "seek"]
+__all__ = ["State", "latencies", "make", "observe", "render", "searches"]
+__all__ += ["seek"]
 
 _PLATFORM_RADIUS = 0.3
 _SPEED = 0.1
@@ -137,6 +138,40 @@ def latencies(
   visit = jnp.where(is_arrival, jnp.cumsum(is_arrival) - 1, max_visits)
   empty = jnp.full(max_visits, jnp.nan, jnp.float32)
   return empty.at[visit].set(age.astype(jnp.float32), mode="drop")
+
+
+def searches(
+  on_platform: jax.Array, *, num_stay: int = _NUM_STAY, max_visits: int = 40
+) -> dict[str, jax.Array]:
+  """Summarises the searches of some episodes; see `latencies`.
+
+  Long searches that the end of an episode cut off are not among the means:
+  read them beside `missed`.
+
+  Args:
+    on_platform: whether each step ended on the platform, [N, T] bool.
+    num_stay: after how many steps on the platform the agent is taken away.
+    max_visits: how many searches of an episode count, the first ones.
+
+  Returns:
+    visits: how often the platform was found in an episode; missed: the part of
+    episodes in which it was not; first: the mean steps of the first search;
+    later: of those after it. NaN where there are none.
+
+  >>> found = searches(jnp.array([[0, 0, 1, 1, 0, 1]], bool), num_stay=2)
+  >>> {name: float(x) for name, x in found.items()}
+  {'visits': 2.0, 'missed': 0.0, 'first': 3.0, 'later': 2.0}
+  """
+  measure = functools.partial(
+    latencies, num_stay=num_stay, max_visits=max_visits
+  )
+  steps = jax.vmap(measure)(on_platform)
+  return {
+    "visits": jnp.mean(jnp.sum(~jnp.isnan(steps), axis=1)),
+    "missed": jnp.mean(jnp.isnan(steps[:, 0])),
+    "first": jnp.nanmean(steps[:, 0]),
+    "later": jnp.nanmean(steps[:, 1:]),
+  }
 
 
 def make(

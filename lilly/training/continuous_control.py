@@ -15,7 +15,6 @@ from lilly.training.experiment import RunError
 
 with epy.lazy_imports():
   import jax
-  import jax.numpy as jnp
   import numpy as np
 
   from lilly.envs import catalog, environment, episodes, wrappers
@@ -240,11 +239,24 @@ def film(
   """
   if env.render is None:
     return
+  roll = jax.jit(lambda key: episodes.rollout(key, env, act, num_steps))
+  states, _, _, steps = roll(jax.random.key(2))
+  count = 1 + int(np.sum(np.cumsum(environment.is_last(steps)) == 0))
+  film_states(path, env, jax.tree.map(lambda x: x[:count], states))
 
-  def frames(key):
-    states, _, _, steps = episodes.rollout(key, env, act, num_steps)
-    ended = jnp.cumsum(environment.is_last(steps)) > 0
-    return ended, jax.lax.map(lambda state: env.render(state, 128), states)
 
-  ended, drawn = jax.device_get(jax.jit(frames)(jax.random.key(2)))
-  pictures.gif(path, drawn[: 1 + np.sum(~ended) : 2], 25)
+def film_states(path: pathlib.Path, env: Any, states: Any) -> None:
+  """Draws every second of some states; nothing where there are no pictures.
+
+  Args:
+    path: of a GIF.
+    env: an environment.
+    states: of it, [T, ...].
+  """
+  if env.render is None:
+    return
+  draw = jax.jit(
+    lambda states: jax.lax.map(lambda state: env.render(state, 128), states)
+  )
+  frames = draw(jax.tree.map(lambda x: x[::2], states))
+  pictures.gif(path, jax.device_get(frames), 25)

@@ -1,4 +1,4 @@
-"""Pictures of paths in a round pool."""
+"""Pictures of paths in a round pool, and of how long searches take."""
 
 import pathlib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import numpy as np
 
 from lilly.training import pictures
 
-__all__ = ["paths"]
+__all__ = ["paths", "searches"]
 
 
 def paths(
@@ -15,7 +15,7 @@ def paths(
   path: pathlib.Path,
   *,
   radius: float = 0.3,
-  farthest: float = 0.11,
+  farthest: float = 0.22,
 ) -> None:
   """Draws episodes of several agents, a row for each of them.
 
@@ -41,4 +41,26 @@ def paths(
       ax.plot(*places[0], "o", color="#d55e00", markersize=4)
       ax.set(aspect="equal", xticks=[], yticks=[])
       ax.set_title(name if i == 0 else "", loc="left")
+  pictures.save(sheet, path)
+
+
+def searches(
+  steps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: pathlib.Path
+) -> None:
+  """Draws steps of first searches against those of later ones.
+
+  Args:
+    steps: for each agent those of the first search, [num_seeds], and of later
+      ones, [num_seeds].
+    path: of the PNG.
+  """
+  sheet, grid = pictures.axes(1, 1)
+  ax = grid[0, 0]
+  for name, given in steps.items():
+    ax.plot(*given, "o", alpha=0.7, label=name)
+  high = ax.get_xlim()[1]
+  for part, style in ((1.0, "-"), (0.5, ":")):
+    ax.plot([0, high], [0, part * high], style, color="0.6", linewidth=0.8)
+  ax.set(xlabel="steps until it is found", ylabel="steps of later visits")
+  ax.legend()
   pictures.save(sheet, path)

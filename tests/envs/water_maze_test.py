@@ -330,6 +330,19 @@ def test_latencies_by_hand():
   np.testing.assert_array_equal(actual, [2, 1, math.nan])
 
 
+def test_searches_are_summarised():
+  on_platform = np.zeros((3, 8), bool)
+  on_platform[0, [2, 3, 4, 6]] = True  # found at 3 and, taken away, 2 later
+  on_platform[1, 7] = True  # found at 8, and the episode ends
+  found = water_maze.searches(jnp.asarray(on_platform), num_stay=3)
+  assert found["visits"] == 1
+  np.testing.assert_allclose(found["missed"], 1 / 3, rtol=1e-6)
+  np.testing.assert_allclose(found["first"], (3 + 8) / 2)
+  np.testing.assert_allclose(found["later"], 2)
+  # No search after the first one of each.
+  assert np.isnan(water_maze.searches(jnp.asarray(on_platform[1:]))["later"])
+
+
 def test_latencies_of_an_episode_begin_where_the_agent_was_taken_away():
   steps = jax.tree.map(lambda x: x[0], _episodes(is_seeking=True))
   found = np.asarray(water_maze.latencies(jnp.asarray(steps.reward > 0)))
