@@ -7,6 +7,7 @@ the published task are not confirmed; those here are this library's own.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import chex
@@ -141,36 +142,37 @@ def latencies(
 
 
 def searches(
-  on_platform: jax.Array, *, num_stay: int = _NUM_STAY, max_visits: int = 40
+  on_platform: jax.Array, *, num_stay: int = _NUM_STAY
 ) -> dict[str, jax.Array]:
-  """Summarises the searches of some episodes; see `latencies`.
+  """Compares first and second searches of some episodes; see `latencies`.
 
-  Long searches that the end of an episode cut off are not among the means:
-  read them beside `missed`.
+  Both are averaged over the episodes in which both ended: so an agent that
+  remembers nothing takes as long for the one as for the other, though the end
+  of an episode cuts long searches off and some platforms are easily found.
 
   Args:
     on_platform: whether each step ended on the platform, [N, T] bool.
     num_stay: after how many steps on the platform the agent is taken away.
-    max_visits: how many searches of an episode count, the first ones.
 
   Returns:
-    visits: how often the platform was found in an episode; missed: the part of
-    episodes in which it was not; first: the mean steps of the first search;
-    later: of those after it. NaN where there are none.
+    missed: the part of episodes in which the platform was never found; once:
+    that in which it was not found again; first and second: mean steps, NaN if
+    no episode has both.
 
   >>> found = searches(jnp.array([[0, 0, 1, 1, 0, 1]], bool), num_stay=2)
   >>> {name: float(x) for name, x in found.items()}
-  {'visits': 2.0, 'missed': 0.0, 'first': 3.0, 'later': 2.0}
+  {'missed': 0.0, 'once': 0.0, 'first': 3.0, 'second': 2.0}
   """
-  measure = functools.partial(
-    latencies, num_stay=num_stay, max_visits=max_visits
-  )
-  steps = jax.vmap(measure)(on_platform)
+  measure = functools.partial(latencies, num_stay=num_stay, max_visits=2)
+  first, second = jax.vmap(measure)(on_platform).T
+  has_both = ~jnp.isnan(second)
+  mean = lambda steps: jnp.mean(steps, where=has_both)
+  missed = jnp.mean(jnp.isnan(first))
   return {
-    "visits": jnp.mean(jnp.sum(~jnp.isnan(steps), axis=1)),
-    "missed": jnp.mean(jnp.isnan(steps[:, 0])),
-    "first": jnp.nanmean(steps[:, 0]),
-    "later": jnp.nanmean(steps[:, 1:]),
+    "missed": missed,
+    "once": 1 - missed - jnp.mean(has_both),
+    "first": mean(first),
+    "second": mean(second),
   }
 
 
@@ -248,8 +250,8 @@ def _check(platform_radius, speed, num_stay):
       f"platform_radius is {platform_radius}; it must be above 0 and at most "
       "1, the pool's."
     )
-  if not speed > 0:
-    raise ValueError(f"speed is {speed}; it must be above 0.")
+  if not 0 < speed < math.inf:
+    raise ValueError(f"speed is {speed}; it must be above 0 and finite.")
   if num_stay < 2:
     raise ValueError(
       f"num_stay is {num_stay}; it must be at least 2: an agent that is taken "

@@ -15,6 +15,7 @@ __all__ = [
   "NotApplicable",
   "at",
   "at_equal_time",
+  "better_half",
   "difference",
   "final",
   "judge",
@@ -176,6 +177,21 @@ def difference(a: Measure, b: Measure) -> Measure:
 def ratio(a: Measure, b: Measure) -> Measure:
   """Makes the measure a / b, seed by seed."""
   return lambda results: a(results) / b(results)
+
+
+def better_half(measure: Measure, by: Measure) -> Measure:
+  """Makes the measure of the better half of seeds.
+
+  Args:
+    measure: of every seed; what is NaN counts as 0.
+    by: what makes a seed better, the more of it; NaN is the least.
+  """
+
+  def of_half(results):
+    order = np.argsort(np.nan_to_num(by(results), nan=-np.inf))
+    return np.nan_to_num(measure(results))[order[len(order) // 2 :]]
+
+  return of_half
 
 
 def rank_correlation(variant: str, metric: str, hyper: str) -> Measure:

@@ -330,17 +330,24 @@ def test_latencies_by_hand():
   np.testing.assert_array_equal(actual, [2, 1, math.nan])
 
 
-def test_searches_are_summarised():
-  on_platform = np.zeros((3, 8), bool)
+def test_searches_are_compared_within_episodes():
+  on_platform = np.zeros((4, 8), bool)
   on_platform[0, [2, 3, 4, 6]] = True  # found at 3 and, taken away, 2 later
-  on_platform[1, 7] = True  # found at 8, and the episode ends
+  on_platform[1, [0, 1, 2, 5]] = True  # found at once, and 3 later
+  on_platform[2, 7] = True  # found at the end alone
   found = water_maze.searches(jnp.asarray(on_platform), num_stay=3)
-  assert found["visits"] == 1
-  np.testing.assert_allclose(found["missed"], 1 / 3, rtol=1e-6)
-  np.testing.assert_allclose(found["first"], (3 + 8) / 2)
-  np.testing.assert_allclose(found["later"], 2)
-  # No search after the first one of each.
-  assert np.isnan(water_maze.searches(jnp.asarray(on_platform[1:]))["later"])
+  wanted = {"missed": 0.25, "once": 0.25, "first": 2.0, "second": 2.5}
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value, err_msg=name)
+  never = water_maze.searches(jnp.asarray(on_platform[2:]))
+  assert np.isnan(never["first"]) and np.isnan(never["second"])
+
+
+def test_who_remembers_nothing_is_as_slow_again():
+  rewards = jnp.asarray(_episodes().reward)
+  found = water_maze.searches(rewards > 0)
+  assert 0.3 < found["missed"] < 0.7  # searches that are cut off
+  np.testing.assert_allclose(found["first"] / found["second"], 1.0, atol=0.25)
 
 
 def test_latencies_of_an_episode_begin_where_the_agent_was_taken_away():

@@ -146,6 +146,16 @@ def test_measures_by_step_difference_and_ratio():
     claims.at(7, "a", "eval/error")(results)
 
 
+def test_the_better_half_is_chosen_by_another_metric():
+  results = make_results(
+    {"a": [5.0, 1.0, np.nan, 7.0], "total": [3.0, 1.0, 4.0, np.nan]}
+  )
+  metrics = [claims.last(name, "eval/error") for name in ("a", "total")]
+  half = claims.better_half(*metrics)(results)
+  # Seeds 0 and 2 are the better ones, though 3 has more of what is measured.
+  assert sorted(half.tolist()) == [0.0, 5.0]
+
+
 def test_a_value_at_the_time_when_the_quickest_ended():
   results = make_results(
     {"slow": [1.0, 2.0], "quick": [3.0, 4.0], "new": [5.0]}
