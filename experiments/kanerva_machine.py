@@ -287,7 +287,7 @@ def check() -> None:
   wrong["--lengths is empty; name at least one."] = not given["lengths"]
   for name in ("lengths", "classes"):
     sentence = f"--{name}={','.join(given[name])} must be positive integers."
-    wrong[sentence] = not all(x.isdigit() and int(x) for x in given[name])
+    wrong[sentence] = not all(x.isdecimal() and int(x) for x in given[name])
   for sentence, is_wrong in wrong.items():
     if is_wrong:
       raise training.RunError(sentence)
@@ -305,49 +305,63 @@ def draw(results: training.Results, out_dir: Any) -> None:
   )
   task = image_episodes.task(FLAGS["task"].value, results.options.data_dir)
   images = task.test(jax.random.key(2), task.data, FLAGS["num_items"].value)
+  errors = {}
   for name, state in results.states.items():
     if name != "vae":
       params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
-      rows, weights = show(make_setting(name, task), params, images)
+      setting = make_setting(name, task)
+      rows, weights, found = show(setting, params, images)
+      errors |= {f"{name}, {query}": row for query, row in found.items()}
       image_pictures.grid(rows, out_dir / f"{name}.png")
       if weights is not None:
         path = out_dir / f"{name}_addresses.png"
         image_pictures.heat(weights, path, ("row of the memory", "image"))
+  if errors:
+    labels = "read", "squared error of an image"
+    path = out_dir / "denoising.png"
+    image_pictures.lines(errors, np.arange(10), path, labels)
 
 
 def show(setting: Setting, params: Any, images: Any) -> Any:
-  """Images that are stored, damaged, drawn and between; and addresses.
+  """Images that are stored, damaged, drawn and between; addresses; errors.
 
-  Damaged and drawn ones are read again and again.
+  Damaged and drawn ones are read again and again: errors are those of damaged
+  ones, [1, 10], by name.
   """
   _, nets, memory, _ = setting
-  keys = jax.random.split(jax.random.key(3), 3)
+  keys = jax.random.split(jax.random.key(3), 4)
   write = lambda images: model.written(keys[0], nets, memory, params, images)
   state = jax.jit(write)(images)
   given = nets, memory, params, state
   each = lambda function: jax.jit(jax.vmap(function))
   again = each(lambda x: model.reread(*given, x))
-  sample = each(lambda key: model.generate(key, *given))
-  rows = {"stored": images, "read": again(images)}
-  queries = {"flipped": image_episodes.flip(keys[1], images, 0.15)}
-  if not setting.task.is_binary:
-    size = images.shape[1] // 2
-    queries = {"hidden": image_episodes.occlude(keys[1], images, size)}
+  noise = FLAGS["noise_variance"].value
+  sample = each(lambda key: model.generate(key, *given, noise_variance=noise))
+  rows, errors = {"stored": images, "read": again(images)}, {}
+  size = images.shape[1] // 2
+  queries = {"hidden": image_episodes.occlude(keys[1], images, size)}
+  if setting.task.is_binary:
+    queries["flipped"] = image_episodes.flip(keys[3], images, 0.15)
+  damaged = set(queries)
   queries["sampled"] = sample(jax.random.split(keys[2], len(images)))
   for name, image in queries.items():
+    seen = [image]
+    for _ in range(9):
+      seen.append(again(seen[-1]))
     rows[name] = image
-    for count in range(1, 10):
-      image = again(image)
-      if count in (1, 3, 9):
-        rows[f"{name}, read {count}"] = image
+    rows |= {f"{name}, read {count}": seen[count] for count in (1, 3, 9)}
+    if name in damaged:
+      squares = [jnp.sum(jnp.square(x - images)) / len(images) for x in seen]
+      errors[name] = np.array(squares)[None]
   y = each(lambda x: address(nets, params, x))(images)
   between = lambda part: y[0] + part * (y[-1] - y[0])
   imagine = each(lambda part: model.imagine(*given, between(part)))
   rows["first to last"] = imagine(jnp.linspace(0, 1, len(images)))
   if "addresses" not in params["memory"]:
-    return rows, None
+    return rows, None, errors
   b = each(lambda y: nets.expand(params["nets"], y))(y)
-  return rows, np.asarray(b @ params["memory"]["addresses"].T)
+  weights = np.asarray(b @ params["memory"]["addresses"].T)
+  return rows, weights, errors
 
 
 def address(nets: Any, params: Any, image: Any) -> Any:
@@ -371,10 +385,11 @@ _STATED = (
 
 
 def _state(task, min_seeds, *rows):
-  """Turns rows of name, sentence, measure, relation, threshold into claims."""
-  stated = PRESETS["cpu"] | PRESETS["cpu"][f"task={task}"]
+  """Makes claims of rows, stated for the values of the presets cpu and gpu."""
+  stated = [PRESETS[x] | PRESETS[x][f"task={task}"] for x in ("cpu", "gpu")]
   where: dict[str, Any] = {
-    name: [stated.get(name, FLAGS[name].default)] for name in _STATED
+    name: [given.get(name, FLAGS[name].default) for given in stated]
+    for name in _STATED
   }
   where["task"] = [task]
   return tuple(
@@ -385,6 +400,13 @@ def _state(task, min_seeds, *rows):
 
 def _nats(variant, name="nats"):
   return claims.last(variant, f"eval/{name}")
+
+
+def _least_rise(results):
+  """Of the Kanerva Machine's nats, where episodes become twice as long."""
+  found = [_nats("kanerva", f"nats_at_{n}") for n in (32, 64, 128, 256)]
+  values = np.stack([measure(results) for measure in found])
+  return np.diff(values, axis=0).min(axis=0)
 
 
 _GAP = claims.difference(_nats("vae"), _nats("kanerva"))
@@ -398,8 +420,10 @@ CLAIMS = (
     ("vae-learns", "VAE of the same nets: nats", _nats("vae"), "<=", 19.5),
     ("gap", "nats of the VAE less the Kanerva Machine's", _GAP, ">=", 2.5),
     (
-      *("unwritten", "nats of the VAE less those without a write"),
-      claims.difference(_nats("vae"), _nats("unwritten")),
+      *("unwritten", "how far nats without a write are from the VAE's"),
+      lambda results: abs(
+        claims.difference(_nats("vae"), _nats("unwritten"))(results)
+      ),
       *("<=", 0.8),
     ),
     ("one-draw", "one draw, no bound: nats", _nats("one_draw"), "<=", 15.5),
@@ -413,11 +437,8 @@ CLAIMS = (
     4,
     ("gap", "nats of the VAE less the Kanerva Machine's", _GAP, ">=", 10.0),
     (
-      *("length", "nats at 256 images less those at 32"),
-      claims.difference(
-        _nats("kanerva", "nats_at_256"), _nats("kanerva", "nats_at_32")
-      ),
-      *(">=", 0.0),
+      *("length", "least rise of nats from 32 to 64, 128 and 256 images"),
+      *(_least_rise, ">=", 0.0),
     ),
   ),
 )

@@ -151,7 +151,7 @@ def write(
     method: as of `address`.
 
   Returns:
-    The memory, and what was found. Time is O(T (K³ + K² C)).
+    The memory, and what was found. Time is O(T (K³ + K² C)) an iteration.
 
   Raises:
     ValueError: if T is 0, num_iterations is not positive, the method is

@@ -184,8 +184,8 @@ def write(
     noise_variance: σ², of the codes; positive.
     method: the result is the same, but for rounding. "sequential": item by
       item, O(T (K² + K C)), no matrix is inverted; "joseph": so too, in
-      Joseph's form; "batch": as above, O(T³ + T² K + T K C); "information": by
-      inverse covariances, O(K³ + T K (K + C)).
+      Joseph's form; "batch": as above, O(T³ + T² (K + C) + T K (K + C));
+      "information": by inverse covariances, O(K³ + (T + K) K (K + C)).
 
   Returns:
     The memory.
@@ -263,7 +263,7 @@ def write_all(
 
   Returns:
     Memories, with a leading axis T: the last one is that of `write`. Time is
-    O(T (K³ + K C)), space O(T K (K + C)).
+    O(T (K³ + K² C)), space O(T K (K + C)).
 
   Raises:
     ValueError: as `write`.

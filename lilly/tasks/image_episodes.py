@@ -312,7 +312,7 @@ def _part(images, labels, is_binary):
   order = np.argsort(labels, kind="stable")
   images, labels = images[order], labels[order].astype(np.int32)
   if is_binary:
-    images = np.where(images > 127, 255, 0).astype(np.uint8)
+    images = np.where(images > 128, 255, 0).astype(np.uint8)
   images = images.reshape(*images.shape[:3], -1)
   _, starts = np.unique(labels, return_index=True)
   starts = np.append(starts, len(labels)).astype(np.int32)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lilly.training import claims, experiment, pictures
+from lilly.training import experiment, pictures
 
 __all__ = ["by_length", "grid", "heat", "lines"]
 
@@ -148,18 +148,18 @@ def by_length(
   """Draws what was measured in the end on episodes of several lengths.
 
   Args:
-    results: of `run`.
+    results: of `run`; a line for each grid point.
     variants: which are drawn.
     metric: its name without the length, "eval/nats" for "eval/nats_at_16".
     lengths: images in an episode, each named once.
     path: of the PNG.
     label: of the vertical axis.
   """
-  values = {
-    name: np.stack(
-      [claims.final(results, name, f"{metric}_at_{n}") for n in lengths], 1
-    )
-    for name in variants
-  }
+  values: dict[str, list[np.ndarray]] = {}
+  for length in lengths:
+    for name, _, found in pictures.by_point(results, f"{metric}_at_{length}"):
+      if name.split()[0] in variants:
+        values.setdefault(name, []).append(found[:, -1])
   labels = "images in an episode", label
-  lines(values, np.array(lengths), path, labels, log_x=True)
+  stacked = {name: np.stack(found, 1) for name, found in values.items()}
+  lines(stacked, np.array(lengths), path, labels, log_x=True)

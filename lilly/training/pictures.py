@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import pathlib
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
   "axes",
   "band",
   "bands",
+  "by_point",
   "curves",
   "gif",
   "maps",
@@ -167,7 +168,7 @@ def curves(
   colour_of: dict[str, str] = {}  # one line, one colour, in every panel
   table = []
   for ax, (metric, label) in zip(grid[0], metrics.items(), strict=True):
-    lines = list(_lines(results, metric))
+    lines = list(by_point(results, metric))
     for name, steps, values in lines:
       colour = COLOURS[len(colour_of) % len(COLOURS)]
       colour = colour_of.setdefault(name, colour)
@@ -359,8 +360,18 @@ def _save_table(path, x, rows):
       writer.writerow([line, metric, *(f"{n:.6g}" for n in numbers), seeds])
 
 
-def _lines(results, metric):
-  """Yields name, steps and values [num_seeds, T] of each line to draw."""
+def by_point(
+  results: experiment.Results, metric: str
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+  """Yields a metric of each variant and grid point.
+
+  Args:
+    results: of `run`.
+    metric: its name with prefix; variants that lack it are passed over.
+
+  Yields:
+    A name, steps [T] and values [num_seeds, T].
+  """
   for variant, metrics in results.metrics.items():
     if metric not in metrics:
       continue

@@ -14,8 +14,8 @@ def measure() -> dict[str, Any]:
     "cost_of_a_write_of_t_items": {
       "sequential": "O(T (K^2 + K C))",
       "joseph": "O(T (K^2 + K C))",
-      "batch": "O(T^3 + T^2 K + T K C)",
-      "information": "O(K^3 + T K (K + C))",
+      "batch": "O(T^3 + T^2 (K + C) + T K (K + C))",
+      "information": "O(K^3 + (T + K) K (K + C))",
       "dynamic": "O(T (K^3 + K^2 C))",
     },
     "write_32_rows": _writes(32, _NUM_ITEMS, _METHODS),

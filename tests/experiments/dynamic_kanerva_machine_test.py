@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import dynamic_kanerva_machine as experiment
+from lilly.tasks import image_episodes
 from tests.running import final, parse, run
 
 
@@ -45,6 +46,35 @@ def test_a_list_fills_the_same_bytes():
   assert size - 100 < codes.size <= size
 
 
+def test_recalls_by_hand(monkeypatch):
+  """A memory that gives back, of its own episode, all but one pixel."""
+  parse(experiment, "--preset=smoke", "--num_reads=3")
+  task = image_episodes.task("digits")
+  images = task.test(jax.random.key(0), task.data, 8).reshape(2, 4, 8, 8, 1)
+  queries = 1 - images
+
+  def written(nets, memory, params, images):
+    return images
+
+  def recall(nets, memory, params, state, query, *, num_reads):
+    # What is nearest to the query's opposite; then, one pixel from it.
+    distance = jnp.sum(jnp.abs(state + query[None] - 1), (1, 2, 3))
+    stored = state[jnp.argmin(distance)]
+    near = stored.at[0, 0, 0].set(1 - stored[0, 0, 0])
+    seen = [query, near, stored, stored][: num_reads + 1]
+    value = jnp.array([4.0, 3.0, 3.5, 1.0])[: num_reads + 1]
+    return jnp.stack(seen), value
+
+  monkeypatch.setattr(experiment.model, "written", written)
+  monkeypatch.setattr(experiment.model, "recall", recall)
+  setting = experiment.make_setting("dkm", task)
+  found = experiment.recalled({}, setting, images, queries)
+  assert found["query"] == 64 and found["wrong"] == 1
+  assert found["wrong_in_the_end"] == found["last_change"] == 0
+  assert found["control"] > 5  # the other episode has other digits
+  assert found["falling"] == 0  # the second read raised every value
+
+
 @pytest.mark.parametrize(
   ("flags", "sentence"),
   [
@@ -52,6 +82,8 @@ def test_a_list_fills_the_same_bytes():
     (["--variants=vae,vae"], "names a model twice"),
     (["--classes=0"], "must be positive integers"),
     (["--flipped=2"], "must be at most 1"),
+    (["--flipped=nan"], "must be at most 1"),
+    (["--lengths=²"], "must be positive integers"),
   ],
 )
 def test_a_bad_flag_is_one_sentence(tmp_path, capsys, flags, sentence):

@@ -10,6 +10,7 @@ import pytest
 
 from experiments import kanerva_machine as experiment
 from lilly.memory import kanerva
+from lilly.tasks import image_episodes
 from tests.running import final, parse, run
 
 DATA = pathlib.Path(os.environ.get("LILLY_DATA_DIR", "../shared/data"))
@@ -64,6 +65,29 @@ def test_a_write_is_of_the_episode_alone():
     state = experiment.make_memory(name).write(params, b, z)
     same = np.array_equal(state.mean, prior.mean)
     assert same != is_written
+
+
+def test_it_is_measured_on_images_to_test_on():
+  parse(experiment, "--preset=smoke")
+  blank, black = (np.full((4, 8, 8, 1), ink, np.uint8) for ink in (0, 255))
+  labels, starts = np.zeros(4, np.int32), np.array([0, 4], np.int32)
+  parts = [image_episodes.Part(x, labels, starts) for x in (blank, black)]
+  task = image_episodes.task("digits")._replace(data=tuple(parts))
+  setting = experiment.make_setting("vae", task)
+  state = experiment.start(jax.random.key(0), {"learning_rate": 0.0}, setting)
+  # A decoder that says that all is ink is right of what is tested on alone.
+  own = state.params["nets"]
+  last = max(name for name in own if "decoder" in name)
+  own[last] = {"w": 0 * own[last]["w"], "b": 0 * own[last]["b"] + 9}
+  data = jax.tree.map(jnp.asarray, task.data)
+  found = experiment.measure(state.params, data, setting, 4)
+  assert found["nll"] < 1
+
+
+def test_a_sweep_is_drawn(tmp_path):
+  flags = ["--variants=vae", "--sweep=learning_rate=1e-4,1e-3"]
+  assert run(experiment, tmp_path, *flags) == 0
+  assert (tmp_path / "run" / "lengths.png").stat().st_size > 3000
 
 
 @pytest.mark.parametrize(

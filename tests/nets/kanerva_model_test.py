@@ -129,6 +129,13 @@ def test_addresses_are_found_from_noisy_images():
     for options in ({}, {"address_noise": 0.5})
   ]
   assert found[0].kl_address != found[1].kl_address
+  # Codes do not see it: without a memory their divergence is the image's.
+  _, params = started("vae")
+  found = [
+    bounded("vae", **options)(params, jax.random.key(0), images())[0][1]
+    for options in ({}, {"address_noise": 0.5})
+  ]
+  np.testing.assert_allclose(found[0].kl_code, found[1].kl_code, rtol=1e-6)
 
 
 def test_a_core_is_asked_without_being_changed():
@@ -143,6 +150,56 @@ def test_a_core_is_asked_without_being_changed():
   # And it has seen what was written.
   empty = memory.write(own, b[:0], z[:0])
   assert jnp.abs(memory.read(own, empty, b[0])[0] - before).max() > 1e-4
+
+
+def test_what_is_written_read_and_made_by_hand():
+  memory, params = started("kanerva")
+  own, x, key = params["nets"], images(), jax.random.key(3)
+  e = [NETS.features(own, image) for image in x]
+  drawn = np.asarray(jax.random.normal(jax.random.clone(key), (T, S + C)))
+
+  def weights(y):
+    return params["memory"]["addresses"] @ NETS.expand(own, y)
+
+  state = kanerva.prior(
+    params["memory"]["mean"], params["memory"]["log_variance"]
+  )
+  for t in range(T):
+    (mean_y, scale_y), (mean_z, scale_z) = (
+      f(own, e[t]) for f in (NETS.address, NETS.code)
+    )
+    w = weights(mean_y + scale_y * drawn[t, :S])
+    z = mean_z + scale_z * drawn[t, S:]
+    state = kanerva.rank_one_write(state, w, z, noise_variance=NOISE)
+  found = model.written(key, NETS, memory, params, x)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), found, state
+  )
+
+  ink = lambda logits: 1 / (1 + np.exp(-np.asarray(logits)))
+  y = NETS.address(own, e[0])[0]
+  prior = weights(y) @ state.mean
+  given = NETS, memory, params, state
+  np.testing.assert_allclose(
+    model.imagine(*given, y), ink(NETS.decode(own, prior)), atol=1e-5
+  )
+  z = NETS.reading(own, e[0], prior)[0]
+  np.testing.assert_array_equal(
+    model.reread(*given, x[0]), NETS.decode(own, z) > 0
+  )
+  key_y, key_z = jax.random.split(jax.random.key(4))
+  z = weights(jax.random.normal(key_y, (S,))) @ state.mean
+  z += np.sqrt(NOISE) * jax.random.normal(key_z, (C,))
+  made = model.generate(jax.random.key(4), *given, noise_variance=NOISE)
+  np.testing.assert_allclose(made, ink(NETS.decode(own, z)), atol=1e-5)
+
+
+def test_a_memory_begins_with_the_scales_that_are_said():
+  memory = kanerva_memories.matrix(400, 50, 25)
+  params = memory.init(jax.random.key(0))
+  np.testing.assert_allclose(params["mean"].std(), 1.0, rtol=0.03)
+  np.testing.assert_allclose(params["addresses"].std(), 1 / 5, rtol=0.03)
+  assert not params["log_variance"].any()
 
 
 @pytest.mark.parametrize("name", list(MEMORIES))
