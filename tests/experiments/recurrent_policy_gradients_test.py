@@ -9,6 +9,9 @@ from experiments import recurrent_policy_gradients as experiment
 from lilly.envs import catalog
 from tests.running import final, parse, run
 
+HYPER = {"actor_rate": 1e-3, "critic_rate": 1e-3, "tau": 1e-2}
+HYPER |= {"discount": 0.99, "theta": 0.15, "sigma": 0.2}
+
 
 def test_the_maze_is_searched_and_drawn(tmp_path):
   flags = ["--task=water_maze", "--variants=rsvg0", "--episode_steps=30"]
@@ -82,6 +85,67 @@ def test_acting_without_noise_is_what_an_update_sees():
   np.testing.assert_allclose(actions, wanted, atol=1e-5)
 
 
+def test_new_episodes_have_noise_that_lasts():
+  parse(experiment, "--episode_steps=100")
+  setting = experiment.make_setting("feedforward")
+  state = experiment.start(jax.random.key(0), HYPER, setting)
+  agent = jax.tree.map(jnp.zeros_like, state.agent)  # whose action is 0
+  still = HYPER | {"sigma": 0.0}
+  found, silent = (
+    experiment.collect(jax.random.key(1), setting, agent, hyper, 8).action
+    for hyper in (HYPER, still)
+  )
+  assert not silent.any()
+  now, later = np.asarray(found)[:, :-1].ravel(), np.asarray(found)[:, 1:]
+  # An Ornstein-Uhlenbeck process of theta 0.15: 0.85 from step to step.
+  assert 0.7 < np.corrcoef(now, later.ravel())[0, 1] < 0.95
+  assert len(np.unique(found[:, 50])) == 8
+
+
+def test_a_round_is_learnt_from_as_the_flags_say():
+  parse(experiment, "--preset=smoke", "--episode_steps=6")
+  setting = experiment.make_setting("feedforward")
+  state = experiment.start(jax.random.key(0), HYPER, setting)
+  # Nothing is 0: all that is learnt from has its part.
+  agent = jax.tree.map(lambda x: x + 0.3, state.agent)
+  update = jax.jit(lambda state: experiment.update(state, setting)[0])
+
+  def learnt(**given):
+    hyper = jax.tree.map(jnp.float32, HYPER | given)
+    key = jax.random.key(1)
+    return update(state._replace(agent=agent, hyper=hyper, key=key))
+
+  base = learnt()
+  assert base.replay.size == state.replay.size + 2  # --num_episodes
+  others = {"actor_rate": 0.1, "critic_rate": 0.1, "tau": 0.5}
+  others |= {"discount": 0.5, "theta": 1.0, "sigma": 1.0}
+  assert set(others) == set(HYPER)
+  for name, value in others.items():
+    changed = learnt(**{name: value})
+    same = jax.tree.map(np.array_equal, base.agent, changed.agent)
+    assert not all(jax.tree.leaves(same)), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "flag",
+  [
+    *("reward_scale=3", "max_norm=1e-3", "squash_penalty=1"),
+    *("num_samples=2", "least_scale=1"),
+  ],
+)
+def test_flags_reach_an_update(flag):
+  agents = []
+  for flags in ([], [f"--{flag}"]):
+    parse(experiment, "--preset=smoke", *flags)
+    setting = experiment.make_setting("svg0")
+    state = experiment.start(jax.random.key(0), HYPER, setting)
+    state, _ = jax.jit(lambda x, s=setting: experiment.update(x, s))(state)
+    agents.append(state.agent)
+  same = jax.tree.map(np.array_equal, *agents)
+  assert not all(jax.tree.leaves(same))
+
+
 def test_every_task_of_hidden_state_has_a_length():
   parse(experiment)
   assert set(catalog.partially_observed()) <= set(experiment._STEPS)
@@ -97,7 +161,10 @@ def test_every_task_of_hidden_state_has_a_length():
     (["--task=cue_recall", "--pixels"], "show what is to be remembered"),
     (["--capacity=1"], "keep as many"),
     (["--sigma=nan"], "finite"),
-    (["--discount=1.5"], "at most 1"),
+    (["--discount=1.5"], "discount"),
+    (["--least_scale=nan"], "finite"),
+    (["--pixels", "--variants=full_state"], "leave out --pixels"),
+    (["--task=water_maze", "--action_repeat=2"], "leave it out"),
     (["--max_norm=0"], "must be positive"),
     (["--core=sam", "--num_heads=0"], "num_heads"),
   ],

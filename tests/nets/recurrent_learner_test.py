@@ -142,11 +142,13 @@ def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
       lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), found, wanted
     )
   slow = jax.tree.map(
-    lambda x, y: 0.25 * x + 0.75 * y, new.critic, other.critic
+    lambda x, y: 0.25 * x + 0.75 * y,
+    (new.critic, new.actor),
+    (other.critic, other.actor),
   )
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
-    new.target_critic,
+    (new.target_critic, new.target_actor),
     slow,
   )
   # The common bug, a critic that remembers the policy's own actions.
@@ -155,6 +157,74 @@ def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
   )
   apart = jax.tree.map(lambda x, y: np.abs(x - y).max(), bug, ascent)
   assert max(jax.tree.leaves(apart)) > 1e-3
+
+
+def test_a_stochastic_update_averages_over_its_noise():
+  nets = networks("feedforward", is_stochastic=True, least_scale=0.3)
+  state, batch, key = start(nets), episodes(), jax.random.key(3)
+  other = start(nets, seed=5)
+  state = state._replace(target_actor=other.actor, target_critic=other.critic)
+  penalties = (0.0, 0.5)
+  found = [
+    jax.jit(
+      lambda state, key, penalty=penalty: learner.update(
+        *(key, nets, state, batch, PLAIN, PLAIN),
+        discount=GAMMA,
+        num_samples=2,
+        squash_penalty=penalty,
+      )
+    )(state, jax.random.clone(key))
+    for penalty in penalties
+  ]
+  shape = 2, B, T + 1, M
+  noise = [np.asarray(x) for x in learner._noise(key, nets, shape)]
+  assert noise[0].shape == noise[1].shape == shape
+  assert len(np.unique(noise)) == 2 * noise[0].size  # no number twice
+
+  def drawn(actor, nu, i, t):
+    x = features(nets.actor, actor, batch, i, t, batch.action)
+    mean, scale = nets.actor.head.apply(actor["head"], x)
+    assert (scale > 0.3).all()
+    return jnp.tanh(mean + scale * nu[i, t])
+
+  errors, values = [], []
+  for i, t in RUNNING:
+    following = [
+      value(
+        *(nets, state.target_critic, batch, i, t + 1),
+        drawn(state.target_actor, nu, i, t + 1),
+      )
+      for nu in noise[0]
+    ]
+    discount = GAMMA * batch.discount[i, t]
+    y = batch.reward[i, t] + discount * sum(following) / 2
+    q = value(nets, state.critic, batch, i, t, batch.action[i, t])
+    errors.append((y - q) ** 2)
+    values += [
+      value(nets, state.critic, batch, i, t, drawn(state.actor, nu, i, t))
+      for nu in noise[1]
+    ]
+  metrics = found[0][1]
+  np.testing.assert_allclose(metrics["critic_loss"], np.mean(errors), rtol=1e-5)
+  np.testing.assert_allclose(
+    metrics["policy_value"], np.mean(values), rtol=1e-5
+  )
+  assert metrics["policy_value"] == found[1][1]["policy_value"]
+
+  @jax.grad
+  def size(actor):
+    squares = []
+    for i, t in RUNNING:
+      x = features(nets.actor, actor, batch, i, t, batch.action)
+      squares.append(jnp.mean(nets.actor.head.apply(actor["head"], x)[0] ** 2))
+    return sum(squares) / len(RUNNING)
+
+  jax.tree.map(
+    lambda x, y, g: np.testing.assert_allclose(x - y, 0.5 * g, atol=2e-5),
+    found[0][0].actor,
+    found[1][0].actor,
+    size(state.actor),
+  )
 
 
 @pytest.mark.parametrize("core", ["lstm", "feedforward"])
