@@ -130,6 +130,14 @@ def test_rates_are_those_of_the_formula(num_bits, num_hashes, num_elements):
   assert error < 0.1 * expected
 
 
+def test_many_elements_are_told_apart():
+  # Of hashes that begin with 32 bits, 4 of these would be found.
+  rng = np.random.default_rng(0)
+  elements = jnp.asarray(rng.integers(0, 2**31, (2, 2**17, 3)), jnp.int32)
+  state = insert(empty(2**27, 4), elements[0])
+  assert not query_all(state, elements[1]).any()
+
+
 def test_rates_at_the_ends():
   assert bloom.false_positive_rate(100, 3, 0) == 0
   assert bloom.false_positive_rate(1, 3, 0) == 0
