@@ -296,9 +296,11 @@ def test_the_order_and_the_repetition_of_a_set_do_not_matter():
   written = write(learned, patterns)
   assert_close(write(learned, patterns[[2, 0, 1]]), written)
   assert_close(write(learned, np.concatenate([patterns] * 2)), written)
-  # One that is there twice counts twice.
-  twice = write(learned, patterns[[0, 0, 1, 2]])
+  # One that is there twice counts twice; and none is too many.
+  many = patterns[[0, *range(3)] * 20]
+  twice = write(learned, many[:4])
   assert np.abs(twice["last"]["w"] - written["last"]["w"]).max() > 1e-4
+  assert_close(write(learned, many), twice)
 
 
 def test_without_steps_or_rates_nothing_is_written():
