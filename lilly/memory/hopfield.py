@@ -5,8 +5,8 @@ patterns, and states are retrieved one unit at a time or all at once. The modern
 network has states of real numbers and keeps the patterns themselves.
 
 Units that are known not to be damaged can be clamped. Results that are compared
-must agree on that: the published ones of energy-based memory come out only with
-clamping.
+must agree on that: errors as published by Bartunov et al. (2020), who do not
+tell (unconfirmed), come out with clamping only.
 
 Values that are known when a function is called, as they are not inside of `jit`
 and `vmap`, are checked to be -1 and 1; of others weights are what the formula
@@ -210,8 +210,8 @@ def retrieve_asynchronously(
       not -1 or 1.
 
   Reference:
-    Hopfield (1982), PNAS 79:2554. Clamping: an inference from the numbers of
-    Bartunov et al. (2020), arXiv:1910.02720, who do not tell (unconfirmed).
+    Hopfield (1982), PNAS 79:2554. Clamping as inferred from the numbers of
+    Bartunov et al. (2020), arXiv:1910.02720 (unconfirmed).
 
   >>> W, key = hebb(jnp.array([[1, -1, 1, 1]])), jax.random.key(0)
   >>> retrieve_asynchronously(key, W, jnp.array([1, 1, 1, 1])).state.tolist()

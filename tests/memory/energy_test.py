@@ -228,6 +228,20 @@ def test_momentum_looks_ahead_inside_the_box():
     assert_close(found, expected)
 
 
+def test_small_steps_of_a_read_lower_the_energy():
+  (params, _, schedule, static), _, queries = example(num_read_steps=6)
+  function = functools.partial(energy_of, static)
+  plain = schedule._replace(momentum=np.asarray(0.0))
+  read = jax.jit(lambda query: energy.read(params, query, function, plain))
+  curvature = jax.hessian(function, argnums=1)
+  for query in queries:
+    found = read(query)
+    greatest = max(np.linalg.eigvalsh(curvature(params, x))[-1] for x in found)
+    assert 0.3 * greatest < 2  # γ_1; the others are less
+    energies = [float(function(params, x)) for x in (query, *found)]
+    assert (np.diff(energies) < 0).all()
+
+
 def test_a_query_outside_of_the_box_is_clipped():
   square = lambda mean, x: 0.5 * jnp.sum((x - mean) ** 2)
   rates = energy.read_rates(2, step_size=0.1, dtype=np.float64)
