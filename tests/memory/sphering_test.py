@@ -139,6 +139,8 @@ def test_gradients_go_to_features_only():
   for leaf in of_state:
     np.testing.assert_array_equal(leaf, jnp.zeros_like(leaf))
   assert_close(of_features, [3.0, 4.0])
+  moments = lambda batch: jnp.sum(sphering.update(state, batch).mean)
+  np.testing.assert_array_equal(jax.grad(moments)(jnp.ones((3, 2))), 0)
 
 
 def test_lapack_is_left_alone():
