@@ -1,0 +1,443 @@
+"""Hopfield networks: memories that settle where a quadratic energy is low.
+
+Patterns and states are of -1 and 1; three rules make weights of a set of
+patterns, and states are retrieved one unit at a time or all at once. The modern
+network has states of real numbers and keeps the patterns themselves.
+
+Units that are known not to be damaged can be clamped. Results that are compared
+must agree on that: errors as published by Bartunov et al. (2020), who do not
+tell (unconfirmed), come out with clamping only.
+
+Values that are known when a function is called, as they are not inside of `jit`
+and `vmap`, are checked to be -1 and 1; of others weights are what the formula
+makes of them.
+"""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.control import small_matrices
+from lilly.memory import addressing
+
+__all__ = ["Retrieval", "energy", "hebb", "modern_energy", "modern_retrieve"]
+__all__ += ["pseudo_inverse", "retrieve_asynchronously"]
+__all__ += ["retrieve_synchronously", "storkey"]
+
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class Retrieval(NamedTuple):
+  """Where a state went."""
+
+  state: jax.Array  # s, [D], of -1 and 1
+  num_sweeps: jax.Array  # updates of all units, with the one without change
+  is_stable: jax.Array  # whether there was one without change
+
+
+def hebb(patterns: jax.Array, *, zero_diagonal: bool = True) -> jax.Array:
+  """Learns by Hebb's rule: W = 1/D Σ_i x_i x_iᵀ.
+
+  Args:
+    patterns: x_i, [N, D], of -1 and 1. One that is there twice weighs twice.
+      Above N of about 0.14 D most are not retrieved: W is still defined.
+    zero_diagonal: whether W_jj is 0, which it should be where states are
+      retrieved.
+
+  Returns:
+    W, [D, D], symmetric.
+
+  Raises:
+    ValueError: if N or D is 0, or a known value is not -1 or 1.
+
+  Reference:
+    Hopfield (1982), PNAS 79:2554; the scale of Bartunov et al. (2020),
+    arXiv:1910.02720.
+
+  >>> hebb(jnp.array([[1.0, -1.0]])).tolist()
+  [[0.0, -0.5], [-0.5, 0.0]]
+  """
+  x, dtype = _checked_patterns(patterns)
+  weights = _product(x.T, x) / x.shape[1]
+  return _finished(weights, zero_diagonal, dtype)
+
+
+def storkey(patterns: jax.Array) -> jax.Array:
+  """Learns by Storkey's rule, a pattern at a time.
+
+  W_ij <- W_ij + 1/D (x_i x_j - x_i h_ji - h_ij x_j),
+  h_ij = Σ_{k≠i,j} W_ik x_k.
+
+  Args:
+    patterns: x, [N, D], of -1 and 1, in the order of learning, which matters.
+      One that is there again changes W less.
+
+  Returns:
+    W, [D, D], symmetric, its diagonal 0: which has no part in the others.
+
+  Raises:
+    ValueError: as `hebb`.
+
+  Reference:
+    Storkey (1997), ICANN, as in Bartunov et al. (2020), arXiv:1910.02720,
+    whose errors it does not reproduce to the digit: they may have another
+    variant (unconfirmed).
+
+  >>> storkey(jnp.array([[1.0, -1.0]])).tolist()
+  [[0.0, -0.5], [-0.5, 0.0]]
+  """
+  patterns, dtype = _checked_patterns(patterns)
+  size = patterns.shape[1]
+
+  def learn(weights, x):
+    # The diagonal of W is 0 at all times: of h only W_ij x_j is to be left out.
+    field = _product(weights, x)[:, None] - weights * x[None]
+    cross = field * x[None]
+    change = x[:, None] * x[None] - (cross + cross.T)
+    return _without_diagonal(weights + change / size), None
+
+  start = jnp.zeros((size, size), patterns.dtype)
+  return jax.lax.scan(learn, start, patterns)[0].astype(dtype)
+
+
+def pseudo_inverse(
+  patterns: jax.Array, *, zero_diagonal: bool = True, ridge: float = 1e-4
+) -> jax.Array:
+  """Learns the projection to what patterns span: W = Xᵀ (X Xᵀ)⁻¹ X.
+
+  Up to D patterns that are independent are stable; near N = D nothing else is
+  left of W but its diagonal.
+
+  Args:
+    patterns: X, [N, D], of -1 and 1. One that is there twice counts once; of
+      more than D, W is nearly the identity.
+    zero_diagonal: whether W_jj is made 0. At N = D patterns are stable with
+      the diagonal, not without.
+    ridge: times D, is added to the diagonal of X Xᵀ. With 0 patterns must be
+      independent, else W is not a number.
+
+  Returns:
+    W, [D, D], symmetric. Time is O(min(N, D)³ + N D²).
+
+  Raises:
+    ValueError: as `hebb`, or if the ridge is negative.
+
+  Reference:
+    Personnaz, Guyon and Dreyfus (1985), Journal de Physique Lettres 46:L359;
+    the ridge is ours.
+
+  >>> X = jnp.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, -1.0, -1.0]])
+  >>> pseudo_inverse(X, zero_diagonal=False, ridge=0.0)[0].tolist()
+  [0.5, 0.5, 0.0, 0.0]
+  """
+  if not ridge >= 0:
+    raise ValueError(f"ridge is {ridge}; it must not be negative.")
+  x, dtype = _checked_patterns(patterns)
+  count, size = x.shape
+  is_wide = count <= size
+  # Of X Xᵀ and Xᵀ X the smaller: the other one is singular.
+  gram = _product(x, x.T) if is_wide else _product(x.T, x)
+  matrix = gram / size + ridge * jnp.eye(len(gram), dtype=x.dtype)
+  right = x if is_wide else gram
+  solved = small_matrices.solve_by_inverse(matrix, right) / size
+  weights = _product(x.T, solved) if is_wide else solved
+  return _finished(0.5 * (weights + weights.T), zero_diagonal, dtype)
+
+
+def _finished(weights, zero_diagonal, dtype):
+  weights = _without_diagonal(weights) if zero_diagonal else weights
+  return weights.astype(dtype)
+
+
+def _without_diagonal(weights):
+  return weights * (1 - jnp.eye(len(weights), dtype=weights.dtype))
+
+
+def energy(weights: jax.Array, state: jax.Array) -> jax.Array:
+  """Measures a state: E = -½ sᵀ W s.
+
+  Where W is symmetric and its diagonal not negative, no update of one unit
+  raises it.
+
+  Args:
+    weights: W, [D, D].
+    state: s, [D].
+
+  Returns:
+    E, [].
+
+  Reference:
+    Hopfield (1982), PNAS 79:2554.
+
+  >>> W = hebb(jnp.array([[1.0, -1.0]]))
+  >>> float(energy(W, jnp.array([1.0, -1.0]))), float(energy(W, jnp.ones(2)))
+  (-0.5, 0.5)
+  """
+  _check_state(weights, state)
+  return -0.5 * _product(state, _product(weights, state))
+
+
+def retrieve_asynchronously(
+  key: jax.Array,
+  weights: jax.Array,
+  query: jax.Array,
+  *,
+  clamped: jax.Array | None = None,
+  max_sweeps: int = 100,
+) -> Retrieval:
+  """Updates one unit after another, in random order, until none changes.
+
+  s_i <- sign(Σ_j W_ij s_j), and s_i stays where that sum is 0. Each sweep has
+  an order of its own. Where W is symmetric and its diagonal not negative this
+  ends.
+
+  Args:
+    key: typed key.
+    weights: W, [D, D].
+    query: s, where it begins, [D], of -1 and 1.
+    clamped: units that stay as they are, booleans, [D]; None is none.
+    max_sweeps: at most so often is every unit updated.
+
+  Returns:
+    The state, as `query`; how many sweeps; and whether it is stable.
+
+  Raises:
+    ValueError: if max_sweeps is not positive, or a known value of the query is
+      not -1 or 1.
+
+  Reference:
+    Hopfield (1982), PNAS 79:2554. Clamping as inferred from the numbers of
+    Bartunov et al. (2020), arXiv:1910.02720 (unconfirmed).
+
+  >>> W, key = hebb(jnp.array([[1, -1, 1, 1]])), jax.random.key(0)
+  >>> retrieve_asynchronously(key, W, jnp.array([1, 1, 1, 1])).state.tolist()
+  [1, -1, 1, 1]
+  """
+  is_free = _checked_query(weights, query, clamped, max_sweeps)
+
+  def update(state, i):
+    new = _sign(_product(weights[i], state), state[i])
+    return state.at[i].set(jnp.where(is_free[i], new, state[i])), None
+
+  def sweep(key, state):
+    key, key_order = jax.random.split(key)
+    order = jax.random.permutation(key_order, len(state))
+    return key, jax.lax.scan(update, state, order)[0]
+
+  return _settle(sweep, key, weights, query, max_sweeps)
+
+
+def retrieve_synchronously(
+  weights: jax.Array,
+  query: jax.Array,
+  *,
+  clamped: jax.Array | None = None,
+  max_sweeps: int = 100,
+) -> Retrieval:
+  """Updates all units at once, until none changes.
+
+  s <- sign(W s). It may end in a cycle of two states, then it never is stable.
+
+  Args:
+    weights: W, [D, D].
+    query: s, where it begins, [D], of -1 and 1.
+    clamped: units that stay as they are, booleans, [D]; None is none.
+    max_sweeps: at most so many updates.
+
+  Returns:
+    The state, as `query`; how many updates; and whether it is stable.
+
+  Raises:
+    ValueError: as `retrieve_asynchronously`.
+
+  Reference:
+    Little (1974), Mathematical Biosciences 19:101, without noise.
+
+  >>> W = hebb(jnp.array([[1.0, -1.0, 1.0, 1.0]]))
+  >>> retrieve_synchronously(W, jnp.array([1.0, 1.0, 1.0, 1.0])).state.tolist()
+  [1.0, -1.0, 1.0, 1.0]
+  """
+  is_free = _checked_query(weights, query, clamped, max_sweeps)
+
+  def sweep(_, state):
+    new = _sign(_product(weights, state), state)
+    return None, jnp.where(is_free, new, state)
+
+  return _settle(sweep, None, weights, query, max_sweeps)
+
+
+def _sign(field, state):
+  """The sign; where there is none the state."""
+  return jnp.where(field == 0, state, jnp.where(field > 0, 1, -1))
+
+
+def _settle(sweep, key, weights, query, max_sweeps):
+  """Sweeps until nothing changes."""
+
+  def step(carry):
+    key, found = carry
+    key, state = sweep(key, found.state)
+    is_stable = jnp.all(state == found.state)
+    return key, Retrieval(state, found.num_sweeps + 1, is_stable)
+
+  def goes_on(carry):
+    _, found = carry
+    return ~found.is_stable & (found.num_sweeps < max_sweeps)
+
+  state = query.astype(jnp.promote_types(weights.dtype, jnp.float32))
+  start = Retrieval(state, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+  _, found = jax.lax.while_loop(goes_on, step, (key, start))
+  return found._replace(state=found.state.astype(query.dtype))
+
+
+def modern_energy(
+  patterns: jax.Array,
+  state: jax.Array,
+  *,
+  inverse_temperature: float | jax.Array = 1.0,
+) -> jax.Array:
+  """Measures a state of the modern network.
+
+  E = -1/β ln Σ_i exp(β x_i·ξ) + ½ |ξ|² + 1/β ln N + ½ max_i |x_i|².
+
+  Args:
+    patterns: x_i, [N, D], of any real numbers.
+    state: ξ, [D].
+    inverse_temperature: β; positive.
+
+  Returns:
+    E, [], not negative.
+
+  Raises:
+    ValueError: if N is 0, or β is a number that is not positive.
+
+  Reference:
+    Ramsauer et al. (2021), arXiv:2008.02217, equation 2.
+
+  >>> float(modern_energy(jnp.array([[2.0, 0.0]]), jnp.array([1.0, 0.0])))
+  0.5
+  """
+  _check_modern(patterns, state, inverse_temperature)
+  beta = jnp.asarray(inverse_temperature, state.dtype)
+  scores = jax.nn.logsumexp(beta * _product(patterns, state)) / beta
+  longest = jnp.max(jnp.sum(jnp.square(patterns), axis=1))
+  squares = 0.5 * (jnp.sum(jnp.square(state)) + longest)
+  return (
+    squares + jnp.log(jnp.asarray(len(patterns), state.dtype)) / beta - scores
+  )
+
+
+def modern_retrieve(
+  patterns: jax.Array,
+  query: jax.Array,
+  *,
+  inverse_temperature: float | jax.Array = 1.0,
+  num_steps: int = 1,
+  clamped: jax.Array | None = None,
+) -> jax.Array:
+  """Retrieves by attention to the patterns: ξ <- Xᵀ softmax(β X ξ).
+
+  No step raises `modern_energy`, clamped or not.
+
+  Args:
+    patterns: X, [N, D], of any real numbers; they are the memory. One that is
+      there twice weighs twice; N is not limited.
+    query: ξ, where it begins, [D].
+    inverse_temperature: β; positive. If large, what is most like the query
+      is retrieved; if small, a mean.
+    num_steps: how many updates; not negative.
+    clamped: numbers that stay as they are, booleans, [D]; None is none.
+
+  Returns:
+    ξ, [D].
+
+  Raises:
+    ValueError: as `modern_energy`, or if num_steps is negative.
+
+  Reference:
+    Ramsauer et al. (2021), arXiv:2008.02217, equation 3; clamping is ours.
+
+  >>> X = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+  >>> modern_retrieve(X, jnp.array([0.5, 0.5])).tolist()
+  [0.5, 0.5]
+  """
+  _check_modern(patterns, query, inverse_temperature)
+  if num_steps < 0:
+    raise ValueError(f"num_steps is {num_steps}; it must not be negative.")
+  is_free = _free(query, clamped)
+  beta = jnp.asarray(inverse_temperature, query.dtype)
+
+  def step(state, _):
+    similarity = lambda query, words: _product(words, query)
+    weights = addressing.content_weights(
+      state, patterns, beta, similarity=similarity
+    )
+    new = addressing.weighted_sum(weights, patterns)
+    return jnp.where(is_free, new.astype(query.dtype), query), None
+
+  return jax.lax.scan(step, query, length=num_steps)[0]
+
+
+def _check_modern(patterns, state, inverse_temperature):
+  chex.assert_rank([patterns, state], [2, 1])
+  chex.assert_equal_shape_suffix([patterns, state], 1)
+  chex.assert_type([patterns, state], float)
+  _check_sizes(patterns)
+  is_number = isinstance(inverse_temperature, int | float)
+  if is_number and not inverse_temperature > 0:
+    raise ValueError(
+      f"inverse_temperature is {inverse_temperature}; it must be positive."
+    )
+
+
+def _check_sizes(patterns):
+  for name, size in zip(("items", "units"), patterns.shape, strict=True):
+    if not size:
+      raise ValueError(f"patterns has 0 {name}; give 1 or more.")
+
+
+def _checked_patterns(patterns):
+  """Patterns in a type wide enough for sums, and the type of weights."""
+  chex.assert_rank(patterns, 2)
+  _check_sizes(patterns)
+  _check_signs("patterns", patterns)
+  is_float = jnp.issubdtype(patterns.dtype, jnp.floating)
+  dtype = patterns.dtype if is_float else jnp.result_type(float)
+  return patterns.astype(jnp.promote_types(dtype, jnp.float32)), dtype
+
+
+def _checked_query(weights, query, clamped, max_sweeps):
+  """Which units are free."""
+  _check_state(weights, query)
+  _check_signs("query", query)
+  if max_sweeps < 1:
+    raise ValueError(f"max_sweeps is {max_sweeps}; it must be 1 or more.")
+  return _free(query, clamped)
+
+
+def _free(query, clamped):
+  if clamped is None:
+    return jnp.ones(query.shape, bool)
+  chex.assert_shape(clamped, query.shape)
+  chex.assert_type(clamped, bool)
+  return ~clamped
+
+
+def _check_state(weights, state):
+  chex.assert_rank(state, 1)
+  chex.assert_shape(weights, (len(state), len(state)))
+
+
+def _check_signs(name, x):
+  """Checks values, where there are any yet."""
+  try:
+    values = np.asarray(x, np.float64)
+  except jax.errors.TracerArrayConversionError:
+    return
+  other = values[np.abs(values) != 1]
+  if other.size:
+    raise ValueError(f"{name} holds {other[0]}; it must hold only -1 and 1.")

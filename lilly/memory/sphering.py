@@ -1,0 +1,188 @@
+"""Moving ZCA: features made uncorrelated and of variance 1, over batches.
+
+ZCA turns features as little as it can, so what is learned from them hardly
+notices a new projection. Moments and projection are moving averages, not
+learned; only `update` and `refresh` change them, so to evaluate is not to call
+these.
+"""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+__all__ = ["State", "apply", "init", "refresh", "update"]
+
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+_NUM_ITERATIONS = 32  # for eigenvalues down to 1e-7 of the greatest
+
+
+class State(NamedTuple):
+  """What is known of the features, and what is made of it."""
+
+  mean: jax.Array  # μ, [D]
+  second_moment: jax.Array  # Σ, not centred, [D, D]
+  projection: jax.Array  # θ, [D, D]
+
+
+def init(size: int, *, dtype: jax.typing.DTypeLike = jnp.float32) -> State:
+  """Makes a state that changes nothing: as of features that are spheres.
+
+  Args:
+    size: D.
+    dtype: of all arrays.
+
+  Returns:
+    The state: μ is 0, Σ and θ are the identity.
+
+  Raises:
+    ValueError: if D is not positive.
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, which tells no initial
+    values: these are ours.
+
+  >>> init(2).projection.tolist()
+  [[1.0, 0.0], [0.0, 1.0]]
+  """
+  if size < 1:
+    raise ValueError(f"size is {size}; it must be 1 or more.")
+  eye = jnp.eye(size, dtype=dtype)
+  return State(jnp.zeros(size, dtype), eye, jnp.copy(eye))
+
+
+def update(
+  state: State, features: jax.Array, *, decay: float | jax.Array = 0.99
+) -> State:
+  """Moves the moments towards those of a batch.
+
+  μ <- γ μ + (1 - γ) mean(s),  Σ <- γ Σ + (1 - γ) sᵀ s / b.
+
+  Args:
+    state: the state.
+    features: s, [b, D]. No gradient goes through them.
+    decay: γ, from 0, which keeps nothing, to 1, which learns nothing; the paper
+      tells no value.
+
+  Returns:
+    The state; its projection is the old one.
+
+  Raises:
+    ValueError: if b is 0, or γ is a number that is not from 0 to 1.
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, which prints sᵀ s
+    without the division by b.
+
+  >>> update(init(1), jnp.array([[1.0], [3.0]]), decay=0.5).mean.tolist()
+  [1.0]
+  """
+  _check_rate("decay", decay)
+  chex.assert_shape(features, (None, len(state.mean)))
+  if not len(features):
+    raise ValueError("features has 0 items; give 1 or more.")
+  s = jax.lax.stop_gradient(features).astype(state.mean.dtype)
+  decay = jnp.asarray(decay, state.mean.dtype)
+  mixed = lambda old, new: decay * old + (1 - decay) * new
+  return state._replace(
+    mean=mixed(state.mean, jnp.mean(s, axis=0)),
+    second_moment=mixed(state.second_moment, _product(s.T, s) / len(s)),
+  )
+
+
+def refresh(
+  state: State,
+  *,
+  decay: float | jax.Array = 0.95,
+  every: int = 1,
+  epsilon: float | jax.Array = 1e-3,
+) -> State:
+  """Moves the projection towards the one of the moments.
+
+  θ <- η^T θ + (1 - η^T) (C + ε I)^(-1/2),  C = Σ - μ μᵀ.
+
+  Args:
+    state: the state.
+    decay: η, from 0, which keeps nothing, to 1, which learns nothing.
+    every: T, how many updates of the moments there are between two of these:
+      the projection then moves as fast as if there were one. The paper prints
+      η / T, by which it would move faster.
+    epsilon: ε, positive: the variance of features that never change, which
+      else would be divided by 0.
+
+  Returns:
+    The state. Time is O(D³); no LAPACK is called.
+
+  Raises:
+    ValueError: if η is a number that is not from 0 to 1, T is not positive, or
+      ε is a number that is not positive.
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304; ε is ours. The inverse
+    root: Higham (2008), Functions of matrices, section 6.7.
+
+  >>> state = init(1)._replace(second_moment=jnp.array([[4.0]]))
+  >>> f"{float(refresh(state, decay=0.0).projection[0, 0]):.2f}"
+  '0.50'
+  """
+  _check_rate("decay", decay)
+  if every < 1:
+    raise ValueError(f"every is {every}; it must be 1 or more.")
+  if isinstance(epsilon, int | float) and not epsilon > 0:
+    raise ValueError(f"epsilon is {epsilon}; it must be positive.")
+  mean, second_moment, projection = state
+  decay, epsilon = (jnp.asarray(x, mean.dtype) for x in (decay, epsilon))
+  kept = decay**every
+  cov = second_moment - mean[:, None] * mean[None]
+  cov += epsilon * jnp.eye(len(mean), dtype=mean.dtype)
+  new = kept * projection + (1 - kept) * _inverse_root(cov)
+  return state._replace(projection=new)
+
+
+def _inverse_root(matrix):
+  """A^(-1/2) by products alone: Newton's iteration, after Schulz."""
+  wide = jnp.promote_types(matrix.dtype, jnp.float32)
+  eye = jnp.eye(len(matrix), dtype=wide)
+  scale = jnp.sqrt(jnp.sum(jnp.square(matrix.astype(wide))))
+
+  def step(carry, _):
+    root, inverse = carry
+    factor = 1.5 * eye - 0.5 * _product(inverse, root)
+    return (_product(root, factor), _product(factor, inverse)), None
+
+  start = matrix.astype(wide) / scale, eye
+  (_, inverse), _ = jax.lax.scan(step, start, length=_NUM_ITERATIONS)
+  inverse = 0.5 * (inverse + inverse.T) / jnp.sqrt(scale)
+  return inverse.astype(matrix.dtype)
+
+
+def apply(
+  state: State, features: jax.Array, *, is_centred: bool = False
+) -> jax.Array:
+  """Projects features: q = θ s, or θ (s - μ).
+
+  Args:
+    state: the state, a constant: gradients go to the features only.
+    features: s, [D].
+    is_centred: whether μ is taken off; the paper prints that it is not.
+
+  Returns:
+    q, [D].
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304.
+
+  >>> apply(init(2), jnp.array([3.0, 4.0])).tolist()
+  [3.0, 4.0]
+  """
+  mean, _, projection = jax.lax.stop_gradient(state)
+  chex.assert_shape(features, mean.shape)
+  s = features - mean if is_centred else features
+  return _product(projection, s)
+
+
+def _check_rate(name, value):
+  if isinstance(value, int | float) and not 0 <= value <= 1:
+    raise ValueError(f"{name} is {value}; it must be from 0 to 1.")

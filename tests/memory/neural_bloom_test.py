@@ -1,0 +1,394 @@
+"""Tests of the Neural Bloom Filter: loops, slopes, nothing that is denied."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lilly.memory import bloom, neural_bloom
+
+M, W, D, N = 4, 3, 5, 6
+
+
+def assert_close(actual, expected, **tolerance):
+  tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-10}
+  np.testing.assert_allclose(actual, expected, **tolerance)
+
+
+def example(seed=0):
+  """A memory with something in it, addresses, words."""
+  rng = np.random.default_rng(seed)
+  addresses = rng.dirichlet(np.ones(M), N)
+  return rng.normal(size=(M, W)), addresses, rng.normal(size=(N, W))
+
+
+def test_a_set_is_its_elements_in_any_order():
+  with jax.enable_x64(True):
+    memory, addresses, words = example()
+    expected = memory.copy()
+    for a, w in zip(addresses, words, strict=True):
+      expected += np.outer(a, w)
+    write = jax.jit(neural_bloom.write)
+    found = write(memory, addresses, words)
+    assert_close(found, expected)
+    order = np.random.default_rng(1).permutation(N)
+    assert_close(write(memory, addresses[order], words[order]), expected)
+
+    def one(memory, item):
+      a, w = item
+      return neural_bloom.write(memory, a[None], w[None]), None
+
+    in_turn, _ = jax.lax.scan(one, memory, (addresses, words))
+    assert_close(in_turn, expected)
+    zero = jnp.zeros((M, W))
+    parts = [write(zero, addresses[s], words[s]) for s in np.split(order, 2)]
+    assert_close(memory + parts[0] + parts[1], expected)
+    # What is written again with its sign changed is gone.
+    assert_close(write(found, addresses, -words), memory)
+    # Twice is not once.
+    twice = write(found, addresses, words)
+    assert_close(twice - memory, 2 * (expected - memory))
+
+
+def test_of_an_empty_set_nothing_is_written():
+  memory, addresses, words = (jnp.asarray(x) for x in example())
+  found = neural_bloom.write(memory, addresses[:0], words[:0])
+  np.testing.assert_array_equal(found, memory)
+  nothing = jnp.zeros((0, 2), jnp.int32), jnp.zeros((0, 2)), words[:0]
+  np.testing.assert_array_equal(
+    neural_bloom.sparse_write(memory, *nothing), memory
+  )
+  np.testing.assert_array_equal(neural_bloom.init(M, W), np.zeros((M, W)))
+
+
+def test_a_read_is_not_summed_over_slots():
+  memory, addresses, _ = (jnp.asarray(x) for x in example())
+  found = neural_bloom.read(memory, addresses[0])
+  assert found.shape == (M * W,)
+  expected = [
+    a * x for a, row in zip(addresses[0], memory, strict=True) for x in row
+  ]
+  assert_close(found, expected, rtol=1e-6)
+  at_one = neural_bloom.read(memory, jnp.eye(M)[2]).reshape(M, W)
+  assert_close(at_one[2], memory[2])
+  assert not np.delete(at_one, 2, axis=0).any()
+  # By a sum two memories would be one that differ only by an exchange.
+  exchanged = neural_bloom.read(memory[::-1], jnp.full(M, 0.25))
+  assert np.abs(exchanged - neural_bloom.read(memory, jnp.full(M, 0.25))).max()
+
+
+def score(memory, query, keys, readout):
+  a = neural_bloom.address(query, keys)
+  return jnp.tanh(neural_bloom.read(memory, a)) @ readout
+
+
+def test_gradients_go_through_writes_and_reads():
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(2)
+    keys, readout = rng.normal(size=(M, D)), rng.normal(size=M * W)
+    queries, words = rng.normal(size=(N, D)), rng.normal(size=(N, W))
+    labels = np.array([1.0, 0.0])
+    asked = rng.normal(size=(2, D))
+
+    def of_memory(memory):
+      logits = jax.vmap(score, (None, 0, None, None))(
+        memory, asked, keys, readout
+      )
+      return neural_bloom.loss(logits, labels)
+
+    def of_set(addresses, words):
+      return of_memory(neural_bloom.write(jnp.zeros((M, W)), addresses, words))
+
+    addresses = jax.vmap(neural_bloom.address, (0, None))(queries, keys)
+    by_address, by_word = jax.grad(of_set, argnums=(0, 1))(addresses, words)
+    memory = np.asarray(addresses).T @ words
+    slopes, step = np.zeros((M, W)), 1e-6
+    for i in np.ndindex(M, W):
+      moved = np.zeros((M, W))
+      moved[i] = step
+      sides = of_memory(memory + moved), of_memory(memory - moved)
+      slopes[i] = (sides[0] - sides[1]) / (2 * step)
+    assert np.abs(slopes).min() > 1e-6
+    assert_close(by_word, addresses @ slopes, rtol=1e-6, atol=1e-9)
+    assert_close(by_address, words @ slopes.T, rtol=1e-6, atol=1e-9)
+
+
+def test_addresses_are_softmaxes_of_products():
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(4)
+    query, keys = rng.normal(size=D), rng.normal(size=(M, D))
+    powers = np.exp(keys @ query)
+    dense = neural_bloom.address(query, keys)
+    assert_close(dense, powers / powers.sum())
+    # Not a cosine: a longer query is sharper.
+    assert neural_bloom.address(3 * query, keys).max() > dense.max()
+    slots, weights = neural_bloom.sparse_address(query, keys, count=M)
+    np.testing.assert_array_equal(slots, np.arange(M))
+    assert_close(weights, dense)
+    slots, weights = neural_bloom.sparse_address(query, keys, count=2)
+    best = np.sort(np.argsort(-powers)[:2])
+    np.testing.assert_array_equal(slots, best)
+    assert_close(weights, powers[best] / powers[best].sum())
+    by_query = jax.grad(
+      lambda query: neural_bloom.sparse_address(query, keys, count=2)[1][0]
+    )(query)
+    p, q = weights
+    assert_close(by_query, p * q * (keys[best[0]] - keys[best[1]]))
+
+
+def test_sparse_is_dense_where_all_slots_are_kept():
+  memory, _, words = (jnp.asarray(x, jnp.float32) for x in example())
+  rng = np.random.default_rng(4)
+  queries = jnp.asarray(rng.normal(size=(N, D)), jnp.float32)
+  keys = neural_bloom.random_keys(jax.random.key(0), M, D)
+  dense = jax.vmap(neural_bloom.address, (0, None))(queries, keys)
+  for count in (M, 2):
+    find = functools.partial(neural_bloom.sparse_address, count=count)
+    slots, weights = jax.vmap(find, (0, None))(queries, keys)
+    assert_close(weights.sum(axis=1), np.ones(N), rtol=1e-6)
+    scattered = np.zeros((N, M), np.float32)
+    np.put_along_axis(scattered, np.asarray(slots), np.asarray(weights), 1)
+    if count == M:
+      np.testing.assert_array_equal(scattered, dense)
+    found = neural_bloom.sparse_write(memory, slots, weights, words)
+    expected = neural_bloom.write(memory, jnp.asarray(scattered), words)
+    assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    read = neural_bloom.sparse_read(memory, slots[0], weights[0])
+    expected = neural_bloom.read(memory, scattered[0]).reshape(M, W)
+    np.testing.assert_array_equal(read.reshape(count, W), expected[slots[0]])
+  # Of one element only its own slots change.
+  changed = neural_bloom.sparse_write(memory, slots[:1], weights[:1], words[:1])
+  is_changed = (changed != memory).any(axis=1)
+  assert set(np.flatnonzero(is_changed)) == set(slots[0].tolist())
+  # A slot that there is not is none.
+  absent = jnp.array([[-1, M]]), jnp.ones((1, 2)), words[:1]
+  np.testing.assert_array_equal(
+    neural_bloom.sparse_write(memory, *absent), memory
+  )
+
+
+def test_keys_stay_when_there_are_more():
+  few = neural_bloom.random_keys(jax.random.key(1), 50, 40)
+  many = neural_bloom.random_keys(jax.random.key(1), 60, 40)
+  np.testing.assert_array_equal(few, many[:50])
+  assert len(np.unique(many)) > 0.99 * 60 * 40
+  assert abs(many.mean()) < 0.1
+  assert abs(many.std() - 1) < 0.1
+
+
+def test_many_small_writes_are_not_lost():
+  rng = np.random.default_rng(5)
+  addresses = jnp.asarray(rng.dirichlet(np.ones(2), 100_000), jnp.bfloat16)
+  words = jnp.asarray(rng.uniform(size=(100_000, 1)), jnp.bfloat16)
+  exact = np.asarray(addresses, np.float64).T @ np.asarray(words, np.float64)
+  for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.bfloat16, 0.01)):
+    memory = neural_bloom.init(2, 1, dtype=dtype)
+    found = neural_bloom.write(memory, addresses, words)
+    assert found.dtype == dtype
+    assert_close(np.asarray(found, np.float64), exact, rtol=tolerance)
+    slots = jnp.tile(jnp.arange(2), (100_000, 1))
+    found = neural_bloom.sparse_write(memory, slots, addresses, words)
+    assert_close(np.asarray(found, np.float64), exact, rtol=tolerance)
+
+
+def test_sets_side_by_side_know_nothing_of_each_other():
+  both = [jnp.stack(x) for x in zip(example(0), example(1), strict=True)]
+  together = jax.vmap(neural_bloom.write)(*both)
+  for i in range(2):
+    alone = neural_bloom.write(*(x[i] for x in both))
+    assert_close(together[i], alone, rtol=1e-6)
+
+
+def test_the_loss_is_a_cross_entropy_of_logits():
+  logits, labels = jnp.array([2.0, -1.0, 0.5]), jnp.array([1, 0, 0])
+  p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+  expected = -np.mean(np.log([p[0], 1 - p[1], 1 - p[2]]))
+  assert_close(neural_bloom.loss(logits, labels), expected, rtol=1e-6)
+  extreme = jnp.array([200.0, -200.0])
+  assert_close(neural_bloom.loss(extreme, jnp.array([0, 1])), 200.0)
+  assert float(neural_bloom.loss(extreme, jnp.array([1, 0]))) < 1e-6
+
+
+@pytest.mark.parametrize("num_values", [2, 10, 1000])
+def test_thresholds_keep_the_rate_also_where_scores_tie(num_values):
+  rng = np.random.default_rng(num_values)
+  scores = np.float32(rng.integers(0, num_values, (20, 100)) - num_values // 2)
+  for fpr in (0.0, 0.01, 0.07, 0.29, 0.5, 0.999, 1.0):
+    call = functools.partial(neural_bloom.calibrate, fpr=fpr)
+    thresholds = np.asarray(jax.vmap(call)(scores))
+    passed = (scores > thresholds[:, None]).sum(axis=1)
+    assert (passed <= fpr * 100 + 1e-9).all()
+    # And no lower threshold does.
+    for row, threshold, count in zip(scores, thresholds, passed, strict=True):
+      if np.isfinite(threshold):
+        assert count + (row == threshold).sum() > fpr * 100
+      else:
+        assert fpr == 1.0 and count == 100
+
+
+def test_thresholds_without_ties_let_through_all_that_they_may():
+  scores = jnp.asarray(np.random.default_rng(0).permutation(100) * 1.0)
+  for fpr in (0.01, 0.29, 0.53, 0.59):  # 0.53 in float32 is less
+    threshold = neural_bloom.calibrate(scores, fpr=fpr)
+    assert np.sum(scores > threshold) == round(fpr * 100)
+    traced = jax.jit(lambda fpr: neural_bloom.calibrate(scores, fpr=fpr))(fpr)
+    assert threshold == traced
+
+
+def test_scores_that_are_no_numbers_are_the_largest():
+  scores = jnp.array([jnp.nan, jnp.inf, 1.0, 2.0, -jnp.inf])
+  assert neural_bloom.calibrate(scores, fpr=0.4) == 2.0
+  assert neural_bloom.calibrate(scores, fpr=0.2) == jnp.inf
+  threshold = neural_bloom.calibrate(scores, fpr=0.0)
+  assert not np.any(scores > threshold)
+  # Then nothing passes, and all is left to the backup.
+  elements = jnp.arange(5)
+  backup = fill(empty(), elements, scores, threshold)
+  assert found(scores, elements, threshold, backup).all()
+
+
+def empty(num_bits=2000, num_hashes=5):
+  return bloom.init(jax.random.key(7), num_bits, num_hashes)
+
+
+@jax.jit
+def found(scores, elements, threshold, backup):
+  contains = jax.vmap(neural_bloom.contains, (0, 0, None, None))
+  return contains(scores, elements, threshold, backup)
+
+
+fill = jax.jit(neural_bloom.fill_backup, static_argnames="margin")
+
+
+@functools.cache
+def network(seed):
+  """A filter's two functions, never trained: its scores are of no use."""
+  rng = np.random.default_rng(seed)
+  of_query, of_word = jnp.asarray(rng.normal(size=(2, 8, D)), jnp.float32)
+  keys, readout = rng.normal(size=(M, D)), rng.normal(size=M * D)
+  keys, readout = jnp.asarray(keys), jnp.asarray(readout)
+  address = lambda x: neural_bloom.address(jnp.tanh(x @ of_query), keys)
+
+  @jax.jit
+  def write(memory, elements):
+    addresses = jax.vmap(address)(elements)
+    return neural_bloom.write(memory, addresses, elements @ of_word)
+
+  @jax.jit
+  def scores(memory, elements):
+    one = lambda x: neural_bloom.read(memory, address(x)) @ readout
+    return jax.vmap(one)(elements)
+
+  return write, scores
+
+
+@pytest.mark.parametrize("fpr", [0.0, 0.1, 0.6, 1.0])
+def test_no_element_is_denied_also_after_late_ones(fpr):
+  rng = np.random.default_rng(0)
+  elements, late, others = jnp.asarray(rng.normal(size=(3, 60, 8)), jnp.float32)
+  write, score_all = network(2)
+  memory = write(neural_bloom.init(M, D), elements)
+  threshold = neural_bloom.calibrate(score_all(memory, others), fpr=fpr)
+  scores = score_all(memory, elements)
+  is_missed = neural_bloom.missed(scores, threshold)
+  share = is_missed.mean()
+  assert share == 1 - fpr if fpr in (0, 1) else 0 < share < 1
+  backup = fill(empty(), elements, scores, threshold)
+  assert found(scores, elements, threshold, backup).all()
+  # What passes has no place in the backup.
+  kept = bloom.insert(empty(), elements, where=is_missed)
+  np.testing.assert_array_equal(backup.words, kept.words)
+  # Later ones go to the backup, and the memory stays;
+  of_late = score_all(memory, late)
+  more = fill(backup, late, of_late, threshold)
+  assert found(of_late, late, threshold, more).all()
+  assert found(scores, elements, threshold, more).all()
+  # or all is scored again: the old backup lacks what has passed till now.
+  memory = write(memory, late)
+  scores, of_late = score_all(memory, elements), score_all(memory, late)
+  if 0 < fpr < 1:
+    assert not found(scores, elements, threshold, more).all()
+  backup = fill(empty(), elements, scores, threshold)
+  backup = fill(backup, late, of_late, threshold)
+  assert found(scores, elements, threshold, backup).all()
+  assert found(of_late, late, threshold, backup).all()
+
+
+def test_scores_that_differ_by_rounding_are_no_reason_to_deny():
+  rng = np.random.default_rng(8)
+  elements, threshold = jnp.asarray(rng.normal(size=(60, 8))), jnp.array(0.3)
+  scores = 0.3 + jnp.asarray(rng.uniform(-2e-3, 2e-3, 60), jnp.float32)
+  again = scores + jnp.asarray(rng.uniform(-5e-4, 5e-4, 60), jnp.float32)
+  backup = fill(empty(), elements, scores, threshold)
+  assert found(again, elements, threshold, backup).all()
+  backup = fill(empty(), elements, scores, threshold, margin=0.0)
+  assert found(scores, elements, threshold, backup).all()
+  assert not found(again, elements, threshold, backup).all()
+
+
+def test_rates_of_both_filters_add_up():
+  rng = np.random.default_rng(9)
+  for epsilon, delta in ((0.1, 0.3), (0.05, 0.05)):
+    of_network, of_backup = rng.random((2, 200_000)) < [[epsilon], [delta]]
+    rate = (of_network | of_backup).mean()
+    expected = neural_bloom.false_positive_rate(epsilon, delta)
+    assert abs(rate - expected) < 0.004
+  # In both halves of a rate it is kept.
+  assert 0.097 < neural_bloom.false_positive_rate(0.1 / 2, 0.1 / 2) <= 0.1
+  for ends, expected in (((0, 0), 0), ((1, 0), 1), ((0, 1), 1), ((1, 1), 1)):
+    assert neural_bloom.false_positive_rate(*ends) == expected
+
+
+def test_a_score_at_the_threshold_does_not_pass():
+  scores, elements = jnp.array([0.0, 1.0, 1.0, 1.0]), jnp.arange(4)
+  threshold = neural_bloom.calibrate(scores, fpr=0.5)
+  assert threshold == 1.0
+  assert not found(scores, elements, threshold, empty()).any()
+  assert found(scores + 1, elements, threshold, empty())[1:].all()
+
+
+def test_space_is_of_memory_and_backup():
+  assert neural_bloom.space(8 * 4, 0, fpr=0.01) == 1024
+  # A Memory Network's, of words of 2 numbers.
+  assert neural_bloom.space(500 * 2, 0, fpr=0.01) / 500 == 64
+  found = neural_bloom.space(32, 10, fpr=0.01, bits=8)
+  expected = 8 * 32 + 10 * np.log2(200) * np.log2(np.e)
+  assert_close(found, expected, rtol=1e-6)
+
+
+def test_bad_arguments_are_refused():
+  memory, addresses, words = (jnp.asarray(x) for x in example())
+  for sizes, name in (((0, 2), "num_slots"), ((2, 0), "word_size")):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+      neural_bloom.init(*sizes)
+  with pytest.raises(ValueError, match="query_size is 0"):
+    neural_bloom.random_keys(jax.random.key(0), 2, 0)
+  with pytest.raises(ValueError, match="num_slots is 0"):
+    neural_bloom.random_keys(jax.random.key(0), 0, 2)
+  for bad in (0, M + 1, -1):
+    with pytest.raises(ValueError, match=f"count is {bad}; it must be"):
+      neural_bloom.sparse_address(jnp.ones(W), memory, count=bad)
+  for bad in (-0.1, 1.1, np.nan):
+    with pytest.raises(ValueError, match=r"fpr is .*; it must be from 0 to 1"):
+      neural_bloom.calibrate(jnp.ones(3), fpr=bad)
+    with pytest.raises(ValueError, match="backup_fpr is"):
+      neural_bloom.false_positive_rate(0.1, bad)
+  with pytest.raises(ValueError, match="scores has 0 items"):
+    neural_bloom.calibrate(jnp.ones(0), fpr=0.1)
+  for bad in (0, 1, 0.0, 1.0, -0.5):
+    with pytest.raises(ValueError, match=f"fpr is {bad}; it must be between"):
+      neural_bloom.space(32, 1, fpr=bad)
+  with pytest.raises(ValueError, match="logits has 0 items"):
+    neural_bloom.loss(jnp.ones(0), jnp.ones(0))
+  with pytest.raises(ValueError, match="margin is -1"):
+    neural_bloom.missed(jnp.ones(3), jnp.ones(()), margin=-1)
+  with pytest.raises(AssertionError):
+    neural_bloom.write(memory, addresses[:, 1:], words)
+  with pytest.raises(AssertionError):
+    neural_bloom.write(memory, addresses[1:], words)
+  with pytest.raises(AssertionError):
+    neural_bloom.read(memory, addresses)
+  with pytest.raises(AssertionError):
+    neural_bloom.loss(jnp.ones(2), jnp.ones(3))
