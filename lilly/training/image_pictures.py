@@ -144,6 +144,7 @@ def by_length(
   lengths: Sequence[int],
   path: pathlib.Path,
   label: str,
+  x_label: str = "images in an episode",
 ) -> None:
   """Draws what was measured in the end on episodes of several lengths.
 
@@ -154,12 +155,13 @@ def by_length(
     lengths: images in an episode, each named once.
     path: of the PNG.
     label: of the vertical axis.
+    x_label: of the horizontal axis.
   """
   values: dict[str, list[np.ndarray]] = {}
   for length in lengths:
     for name, _, found in pictures.by_point(results, f"{metric}_at_{length}"):
       if name.split()[0] in variants:
         values.setdefault(name, []).append(found[:, -1])
-  labels = "images in an episode", label
+  labels = x_label, label
   stacked = {name: np.stack(found, 1) for name, found in values.items()}
   lines(stacked, np.array(lengths), path, labels, log_x=True)

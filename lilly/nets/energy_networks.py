@@ -1,0 +1,286 @@
+"""Energies of patterns, as networks of which a part is written.
+
+To be stored in by `lilly.memory.energy`: a few layers, named memory, are what
+is written; the others are static, and learnt. All is smooth, for gradients of
+gradients are taken, and nothing is normalised by a batch, which would mix the
+patterns of a set. A layer that is gated and run again and again makes not only
+the energy deep but its gradient too, which is what reads.
+
+| network | patterns | numbers that are written |
+| --- | --- | --- |
+| `gated` | [D] | (D + 1) dynamic_size |
+| `residual` | [H, W, C] | (code_size + 1) dynamic_size |
+| `convolutional` | [H, W, C] | 2 (9 bottleneck + 1) dynamic_size |
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from lilly.nets import convolutions
+
+__all__ = ["EnergyNetwork", "convolutional", "gated", "residual", "split"]
+
+
+class EnergyNetwork(NamedTuple):
+  """Functions of one pattern."""
+
+  # init(key, x) -> parameters, all of them; see `split`
+  init: Callable[[jax.Array, jax.Array], Any]
+  # energy(static, written, x) -> E, []; bind static for `memory.energy`
+  energy: Callable[[Any, Any, jax.Array], jax.Array]
+
+
+def split(params: Any) -> tuple[Any, Any]:
+  """Splits parameters into those that are written and those that are not.
+
+  Args:
+    params: of a network, layer by layer.
+
+  Returns:
+    The written ones, θ̄ of `memory.energy`, and the static ones.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, appendix B: layers named memory.
+
+  >>> written, static = split({"memory": {"w": 1}, "gate": {"w": 2}})
+  >>> written, static
+  ({'memory': {'w': 1}}, {'gate': {'w': 2}})
+  """
+  is_memory = lambda layer, *_: layer.split("/")[-1].startswith("memory")
+  return hk.data_structures.partition(is_memory, params)
+
+
+def _network(build):
+  made = hk.without_apply_rng(hk.transform(build))
+
+  def energy(static, written, x):
+    return made.apply(hk.data_structures.merge(static, written), x)
+
+  return EnergyNetwork(made.init, energy)
+
+
+def _check(**sizes):
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f"{name} is {size}; it must be a positive integer.")
+
+
+def _check_dynamic(dynamic_size, name, size):
+  if not 1 <= dynamic_size < size:
+    raise ValueError(
+      f"dynamic_size is {dynamic_size}; it must be from 1 to {size - 1}, less "
+      f"than {name}."
+    )
+
+
+def _linear(size, name):
+  """A layer that begins as He et al. (2015) have it."""
+  init = hk.initializers.VarianceScaling(2.0, "fan_in", "truncated_normal")
+  return hk.Linear(size, w_init=init, name=name)
+
+
+def _convolve(x, size, name, *, window=3, stride=1):
+  """A convolution, padded by zeros."""
+  return _linear(size, name)(convolutions.patches(x, window, stride))
+
+
+def gated(
+  *, hidden_size: int = 1024, dynamic_size: int = 63, num_hops: int = 5
+) -> EnergyNetwork:
+  """Makes the gated recurrent energy of binary patterns.
+
+  s = 0; num_hops times z = [x; s], c = tanh([memory(x); static(z)]),
+  u = σ(gate(z)), s = u c + (1 - u) s; E is linear in the last s.
+
+  Args:
+    hidden_size: numbers in s.
+    dynamic_size: outputs of the memory layer; the others of c are static.
+    num_hops: how often s is updated.
+
+  Returns:
+    The network; the memory layer has (D + 1) dynamic_size numbers.
+
+  Raises:
+    ValueError: if a size is not positive, or nothing of c is static.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, appendix B.
+
+  >>> network = gated(hidden_size=8, dynamic_size=3, num_hops=2)
+  >>> params = network.init(jax.random.key(0), jnp.zeros(4))
+  >>> split(params)[0]["memory"]["w"].shape
+  (4, 3)
+  """
+  _check(num_hops=num_hops)
+  _check_dynamic(dynamic_size, "hidden_size", hidden_size)
+
+  def build(x):
+    chex.assert_rank(x, 1)
+    remembered = _linear(dynamic_size, "memory")(x)
+    static = _linear(hidden_size - dynamic_size, "static")
+    gate = _linear(hidden_size, "gate")
+
+    s = jnp.zeros(hidden_size, x.dtype)
+    for _ in range(num_hops):  # on CPU a scan takes twice as long
+      z = jnp.concatenate([x, s])
+      c = jnp.tanh(jnp.concatenate([remembered, static(z)]))
+      u = jax.nn.sigmoid(gate(z))
+      s = u * c + (1 - u) * s
+    return _linear(1, "energy")(s)[0]
+
+  return _network(build)
+
+
+def _residual_blocks(x, channels):
+  """Halves rows and columns again and again, beside a linear way round."""
+  for l, size in enumerate(channels):
+    h = jnp.tanh(_convolve(x, size, f"block_{l}_0", stride=2))
+    h = jnp.tanh(_convolve(h, size, f"block_{l}_1"))
+    x = h + _convolve(x, size, f"shortcut_{l}", window=1, stride=2)
+  return x
+
+
+def _hops(x, candidate, gate, size, num_hops):
+  """s = 0; c = tanh(LayerNorm(candidate([x; s]))), s = u s + (1 - u) c."""
+  norm = hk.LayerNorm(-1, True, True, name="candidate_norm")
+  s = jnp.zeros((*x.shape[:-1], size), x.dtype)
+  for _ in range(num_hops):
+    z = jnp.concatenate([x, s], axis=-1)
+    c = jnp.tanh(norm(candidate(z)))
+    u = jax.nn.sigmoid(gate(z))
+    s = u * s + (1 - u) * c
+  return s
+
+
+def _energy(s, size):
+  h = jnp.tanh(_linear(size, "last")(s.ravel()))
+  return _linear(1, "energy")(h)[0]
+
+
+def residual(
+  *,
+  channels: Sequence[int] = (32, 64, 96),
+  code_size: int = 256,
+  hidden_size: int = 512,
+  dynamic_size: int = 32,
+  num_hops: int = 3,
+  last_size: int = 1024,
+) -> EnergyNetwork:
+  """Makes the energy of images whose memory is a fully connected layer.
+
+  Residual blocks, a linear layer with layer normalisation, then
+  tanh([memory(x); static(x)]) and gated hops; a hidden layer and a linear one.
+
+  Args:
+    channels: of the residual blocks, each of which halves rows and columns;
+      none: the pixels in a row.
+    code_size: what the memory layer sees.
+    hidden_size: numbers in s, and in what the hops see.
+    dynamic_size: outputs of the memory layer.
+    num_hops: how often s is updated.
+    last_size: of the hidden layer before the energy.
+
+  Returns:
+    The network; the memory layer has (code_size + 1) dynamic_size numbers.
+
+  Raises:
+    ValueError: as of `gated`.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, appendix B: s = u s + (1 - u) c
+    here, other than in `gated`. What is in a residual block is not confirmed.
+
+  >>> network = residual(channels=(), code_size=6, dynamic_size=2)
+  >>> given = jax.random.key(0), jnp.zeros((4, 4, 1))
+  >>> params = jax.eval_shape(network.init, *given)
+  >>> split(params)[0]["memory"]["w"].shape
+  (6, 2)
+  """
+  _check(num_hops=num_hops, code_size=code_size, last_size=last_size)
+  _check_dynamic(dynamic_size, "hidden_size", hidden_size)
+
+  def build(image):
+    chex.assert_rank(image, 3)
+    x = _residual_blocks(image, channels).ravel()
+    norm = hk.LayerNorm(-1, True, True, name="code_norm")
+    x = norm(_linear(code_size, "code")(x))
+    remembered = _linear(dynamic_size, "memory")(x)
+    static = _linear(hidden_size - dynamic_size, "static")(x)
+    x = jnp.tanh(jnp.concatenate([remembered, static]))
+    candidate, gate = (_linear(hidden_size, n) for n in ("candidate", "gate"))
+    s = _hops(x, candidate, gate, hidden_size, num_hops)
+    return _energy(s, last_size)
+
+  return _network(build)
+
+
+def convolutional(
+  *,
+  channels: Sequence[int] = (32, 64),
+  width: int = 128,
+  bottleneck: int = 64,
+  dynamic_size: int = 4,
+  num_hops: int = 3,
+  last_size: int = 1024,
+) -> EnergyNetwork:
+  """Makes the energy of images whose memory is in convolutions.
+
+  Residual blocks, then two bottlenecks, the second of which halves rows and
+  columns: 1 x 1, and 3 x 3 of which a part is written,
+  tanh(LayerNorm([memory(h); static(h)])), beside a linear way round. Gated hops
+  with kernels of 3 x 3; a hidden layer and a linear one.
+
+  Args:
+    channels: of the residual blocks, each of which halves rows and columns.
+    width: channels of the bottlenecks' outputs and of s.
+    bottleneck: channels that the memory layers see.
+    dynamic_size: channels of each of the two memory layers.
+    num_hops: how often s is updated.
+    last_size: of the hidden layer before the energy.
+
+  Returns:
+    The network; the memory layers have 2 (9 bottleneck + 1) dynamic_size
+    numbers.
+
+  Raises:
+    ValueError: as of `gated`.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, appendix B. What is in a block,
+    and what is normalised, channels here, is not confirmed.
+
+  >>> network = convolutional(channels=(2,), bottleneck=3, dynamic_size=2)
+  >>> given = jax.random.key(0), jnp.zeros((4, 4, 1))
+  >>> params = jax.eval_shape(network.init, *given)
+  >>> [layer["w"].shape for layer in split(params)[0].values()]
+  [(27, 2), (27, 2)]
+  """
+  _check(num_hops=num_hops, bottleneck=bottleneck, last_size=last_size)
+  _check_dynamic(dynamic_size, "width", width)
+
+  def build(image):
+    chex.assert_rank(image, 3)
+    x = _residual_blocks(image, channels)
+    for l, stride in enumerate((1, 2)):
+      h = jnp.tanh(_convolve(x, bottleneck, f"narrow_{l}", window=1))
+      remembered = _convolve(h, dynamic_size, f"memory_{l}", stride=stride)
+      static_size = width - dynamic_size
+      static = _convolve(h, static_size, f"static_{l}", stride=stride)
+      norm = hk.LayerNorm(-1, True, True, name=f"bottleneck_norm_{l}")
+      h = jnp.tanh(norm(jnp.concatenate([remembered, static], axis=-1)))
+      x = h + _convolve(x, width, f"around_{l}", window=1, stride=stride)
+    candidate, gate = (_linear(width, name) for name in ("candidate", "gate"))
+    s = _hops(
+      x,
+      lambda z: candidate(convolutions.patches(z, 3)),
+      lambda z: gate(convolutions.patches(z, 3)),
+      *(width, num_hops),
+    )
+    return _energy(s, last_size)
+
+  return _network(build)

@@ -1,0 +1,121 @@
+"""Patterns to be stored, and the damage that is done to queries.
+
+A query is a pattern of which a part was drawn anew; what is drawn may be what
+was there. The places are given, for memories that may know them. Pixels that
+are exchanged: `image_episodes.flip`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lilly.tasks import image_episodes
+
+__all__ = ["FILLS", "Query", "bits", "redraw_bits", "replace_block"]
+
+FILLS = ("bits", "noise", "hidden")
+
+
+class Query(NamedTuple):
+  """A damaged pattern."""
+
+  pattern: jax.Array  # as the one that was stored, [...]
+  is_damaged: jax.Array  # where it may be another, bool [...]
+
+
+def bits(key: jax.Array, num_bits: int) -> jax.Array:
+  """Draws a pattern of bits, each 0 or 1 with equal chance.
+
+  Args:
+    key: typed key.
+    num_bits: D.
+
+  Returns:
+    The pattern, float32 [D].
+
+  Raises:
+    ValueError: if num_bits is not positive.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, section 4: D = 128.
+
+  >>> sorted(set(bits(jax.random.key(0), 64).tolist()))
+  [0.0, 1.0]
+  """
+  if num_bits < 1:
+    raise ValueError(f"num_bits is {num_bits}; it must be at least 1.")
+  return jax.random.bernoulli(key, shape=(num_bits,)).astype(jnp.float32)
+
+
+def redraw_bits(key: jax.Array, pattern: jax.Array, count: int) -> Query:
+  """Draws some bits of a pattern anew: half of them come out as they were.
+
+  Args:
+    key: typed key.
+    pattern: of 0 and 1, [...].
+    count: how many bits are drawn anew, places chosen at random, none twice.
+
+  Returns:
+    The query.
+
+  Raises:
+    ValueError: if there are not so many bits, or count is negative.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, section 4: 64 of 128 bits.
+
+  >>> query = redraw_bits(jax.random.key(0), jnp.zeros(8), 3)
+  >>> int(query.is_damaged.sum())
+  3
+  """
+  if not 0 <= count <= pattern.size:
+    raise ValueError(f"count is {count}; it must be from 0 to {pattern.size}.")
+  key_place, key_bits = jax.random.split(key)
+  order = jax.random.permutation(key_place, pattern.size)
+  is_damaged = order.reshape(pattern.shape) < count
+  return _replaced(key_bits, pattern, is_damaged, "bits")
+
+
+def replace_block(
+  key: jax.Array, image: jax.Array, size: int, *, fill: str = "noise"
+) -> Query:
+  """Replaces a square block of an image, at a place drawn at random.
+
+  Args:
+    key: typed key.
+    image: from 0 to 1, [H, W, C].
+    size: side of the block, which lies wholly within the image.
+    fill: what comes there: "bits" of 0 and 1, "noise" from 0 to 1, or 0,
+      "hidden".
+
+  Returns:
+    The query.
+
+  Raises:
+    ValueError: if the block is empty or does not fit, or fill is another.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720: 16 x 16, in their figures noise.
+
+  >>> image = jnp.ones((4, 4, 1))
+  >>> query = replace_block(jax.random.key(0), image, 3, fill="hidden")
+  >>> float(query.pattern.sum()), int(query.is_damaged.sum())
+  (7.0, 9)
+  """
+  if fill not in FILLS:
+    raise ValueError(f"fill is {fill!r}; it must be one of {FILLS}.")
+  key_place, key_fill = jax.random.split(key)
+  ones = jnp.ones_like(image)[None]
+  is_damaged = image_episodes.occlude(key_place, ones, size)[0] == 0
+  return _replaced(key_fill, image, is_damaged, fill)
+
+
+def _replaced(key, pattern, is_damaged, fill):
+  """A query with something else where it is damaged."""
+  new = jnp.zeros_like(pattern)
+  if fill == "bits":
+    new = jax.random.bernoulli(key, shape=pattern.shape).astype(pattern.dtype)
+  elif fill == "noise":
+    new = jax.random.uniform(key, pattern.shape, pattern.dtype)
+  return Query(jnp.where(is_damaged, new, pattern), is_damaged)
