@@ -272,13 +272,14 @@ def remember(setting: Setting, params: Any, stored: Any, queries: Any) -> Any:
   """Writes a set and reads it: θ, E, and x¹ .. x^K of each query."""
   given = FLAGS.flag_values_dict()
   energy_of = functools.partial(setting.network.energy, params["static"])
-  is_control = setting.variant == "unwritten"
-  written = energy.write(
-    *(params["written"], stored, energy_of, params["write"]),
-    num_steps=0 if is_control else given["write_steps"],
-    first_order=setting.variant == "first_order",
-    remat=given["remat"],
-  )
+  written = params["written"]
+  if setting.variant != "unwritten":  # as of no steps, sooner compiled
+    written = energy.write(
+      *(written, stored, energy_of, params["write"]),
+      num_steps=given["write_steps"],
+      first_order=setting.variant == "first_order",
+      remat=given["remat"],
+    )
   read = functools.partial(energy.read, remat=given["remat"])
   iterates = jax.vmap(lambda x: read(written, x, energy_of, params["read"]))
   return written, energy_of, iterates(queries)
@@ -294,20 +295,20 @@ def distance(x: Any, stored: Any, task: Task) -> Any:
 def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
   """Writes and reads some sets."""
   given = FLAGS.flag_values_dict()
-  key, *keys = jax.random.split(state.key, 3)
+  key, key_sets = jax.random.split(state.key)
   count = given["num_patterns"]
 
-  def loss_of(params, key, key_damage):
-    stored = setting.task.sample(key, data, count)
-    keys = jax.random.split(key_damage, count)
+  def loss_of(params, keys):
+    stored = setting.task.sample(keys[0], data, count)
+    keys = jax.random.split(keys[1], count)
     queries = jax.vmap(setting.task.damage)(keys, stored).pattern
     _, _, reads = remember(setting, params, stored, queries)
     loss = jnp.mean(jax.vmap(energy.reconstruction_loss)(reads, stored))
     return loss, jnp.mean(distance(reads[:, -1], stored, setting.task))
 
   def loss(params):
-    each = (jax.random.split(key, given["num_sets"]) for key in keys)
-    found = jax.vmap(functools.partial(loss_of, params))(*each)
+    keys = jax.random.split(key_sets, (given["num_sets"], 2))
+    found = jax.vmap(loss_of, (None, 0))(params, keys)
     return jax.tree.map(jnp.mean, found)
 
   (value, error), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
