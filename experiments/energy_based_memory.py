@@ -22,9 +22,7 @@ docs/papers/energy_based_memory.md.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -39,9 +37,9 @@ with epy.lazy_imports():
   import numpy as np
   import optax
 
-  from lilly.memory import energy, hopfield
-  from lilly.nets import energy_networks
-  from lilly.tasks import image_episodes, patterns
+  from lilly.memory import energy
+  from lilly.nets import energy_memory, energy_networks
+  from lilly.tasks import patterns
   from lilly.training import image_pictures, pictures
 
 TRAINED = ("ebmm", "unwritten", "first_order")
@@ -159,65 +157,30 @@ class State(NamedTuple):
   key: Any
 
 
-class Task(NamedTuple):
-  """Sets of patterns, as `image_episodes.Task`, and what damages them."""
-
-  shape: tuple[int, ...]
-  is_binary: bool
-  sample: Callable[..., Any]
-  test: Callable[..., Any]
-  data: Any
-  damage: Callable[..., Any]  # damage(key, pattern) -> `patterns.Query`
-
-
 class Setting(NamedTuple):
   """A task, and what remembers."""
 
-  task: Task
+  task: Any
   variant: str
   network: Any  # of an energy
 
 
-def make_task(data_dir: Any) -> Task:
+def make_task(data_dir: Any) -> Any:
   """The flags' task."""
   given = FLAGS.flag_values_dict()
-  if given["task"] != "binary":
-    damage = functools.partial(
-      patterns.replace_block, size=given["block_size"], fill=given["fill"]
-    )
-    return Task(*image_episodes.task(given["task"], data_dir), damage)
-  one = functools.partial(patterns.bits, num_bits=given["num_bits"])
-  sample = lambda key, _, count: jax.vmap(one)(jax.random.split(key, count))
-  damage = functools.partial(patterns.redraw_bits, count=given["num_redrawn"])
-  return Task((given["num_bits"],), True, sample, sample, (), damage)
+  if given["task"] == "binary":
+    sizes = {name: given[name] for name in ("num_bits", "num_redrawn")}
+    return patterns.binary_task(**sizes)
+  damage = {name: given[name] for name in ("block_size", "fill")}
+  return patterns.image_task(given["task"], data_dir, **damage)
 
 
-def make_setting(variant: str, task: Task) -> Setting:
-  """A network of the flags' sizes; its proportions are the paper's."""
+def make_setting(variant: str, task: Any) -> Setting:
+  """A network of the flags' sizes."""
   given = FLAGS.flag_values_dict()
-  sizes = {n: given[n] for n in ("dynamic_size", "num_hops")}
-  filters, hidden = given["num_filters"], given["hidden_size"]
-  if given["network"] == "gated":
-    network = energy_networks.gated(hidden_size=hidden, **sizes)
-    flat = lambda static, written, x: network.energy(static, written, x.ravel())
-    init = lambda key, x: network.init(key, x.ravel())
-    return Setting(task, variant, network._replace(init=init, energy=flat))
-  if given["network"] == "residual":
-    network = energy_networks.residual(
-      channels=[filters, 2 * filters, 3 * filters] if filters else [],
-      code_size=hidden // 2,
-      hidden_size=hidden,
-      last_size=2 * hidden,
-      **sizes,
-    )
-  else:
-    network = energy_networks.convolutional(
-      channels=[filters, 2 * filters],
-      width=4 * filters,
-      bottleneck=2 * filters,
-      last_size=2 * hidden,
-      **sizes,
-    )
+  names = ("hidden_size", "dynamic_size", "num_hops", "num_filters")
+  sizes = {name: given[name] for name in names}
+  network = energy_networks.proportioned(given["network"], **sizes)
   return Setting(task, variant, network)
 
 
@@ -229,7 +192,7 @@ def optimiser_of(hyper: Any) -> Any:
   return training.skip_nonfinite(optax.chain(clip, adam))
 
 
-def make_experiment(variant: str, task: Task) -> training.Experiment:
+def make_experiment(variant: str, task: Any) -> training.Experiment:
   """One variant, as one run sees it."""
   setting = make_setting(variant, task)
   if variant not in TRAINED:
@@ -252,40 +215,26 @@ def start(key: Any, hyper: Any, setting: Setting) -> State:
   """A network and rates that have learnt nothing."""
   given = FLAGS.flag_values_dict()
   key, key_params = jax.random.split(key)
-  weights = setting.network.init(key_params, jnp.zeros(setting.task.shape))
-  written, static = energy_networks.split(weights)
-  layers = dict.fromkeys(written, 0)  # one rate a layer
-  rates = energy.write_rates(layers, initial=given["write_rate"])
-  if not given["gradient_norm"]:
-    rates = rates._replace(gradient_norm=None)
-  schedule = energy.read_rates(
-    given["read_steps"],
-    step_size=given["step_size"],
-    momentum=given["momentum"],
-  )
-  params = {"written": written, "static": static}
-  params |= {"write": rates, "read": schedule}
+  names = ("read_steps", "write_rate", "step_size", "momentum", "gradient_norm")
+  rates = {name: given[name] for name in names}
+  pattern = jnp.zeros(setting.task.shape)
+  params = energy_memory.init(key_params, setting.network, pattern, **rates)
   return State(params, optimiser_of(hyper).init(params), hyper, key)
 
 
 def remember(setting: Setting, params: Any, stored: Any, queries: Any) -> Any:
-  """Writes a set and reads it: θ, E, and x¹ .. x^K of each query."""
+  """Writes a set and reads its queries."""
   given = FLAGS.flag_values_dict()
-  energy_of = functools.partial(setting.network.energy, params["static"])
-  written = params["written"]
-  if setting.variant != "unwritten":  # as of no steps, sooner compiled
-    written = energy.write(
-      *(written, stored, energy_of, params["write"]),
-      num_steps=given["write_steps"],
-      first_order=setting.variant == "first_order",
-      remat=given["remat"],
-    )
-  read = functools.partial(energy.read, remat=given["remat"])
-  iterates = jax.vmap(lambda x: read(written, x, energy_of, params["read"]))
-  return written, energy_of, iterates(queries)
+  is_control = setting.variant == "unwritten"
+  return energy_memory.recall(
+    *(setting.network, params, stored, queries),
+    write_steps=0 if is_control else given["write_steps"],
+    first_order=setting.variant == "first_order",
+    remat=given["remat"],
+  )
 
 
-def distance(x: Any, stored: Any, task: Task) -> Any:
+def distance(x: Any, stored: Any, task: Any) -> Any:
   """Wrong bits of patterns, or the squared error, of each: [N]."""
   if task.is_binary:
     return jax.vmap(energy.error_bits)(x, stored).astype(jnp.float32)
@@ -302,7 +251,7 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
     stored = setting.task.sample(keys[0], data, count)
     keys = jax.random.split(keys[1], count)
     queries = jax.vmap(setting.task.damage)(keys, stored).pattern
-    _, _, reads = remember(setting, params, stored, queries)
+    reads = remember(setting, params, stored, queries).iterates
     loss = jnp.mean(jax.vmap(energy.reconstruction_loss)(reads, stored))
     return loss, jnp.mean(distance(reads[:, -1], stored, setting.task))
 
@@ -315,7 +264,7 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
   optimiser = optimiser_of(state.hyper)
   updates, moments = optimiser.update(grads, state.moments, state.params)
   params = optax.apply_updates(state.params, updates)
-  metrics = {"loss": value, "error": error, "norm": optax.global_norm(grads)}
+  metrics = {"loss": value, "error": error, "norm": optax.tree.norm(grads)}
   return State(params, moments, state.hyper, key), metrics
 
 
@@ -349,14 +298,14 @@ def of_energy(
 ) -> dict[str, Any]:
   """Errors of reads, and energies: of what is stored, and as it is read."""
   start = queries.pattern
-  written, energy_of, reads = remember(setting, params, stored, start)
-  at = lambda theta, x: jax.vmap(lambda x: energy_of(theta, x))(x)
+  written, of_x, reads = remember(setting, params, stored, start)
+  at = lambda theta, x: jax.vmap(lambda x: of_x(theta, x))(x)
   path = jnp.concatenate([start[:, None], reads], axis=1)
   falls = jnp.diff(jax.vmap(lambda x: at(written, x))(path)) <= 1e-5
   return {
     "loss": jax.vmap(energy.reconstruction_loss)(reads, stored),
     "error": distance(reads[:, -1], stored, setting.task),
-    "energy_before": at(params["written"], stored),
+    "energy_before": at(params.written, stored),
     "energy_after": at(written, stored),
     "falling": jnp.asarray(falls, jnp.float32),
   }
@@ -368,25 +317,13 @@ def of_rule(
   """Errors of what needs no training, also where it knows what is damaged."""
   if setting.variant == "query":
     return {"error": distance(queries.pattern, stored, setting.task)}
-  signs = lambda x: 2 * x.reshape(len(x), -1) - 1
-  x, known = signs(stored), ~queries.is_damaged.reshape(len(stored), -1)
-  if setting.variant == "modern":
-    retrieve = lambda _, query, clamped: hopfield.modern_retrieve(
-      x, query, clamped=clamped
-    )
-  else:
-    weights = getattr(hopfield, setting.variant)(x)
-    retrieve = lambda key, query, clamped: (
-      hopfield.retrieve_asynchronously(
-        key, weights, query, clamped=clamped
-      ).state
-    )
 
-  def error(clamped):
-    each = jax.random.split(key, len(x)), signs(queries.pattern), clamped
-    found = (1 + jax.vmap(retrieve)(*each)) / 2
-    return distance(found.reshape(stored.shape), stored, setting.task)
+  def error(is_known):
+    given = setting.variant, stored, queries.pattern, is_known
+    found = energy_memory.retrieve(key, *given)
+    return distance(found, stored, setting.task)
 
+  known = ~queries.is_damaged
   both = jax.vmap(error)(jnp.stack([jnp.zeros_like(known), known]))
   return {"error": both[0], "error_clamped": both[1]}
 
@@ -394,14 +331,11 @@ def of_rule(
 def make_experiments(options: training.Options) -> dict[str, Any]:
   """One for each variant."""
   check()
-  task, given = make_task(options.data_dir), FLAGS.flag_values_dict()
-  sides = task.shape[:2]
-  if given["task"] != "binary" and given["block_size"] > min(sides):
-    raise training.RunError(
-      f"--block_size={given['block_size']} is more than an image has; give at "
-      f"most {min(sides)}."
-    )
-  return {name: make_experiment(name, task) for name in given["variants"]}
+  try:
+    task = make_task(options.data_dir)
+  except ValueError as reason:  # a block that does not fit
+    raise training.RunError(f"--{reason}") from reason
+  return {name: make_experiment(name, task) for name in FLAGS["variants"].value}
 
 
 def check() -> None:
@@ -481,9 +415,9 @@ def show(setting: Setting, params: Any) -> Any:
     stored = task.test(keys[0], task.data, count)
     queries = jax.vmap(task.damage)(jax.random.split(keys[1], count), stored)
     start = queries.pattern
-    written, energy_of, reads = remember(setting, params, stored, start)
+    written, of_x, reads = remember(setting, params, stored, start)
     path = jnp.concatenate([start[:, None], reads], axis=1)
-    values = jax.vmap(jax.vmap(lambda x: energy_of(written, x)))(path)
+    values = jax.vmap(jax.vmap(lambda x: of_x(written, x)))(path)
     return stored, path, values - values[:, :1]
 
   stored, path, values = read(jax.random.split(jax.random.key(2)))

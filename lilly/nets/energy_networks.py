@@ -23,7 +23,16 @@ import jax.numpy as jnp
 
 from lilly.nets import convolutions
 
-__all__ = ["EnergyNetwork", "convolutional", "gated", "residual", "split"]
+__all__ = [
+  "NETWORKS",
+  "EnergyNetwork",
+  "convolutional",
+  "gated",
+  "proportioned",
+]
+__all__ += ["residual", "split"]
+
+NETWORKS = ("gated", "residual", "convolutional")
 
 
 class EnergyNetwork(NamedTuple):
@@ -143,6 +152,14 @@ def _residual_blocks(x, channels):
     h = jnp.tanh(_convolve(h, size, f"block_{l}_1"))
     x = h + _convolve(x, size, f"shortcut_{l}", window=1, stride=2)
   return x
+
+
+def _written_block(h, width, dynamic_size, l, stride):
+  """A convolution of which a part is written."""
+  remembered = _convolve(h, dynamic_size, f"memory_{l}", stride=stride)
+  static = _convolve(h, width - dynamic_size, f"static_{l}", stride=stride)
+  norm = hk.LayerNorm(-1, True, True, name=f"bottleneck_norm_{l}")
+  return jnp.tanh(norm(jnp.concatenate([remembered, static], axis=-1)))
 
 
 def _hops(x, candidate, gate, size, num_hops):
@@ -268,11 +285,7 @@ def convolutional(
     x = _residual_blocks(image, channels)
     for l, stride in enumerate((1, 2)):
       h = jnp.tanh(_convolve(x, bottleneck, f"narrow_{l}", window=1))
-      remembered = _convolve(h, dynamic_size, f"memory_{l}", stride=stride)
-      static_size = width - dynamic_size
-      static = _convolve(h, static_size, f"static_{l}", stride=stride)
-      norm = hk.LayerNorm(-1, True, True, name=f"bottleneck_norm_{l}")
-      h = jnp.tanh(norm(jnp.concatenate([remembered, static], axis=-1)))
+      h = _written_block(h, width, dynamic_size, l, stride)
       x = h + _convolve(x, width, f"around_{l}", window=1, stride=stride)
     candidate, gate = (_linear(width, name) for name in ("candidate", "gate"))
     s = _hops(
@@ -284,3 +297,48 @@ def convolutional(
     return _energy(s, last_size)
 
   return _network(build)
+
+
+def proportioned(
+  kind: str,
+  *,
+  hidden_size: int,
+  dynamic_size: int,
+  num_hops: int,
+  num_filters: int = 0,
+) -> EnergyNetwork:
+  """Makes a network of any size in the paper's proportions.
+
+  Args:
+    kind: one of `NETWORKS`; gated takes images as their pixels in a row.
+    hidden_size: of s where that is no image; the paper's last hidden layer has
+      twice as many units, a code half as many.
+    dynamic_size: as of the networks.
+    num_hops: as of the networks.
+    num_filters: channels of the first residual block; of the others multiples.
+
+  Returns:
+    The network.
+
+  Raises:
+    ValueError: as of the networks, or if there is no such kind.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, appendix B: 32 filters.
+  """
+  sizes = {"dynamic_size": dynamic_size, "num_hops": num_hops}
+  f, last_size = num_filters, 2 * hidden_size
+  if kind == "gated":
+    init, energy = gated(hidden_size=hidden_size, **sizes)
+    return EnergyNetwork(
+      lambda key, x: init(key, x.ravel()),
+      lambda static, written, x: energy(static, written, x.ravel()),
+    )
+  if kind == "residual":
+    sizes |= {"code_size": hidden_size // 2, "hidden_size": hidden_size}
+    channels = (f, 2 * f, 3 * f) if f else ()
+    return residual(channels=channels, last_size=last_size, **sizes)
+  if kind == "convolutional":
+    sizes |= {"width": 4 * f, "bottleneck": 2 * f, "last_size": last_size}
+    return convolutional(channels=(f, 2 * f), **sizes)
+  raise ValueError(f"kind is {kind!r}; it must be one of {NETWORKS}.")

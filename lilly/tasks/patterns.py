@@ -5,14 +5,18 @@ was there. The places are given, for memories that may know them. Pixels that
 are exchanged: `image_episodes.flip`.
 """
 
-from typing import NamedTuple
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lilly.tasks import image_episodes
 
-__all__ = ["FILLS", "Query", "bits", "redraw_bits", "replace_block"]
+__all__ = ["FILLS", "Query", "Task", "binary_task", "bits", "image_task"]
+__all__ += ["redraw_bits", "replace_block"]
 
 FILLS = ("bits", "noise", "hidden")
 
@@ -22,6 +26,17 @@ class Query(NamedTuple):
 
   pattern: jax.Array  # as the one that was stored, [...]
   is_damaged: jax.Array  # where it may be another, bool [...]
+
+
+class Task(NamedTuple):
+  """Sets of patterns, and what damages one: `image_episodes.Task`, and more."""
+
+  shape: tuple[int, ...]  # of a pattern
+  is_binary: bool
+  sample: Callable[..., jax.Array]  # key, data, num_items -> [N, ...]
+  test: Callable[..., jax.Array]  # the same, of other patterns
+  data: Any
+  damage: Callable[[jax.Array, jax.Array], Query]  # key, pattern
 
 
 def bits(key: jax.Array, num_bits: int) -> jax.Array:
@@ -114,3 +129,56 @@ def replace_block(
     new = jax.random.uniform(key_fill, image.shape, image.dtype)
   new = jnp.round(new) if fill == "bits" else new
   return Query(jnp.where(is_damaged, new, image), is_damaged)
+
+
+def binary_task(*, num_bits: int = 128, num_redrawn: int = 64) -> Task:
+  """Makes sets of random bits, of which a part is drawn anew.
+
+  Args:
+    num_bits: D.
+    num_redrawn: bits of a query.
+
+  Returns:
+    The task.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, section 4.
+  """
+  one = functools.partial(bits, num_bits=num_bits)
+  sample = lambda key, _, count: jax.vmap(one)(jax.random.split(key, count))
+  damage = functools.partial(redraw_bits, count=num_redrawn)
+  return Task((num_bits,), True, sample, sample, (), damage)
+
+
+def image_task(
+  name: str,
+  data_dir: str | os.PathLike[str] | None = None,
+  *,
+  block_size: int = 16,
+  fill: str = "noise",
+) -> Task:
+  """Makes sets of images of which a block is replaced.
+
+  Args:
+    name: as of `image_episodes.task`.
+    data_dir: the same.
+    block_size: side of the block.
+    fill: as of `replace_block`.
+
+  Returns:
+    The task.
+
+  Raises:
+    ValueError: as those functions; also if the block does not fit.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, section 4.
+  """
+  images = image_episodes.task(name, data_dir)
+  side = min(images.shape[:2])
+  if not 1 <= block_size <= side:
+    raise ValueError(
+      f"block_size is {block_size}; it must be from 1 to {side}."
+    )
+  damage = functools.partial(replace_block, size=block_size, fill=fill)
+  return Task(*images, damage)

@@ -1,0 +1,156 @@
+"""Memories of sets of patterns: energies that are written, Hopfield networks.
+
+Patterns and queries are from 0 to 1 and of any shape; what is read is, too.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from lilly.memory import energy, hopfield
+from lilly.nets import energy_networks
+
+__all__ = ["RULES", "Params", "Recall", "init", "recall", "retrieve"]
+
+RULES = {
+  "hebb": hopfield.hebb,
+  "storkey": hopfield.storkey,
+  "pseudo_inverse": hopfield.pseudo_inverse,
+}
+
+
+class Params(NamedTuple):
+  """All that is learnt."""
+
+  written: Any  # θ̄, where writing begins
+  static: Any
+  write: energy.WriteRates  # a rate for each layer and each term
+  read: energy.ReadRates
+
+
+class Recall(NamedTuple):
+  """What was read of a set of queries."""
+
+  written: Any  # θ
+  energy: Callable[[Any, jax.Array], jax.Array]  # of θ and x: E, []
+  iterates: jax.Array  # x¹ .. x^K of each query, [N, K, ...]
+
+
+def init(
+  key: jax.Array,
+  network: energy_networks.EnergyNetwork,
+  pattern: jax.Array,
+  *,
+  read_steps: int,
+  write_rate: float = 0.3,
+  step_size: float = 0.5,
+  momentum: float = 0.5,
+  gradient_norm: bool = True,
+) -> Params:
+  """Draws weights, and makes rates.
+
+  Args:
+    key: typed key.
+    network: an energy.
+    pattern: one.
+    read_steps: K.
+    write_rate: of each layer and each term at first; 1e-4 is the paper's.
+    step_size: of the first step of reading.
+    momentum: of the first step of reading.
+    gradient_norm: whether writing has that term.
+
+  Returns:
+    The parameters.
+
+  Raises:
+    ValueError: a rate is out of its range; see `memory.energy`.
+  """
+  written, static = energy_networks.split(network.init(key, pattern))
+  rates = energy.write_rates(dict.fromkeys(written, 0), initial=write_rate)
+  if not gradient_norm:
+    rates = rates._replace(gradient_norm=None)
+  schedule = energy.read_rates(
+    read_steps, step_size=step_size, momentum=momentum
+  )
+  return Params(written, static, rates, schedule)
+
+
+def recall(
+  network: energy_networks.EnergyNetwork,
+  params: Params,
+  patterns: jax.Array,
+  queries: jax.Array,
+  *,
+  write_steps: int,
+  first_order: bool = False,
+  remat: bool = False,
+) -> Recall:
+  """Writes a set of patterns, and reads each query.
+
+  Args:
+    network: an energy.
+    params: as from `init`.
+    patterns: [N, ...].
+    queries: [M, ...].
+    write_steps: T; 0: nothing is written.
+    first_order: as of `memory.energy.write`.
+    remat: as of `memory.energy.write`.
+
+  Returns:
+    What was written and read.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720.
+  """
+  of_x = functools.partial(network.energy, params.static)
+  written = params.written
+  if write_steps:  # a loop of none takes as long to compile
+    written = energy.write(
+      *(written, patterns, of_x, params.write),
+      num_steps=write_steps,
+      first_order=first_order,
+      remat=remat,
+    )
+  read = lambda x: energy.read(written, x, of_x, params.read, remat=remat)
+  return Recall(written, of_x, jax.vmap(read)(queries))
+
+
+def retrieve(
+  key: jax.Array,
+  rule: str,
+  patterns: jax.Array,
+  queries: jax.Array,
+  is_known: jax.Array,
+) -> jax.Array:
+  """Retrieves by a Hopfield network, or by the modern one.
+
+  Args:
+    key: typed key.
+    rule: a name in `RULES`, for patterns of 0 and 1, or "modern".
+    patterns: [N, ...].
+    queries: [M, ...].
+    is_known: what of them stays as it is, bool [M, ...].
+
+  Returns:
+    What is retrieved, [M, ...].
+
+  Reference:
+    See `memory.hopfield`.
+  """
+  flat = lambda x: x.reshape(len(x), -1)
+  signs = 2 * flat(patterns) - 1
+  keys = jax.random.split(key, len(queries))
+  weights = RULES[rule](signs) if rule in RULES else None
+
+  def one(key, query, clamped):
+    if weights is None:
+      return hopfield.modern_retrieve(signs, query, clamped=clamped)
+    found = hopfield.retrieve_asynchronously(
+      key, weights, query, clamped=clamped
+    )
+    return found.state
+
+  found = jax.vmap(one)(keys, 2 * flat(queries) - 1, flat(is_known))
+  return (1 + found.reshape(queries.shape)) / 2

@@ -1,0 +1,137 @@
+"""Tests of experiments/energy_based_memory.py: it runs, and says no."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import energy_based_memory as experiment
+from lilly.nets import energy_memory
+from lilly.tasks import patterns
+from tests.running import final, parse, run
+
+
+def test_memories_are_compared_and_drawn(tmp_path):
+  flags = ["--variants=ebmm,hebb,query", "--counts=1,2", "--num_tests=8"]
+  assert run(experiment, tmp_path, *flags) == 0
+  found, hebb, query = (final(tmp_path, x) for x in ("ebmm", "hebb", "query"))
+  # All see the same sets; half of 4 bits of 8.
+  assert found["eval/query"] == hebb["eval/query"] == query["eval/error"]
+  assert 1 < found["eval/query"] < 3
+  assert found["eval/error"] == found["eval/error_at_2"]
+  assert found["eval/energy_after"] < found["eval/energy_before"]
+  # It helps to know which bits were not drawn anew.
+  assert hebb["eval/error_clamped_at_1"] == 0
+  assert hebb["eval/error_clamped"] < hebb["eval/error"]
+  for picture in ("curves", "counts", "energy", "ebmm"):
+    assert (tmp_path / "run" / f"{picture}.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ["--task=binary", f"--variants={','.join(experiment.VARIANTS)}"],
+    ["--task=digits", "--variants=ebmm,modern,hebb", "--nogradient_norm"],
+    ["--task=digits", "--network=gated", "--remat"],
+    ["--task=generated", "--variants=ebmm,query", "--hidden_size=4"],
+  ],
+)
+def test_all_tasks_and_variants_run(tmp_path, flags):
+  assert run(experiment, tmp_path, *flags) == 0
+  loss = final(tmp_path, "ebmm")["eval/loss"]
+  if "first_order" in flags[1]:
+    values = {loss} | {
+      final(tmp_path, x)["eval/loss"] for x in ("first_order", "unwritten")
+    }
+    assert len(values) == 3
+  assert np.isfinite(loss)
+
+
+@pytest.mark.slow
+def test_errors_fall_below_what_is_unwritten(tmp_path):
+  flags = ["--variants=ebmm,unwritten", "--num_updates=400", "--num_tests=200"]
+  flags += ["--log_every=100", "--eval_every=400", "--learning_rate=1e-2"]
+  flags += ["--hidden_size=32", "--dynamic_size=15", "--write_rate=0.3"]
+  flags += ["--num_patterns=1", "--counts=1", "--num_sets=16"]
+  assert run(experiment, tmp_path, *flags) == 0
+  found, control = (final(tmp_path, x) for x in ("ebmm", "unwritten"))
+  assert found["eval/loss"] < 0.8 * control["eval/loss"]
+
+
+@pytest.mark.slow
+def test_hopfield_s_errors_are_the_published_ones():
+  """Hebb's rule, 128 bits, 64 of them drawn anew, the others clamped."""
+  parse(experiment, "--num_bits=128", "--num_redrawn=64", "--num_tests=20")
+  setting = experiment.make_setting("hebb", experiment.make_task(None))
+
+  def errors(keys):
+    stored = setting.task.test(keys[0], (), 32)
+    each = jax.random.split(keys[1], 32)
+    queries = jax.vmap(setting.task.damage)(each, stored)
+    return experiment.of_rule(keys[2], setting, (), stored, queries)
+
+  keys = jax.random.split(jax.random.key(0), (20, 3))
+  found = jax.jit(jax.vmap(errors))(keys)
+  assert abs(found["error_clamped"].mean() - 5.0) < 0.7
+  assert 37 < found["error"].mean() < 45
+
+
+def test_what_is_measured_by_hand(monkeypatch):
+  """Reads go to the pattern but for one bit, then to its opposite."""
+  parse(experiment, "--preset=smoke")
+  task = experiment.make_task(None)
+  setting = experiment.make_setting("ebmm", task)
+  stored = jnp.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+  queries = patterns.Query(jnp.full((2, 3), 0.25), jnp.ones((2, 3), bool))
+
+  def remember(setting, params, stored, start):
+    near = stored.at[:, 0].set(1 - stored[:, 0])
+    energy_of = lambda theta, x: theta * jnp.sum(x)
+    reads = jnp.stack([near, 1 - stored], axis=1)
+    return energy_memory.Recall(-2.0, energy_of, reads)
+
+  monkeypatch.setattr(experiment, "remember", remember)
+  params = energy_memory.Params(3.0, None, None, None)
+  found = experiment.of_energy(None, setting, params, stored, queries)
+  expected = {
+    "loss": [4.0, 4.0],  # 1 + 3: steps are added, the query is left out
+    "error": [3.0, 3.0],
+    "energy_before": [6.0, 3.0],
+    "energy_after": [-4.0, -2.0],
+    # Sums of x: 0.75, 3, 1 and 0.75, 0, 2; the energy is -2 times that.
+    "falling": [[1.0, 0.0], [0.0, 1.0]],
+  }
+  assert found.keys() == expected.keys()
+  for name, values in expected.items():
+    np.testing.assert_allclose(found[name], values, err_msg=name)
+
+
+def test_errors_of_colours_are_squares():
+  parse(experiment, "--preset=smoke")
+  task = experiment.make_task(None)._replace(is_binary=False)
+  x, stored = jnp.full((1, 2, 2, 1), 0.5), jnp.zeros((1, 2, 2, 1))
+  assert experiment.distance(x, stored, task).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+  ("flags", "sentence"),
+  [
+    (["--variants=storky"], "names no memory"),
+    (["--variants=query,query"], "names a memory twice"),
+    (["--task=cifar10", "--variants=hebb"], "rules are of bits"),
+    (["--counts=0"], "must be positive integers"),
+    (["--num_redrawn=9"], "is more than --num_bits=8"),
+    (["--network=residual"], "is of images"),
+    (["--dynamic_size=6"], "must be less than --hidden_size, 6"),
+    (["--task=generated", "--dynamic_size=4"], "4 times --num_filters, 4"),
+    (["--task=digits", "--block_size=9"], "it must be from 1 to 8"),
+    (["--write_rate=0"], "must be positive"),
+    (["--write_rate=inf"], "must be finite"),
+    (["--momentum=nan"], "must be at most 1"),
+  ],
+)
+def test_a_bad_flag_is_one_sentence(tmp_path, capsys, flags, sentence):
+  assert run(experiment, tmp_path, *flags) == 1
+  said = capsys.readouterr().err.strip().splitlines()
+  assert len(said) == 1 and sentence in said[0]
