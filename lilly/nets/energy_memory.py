@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lilly.memory import energy, hopfield
 from lilly.nets import energy_networks
 
-__all__ = ["RULES", "Params", "Recall", "init", "recall", "retrieve"]
+__all__ = ["RULES", "Params", "Recall", "energies", "init", "recall"]
+__all__ += ["retrieve"]
 
 RULES = {
   "hebb": hopfield.hebb,
@@ -115,6 +117,20 @@ def recall(
     )
   read = lambda x: energy.read(written, x, of_x, params.read, remat=remat)
   return Recall(written, of_x, jax.vmap(read)(queries))
+
+
+def energies(found: Recall, queries: jax.Array) -> jax.Array:
+  """Measures how the energy changes as queries are read.
+
+  Args:
+    found: as from `recall`.
+    queries: [N, ...].
+
+  Returns:
+    E of each query and of what was read of it, [N, K + 1].
+  """
+  path = jnp.concatenate([queries[:, None], found.iterates], axis=1)
+  return jax.vmap(jax.vmap(lambda x: found.energy(found.written, x)))(path)
 
 
 def retrieve(

@@ -162,12 +162,13 @@ def _written_block(h, width, dynamic_size, l, stride):
   return jnp.tanh(norm(jnp.concatenate([remembered, static], axis=-1)))
 
 
-def _hops(x, candidate, gate, size, num_hops):
+def _hops(x, size, num_hops, neighbours=lambda z: z):
   """s = 0; c = tanh(LayerNorm(candidate([x; s]))), s = u s + (1 - u) c."""
+  candidate, gate = (_linear(size, name) for name in ("candidate", "gate"))
   norm = hk.LayerNorm(-1, True, True, name="candidate_norm")
   s = jnp.zeros((*x.shape[:-1], size), x.dtype)
   for _ in range(num_hops):
-    z = jnp.concatenate([x, s], axis=-1)
+    z = neighbours(jnp.concatenate([x, s], axis=-1))
     c = jnp.tanh(norm(candidate(z)))
     u = jax.nn.sigmoid(gate(z))
     s = u * s + (1 - u) * c
@@ -229,9 +230,7 @@ def residual(
     remembered = _linear(dynamic_size, "memory")(x)
     static = _linear(hidden_size - dynamic_size, "static")(x)
     x = jnp.tanh(jnp.concatenate([remembered, static]))
-    candidate, gate = (_linear(hidden_size, n) for n in ("candidate", "gate"))
-    s = _hops(x, candidate, gate, hidden_size, num_hops)
-    return _energy(s, last_size)
+    return _energy(_hops(x, hidden_size, num_hops), last_size)
 
   return _network(build)
 
@@ -247,8 +246,8 @@ def convolutional(
 ) -> EnergyNetwork:
   """Makes the energy of images whose memory is in convolutions.
 
-  Residual blocks, then two bottlenecks, the second of which halves rows and
-  columns: 1 x 1, and 3 x 3 of which a part is written,
+  Residual blocks, then two bottlenecks, the second of which halves the image:
+  1 x 1, and 3 x 3 of which a part is written,
   tanh(LayerNorm([memory(h); static(h)])), beside a linear way round. Gated hops
   with kernels of 3 x 3; a hidden layer and a linear one.
 
@@ -287,13 +286,7 @@ def convolutional(
       h = jnp.tanh(_convolve(x, bottleneck, f"narrow_{l}", window=1))
       h = _written_block(h, width, dynamic_size, l, stride)
       x = h + _convolve(x, width, f"around_{l}", window=1, stride=stride)
-    candidate, gate = (_linear(width, name) for name in ("candidate", "gate"))
-    s = _hops(
-      x,
-      lambda z: candidate(convolutions.patches(z, 3)),
-      lambda z: gate(convolutions.patches(z, 3)),
-      *(width, num_hops),
-    )
+    s = _hops(x, width, num_hops, lambda z: convolutions.patches(z, 3))
     return _energy(s, last_size)
 
   return _network(build)

@@ -6,6 +6,7 @@ are exchanged: `image_episodes.flip`.
 """
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,8 +16,8 @@ import jax.numpy as jnp
 
 from lilly.tasks import image_episodes
 
-__all__ = ["FILLS", "Query", "Task", "binary_task", "bits", "image_task"]
-__all__ += ["redraw_bits", "replace_block"]
+__all__ = ["FILLS", "Query", "Task", "as_image", "binary_task", "bits"]
+__all__ += ["image_task", "redraw_bits", "replace_block"]
 
 FILLS = ("bits", "noise", "hidden")
 
@@ -141,9 +142,16 @@ def binary_task(*, num_bits: int = 128, num_redrawn: int = 64) -> Task:
   Returns:
     The task.
 
+  Raises:
+    ValueError: if there are not so many bits.
+
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4.
   """
+  if not 0 <= num_redrawn <= num_bits:
+    raise ValueError(
+      f"num_redrawn is {num_redrawn}; it must be from 0 to {num_bits}."
+    )
   one = functools.partial(bits, num_bits=num_bits)
   sample = lambda key, _, count: jax.vmap(one)(jax.random.split(key, count))
   damage = functools.partial(redraw_bits, count=num_redrawn)
@@ -182,3 +190,20 @@ def image_task(
     )
   damage = functools.partial(replace_block, size=block_size, fill=fill)
   return Task(*images, damage)
+
+
+def as_image(x: jax.Array) -> jax.Array:
+  """Lays bits out as a picture, as square as may be.
+
+  Args:
+    x: [..., D].
+
+  Returns:
+    [..., H, W], H at most W.
+
+  >>> as_image(jnp.zeros((3, 32))).shape
+  (3, 4, 8)
+  """
+  size = x.shape[-1]
+  side = max(h for h in range(1, math.isqrt(size) + 1) if size % h == 0)
+  return x.reshape(*x.shape[:-1], side, -1)

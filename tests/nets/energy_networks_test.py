@@ -210,3 +210,26 @@ def test_bad_sizes_are_refused(make, options, message):
     options = {"hidden_size": 8, "dynamic_size": 2} | options
   with pytest.raises(ValueError, match=message):
     getattr(energy_networks, make)(**options)
+
+
+def test_proportions_are_the_paper_s():
+  given = {"hidden_size": 512, "dynamic_size": 8, "num_hops": 3}
+  image, shapes = jnp.zeros((28, 28, 1)), {}
+  for kind in energy_networks.NETWORKS:
+    network = energy_networks.proportioned(kind, num_filters=32, **given)
+    params = jax.eval_shape(network.init, jax.random.key(0), image)
+    shapes[kind] = {
+      name: x["w"].shape for name, x in params.items() if "w" in x
+    }
+    value = jax.eval_shape(
+      network.energy, *energy_networks.split(params)[::-1], image
+    )
+    assert value.shape == ()
+  assert shapes["gated"]["memory"] == (784, 8)
+  assert shapes["residual"]["code"] == (4 * 4 * 96, 256)
+  assert shapes["residual"]["last"] == (512, 1024)
+  found = shapes["convolutional"]
+  assert found["memory_1"] == (9 * 64, 8) and found["static_1"] == (576, 120)
+  assert found["last"] == (4 * 4 * 128, 1024)
+  with pytest.raises(ValueError, match="kind is 'mlp'; it must be one of"):
+    energy_networks.proportioned("mlp", **given)

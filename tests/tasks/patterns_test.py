@@ -74,6 +74,26 @@ def test_a_block_is_replaced_and_nothing_else(fill):
     assert np.abs(np.corrcoef(one[:, 0], one[:, 1])[0, 1]) < 0.12
 
 
+def test_tasks_are_sets_and_their_damage():
+  keys = jax.random.split(jax.random.key(0), 3)
+  bits = patterns.binary_task(num_bits=6, num_redrawn=2)
+  digits = patterns.image_task("digits", block_size=3, fill="hidden")
+  for task, shape, damaged in ((bits, (6,), 2), (digits, (8, 8, 1), 9)):
+    key, key_test, key_damage = jax.random.clone(keys)
+    found = task.sample(key, task.data, 4)
+    assert task.shape == shape and found.shape == (4, *shape)
+    assert (found != task.test(key_test, task.data, 4)).any()
+    assert task.is_binary and len({x.tobytes() for x in np.asarray(found)}) > 1
+    query = task.damage(key_damage, found[0])
+    assert query.is_damaged.sum() == damaged
+  assert (query.pattern[query.is_damaged] == 0).all()
+
+
+def test_bits_as_an_image_are_as_square_as_may_be():
+  for size, shape in ((128, (8, 16)), (7, (1, 7)), (36, (6, 6))):
+    assert patterns.as_image(jnp.zeros((2, size))).shape == (2, *shape)
+
+
 @pytest.mark.parametrize(
   ("call", "message"),
   [
@@ -85,6 +105,14 @@ def test_a_block_is_replaced_and_nothing_else(fill):
     (
       lambda key: patterns.redraw_bits(key, jnp.zeros(4), -1),
       "count is -1; it must be from 0 to 4",
+    ),
+    (
+      lambda key: patterns.binary_task(num_bits=4, num_redrawn=5),
+      "num_redrawn is 5; it must be from 0 to 4",
+    ),
+    (
+      lambda key: patterns.image_task("digits", block_size=9),
+      "block_size is 9; it must be from 1 to 8",
     ),
     (
       lambda key: patterns.replace_block(key, jnp.zeros((4, 4, 1)), 5),

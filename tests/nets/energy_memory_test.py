@@ -1,0 +1,119 @@
+"""Tests of lilly.nets.energy_memory, with an energy known in closed form."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lilly.memory import energy, hopfield
+from lilly.nets import energy_memory, energy_networks
+
+D = 4
+# E = ½ |x - memory - static|²: writing moves the memory to the mean.
+QUADRATIC = energy_networks.EnergyNetwork(
+  lambda key, x: {
+    "memory": {"b": jnp.zeros_like(x)},
+    "gate": {"b": jnp.full_like(x, 0.25)},
+  },
+  lambda static, written, x: (
+    0.5 * jnp.sum((x - written["memory"]["b"] - static["gate"]["b"]) ** 2)
+  ),
+)
+PATTERNS = jnp.array([[0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
+QUERIES = jnp.array([[1.0, 1.0, 1.0, 0.0], [0.5, 0.5, 0.0, 1.0]])
+
+
+def started(**options):
+  given = jax.random.key(0), QUADRATIC, PATTERNS[0]
+  return energy_memory.init(*given, read_steps=2, **options)
+
+
+def recall(params, **options):
+  return energy_memory.recall(
+    QUADRATIC, params, PATTERNS, QUERIES, write_steps=2, **options
+  )
+
+
+def test_starts_with_a_rate_a_layer_and_a_term():
+  params = started(write_rate=0.2, step_size=0.4, momentum=0.3)
+  assert params.written.keys() == {"memory"}
+  assert params.static.keys() == {"gate"}
+  for term in params.write:
+    assert term.keys() == {"memory"}
+    np.testing.assert_allclose(jax.nn.softplus(term["memory"]), 0.2, rtol=1e-5)
+  assert params.read.step_size_logits.shape == (1,)
+  np.testing.assert_allclose(params.read.step_size, 0.4, rtol=1e-6)
+  np.testing.assert_allclose(params.read.momentum, 0.3, rtol=1e-6)
+  assert started(gradient_norm=False).write.gradient_norm is None
+
+
+def test_recalls_as_the_loss_of_the_memory_does():
+  params = started(momentum=0.3)
+  found = recall(params)
+  loss, iterates = energy.loss(
+    *(params.written, PATTERNS, QUERIES),
+    functools.partial(QUADRATIC.energy, params.static),
+    *(params.write, params.read),
+    num_steps=2,
+  )
+  np.testing.assert_allclose(found.iterates, iterates, rtol=1e-6)
+  own = jax.vmap(energy.reconstruction_loss)(found.iterates, PATTERNS).mean()
+  np.testing.assert_allclose(own, loss, rtol=1e-6)
+  # Two steps part of the way to the mean, less what is static.
+  whole = PATTERNS.mean(0) - 0.25
+  part = np.asarray(found.written["memory"]["b"] / whole)
+  assert (part > 0.3).all() and (part < 1.2).all()
+
+
+def test_what_is_first_order_knows_less():
+  def slope(first_order):
+    def loss(params):
+      found = recall(params, first_order=first_order)
+      return jnp.sum((found.iterates - PATTERNS[:, None]) ** 2)
+
+    return jax.jit(jax.grad(loss))(started()).written["memory"]["b"]
+
+  assert np.abs(slope(True) - slope(False)).max() > 1e-2
+
+
+def test_no_steps_write_nothing():
+  params = started()
+  found = energy_memory.recall(
+    QUADRATIC, params, PATTERNS, QUERIES, write_steps=0
+  )
+  assert found.written is params.written
+  assert found.iterates.shape == (2, 2, D)
+
+
+def test_energies_begin_with_the_query_s():
+  params = started()
+  found = recall(params)
+  values = energy_memory.energies(found, QUERIES)
+  centre = found.written["memory"]["b"] + 0.25
+  path = np.concatenate([QUERIES[:, None], found.iterates], axis=1)
+  expected = 0.5 * np.sum((path - np.asarray(centre)) ** 2, axis=-1)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [*energy_memory.RULES, "modern"])
+def test_rules_retrieve_and_leave_what_is_known(rule):
+  rng = np.random.default_rng(0)
+  stored = jnp.asarray(rng.integers(0, 2, (2, 4, 8)), jnp.float32)
+  known = jnp.asarray(rng.random((2, 4, 8)) < 0.8)
+  damaged = jnp.where(known, stored, 1 - stored)
+  retrieve = jax.jit(energy_memory.retrieve, static_argnums=1)
+  key = jax.random.key(0)
+  found = retrieve(key, rule, stored, damaged, known)
+  np.testing.assert_allclose(found, stored, atol=1e-2)
+  # All is known: nothing changes; each query by its own mask.
+  keeps = jnp.array([True, False])[:, None, None] | known
+  kept = retrieve(jax.random.clone(key), rule, stored, damaged, keeps)
+  np.testing.assert_array_equal(kept[0], damaged[0])
+  np.testing.assert_allclose(kept[1], stored[1], atol=1e-2)
+
+
+def test_rules_are_those_of_their_names():
+  for name, rule in energy_memory.RULES.items():
+    assert rule is getattr(hopfield, name)
