@@ -144,6 +144,7 @@ class State(NamedTuple):
   moments: Any
   hyper: Any
   key: Any
+  tests: Any  # key of test sets; XLA would spend minutes on a constant
 
 
 class Setting(NamedTuple):
@@ -196,14 +197,15 @@ def make_experiment(variant: str, task: Any) -> training.Experiment:
 def start(key: Any, hyper: Any, setting: Setting) -> State:
   """A network and rates that have learnt nothing; rules have none."""
   if setting.variant not in TRAINED:
-    return State((), (), hyper, key)
+    return State((), (), hyper, key, jax.random.key(1))
   given = FLAGS.flag_values_dict()
   key, key_params = jax.random.split(key)
   names = ("read_steps", "write_rate", "step_size", "momentum", "gradient_norm")
   rates = {name: given[name] for name in names}
   pattern = jnp.zeros(setting.task.shape)
   params = energy_memory.init(key_params, setting.network, pattern, **rates)
-  return State(params, optimiser_of(hyper).init(params), hyper, key)
+  moments = optimiser_of(hyper).init(params)
+  return State(params, moments, hyper, key, jax.random.key(1))
 
 
 def remember(setting: Setting, params: Any, stored: Any, queries: Any) -> Any:
@@ -251,7 +253,7 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
   updates, moments = optimiser.update(grads, state.moments, state.params)
   params = optax.apply_updates(state.params, updates)
   metrics = {"loss": value, "error": error, "norm": optax.tree.norm(grads)}
-  return State(params, moments, state.hyper, key), metrics
+  return State(params, moments, state.hyper, key, state.tests), metrics
 
 
 def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
@@ -268,7 +270,7 @@ def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
       wrong = distance(queries.pattern, stored, setting.task)
       return jax.tree.map(jnp.mean, found | {"query": wrong})
 
-    keys = jax.random.split(jax.random.key(1), (given["num_tests"], 3))
+    keys = jax.random.split(state.tests, (given["num_tests"], 3))
     found = jax.lax.map(one, keys, batch_size=given["num_sets"])
     found = jax.tree.map(jnp.mean, found)
     for name in {"error", "error_clamped"} & set(found):
@@ -381,14 +383,14 @@ def show(setting: Setting, params: Any) -> Any:
   task, count = setting.task, FLAGS.flag_values_dict()["num_patterns"]
 
   @jax.jit
-  def read(keys):
-    stored = task.test(keys[0], task.data, count)
+  def read(keys, data):
+    stored = task.test(keys[0], data, count)
     queries = jax.vmap(task.damage)(jax.random.split(keys[1], count), stored)
     found = remember(setting, params, stored, queries.pattern)
     values = energy_memory.energies(found, queries.pattern)
     return stored, queries.pattern, found.iterates, values - values[:, :1]
 
-  *images, values = read(jax.random.split(jax.random.key(2)))
+  *images, values = read(jax.random.split(jax.random.key(2)), task.data)
   if len(task.shape) == 1:
     images = [patterns.as_image(x) for x in images]
   stored, query, reads = images

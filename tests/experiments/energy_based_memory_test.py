@@ -107,6 +107,20 @@ def test_what_is_measured_by_hand(monkeypatch):
     np.testing.assert_allclose(found[name], values, err_msg=name)
 
 
+def test_images_are_shown_as_they_are_read():
+  parse(experiment, "--preset=smoke", "--task=digits")
+  task = experiment.make_task(None)
+  setting = experiment.make_setting("unwritten", task)
+  state = experiment.start(jax.random.key(0), {"learning_rate": 0.1}, setting)
+  rows, values = experiment.show(setting, state.params)
+  assert list(rows) == ["stored", "query", "read 1", "read 2"]
+  assert {x.shape for x in rows.values()} == {(2, 8, 8, 1)}
+  # At most the block of 4 x 4 is another; reads are no queries.
+  assert 0 < (rows["query"] != rows["stored"]).sum() <= 2 * 16
+  assert (rows["read 1"] != rows["query"]).any()
+  assert values.shape == (2, 3) and (values[:, 0] == 0).all()
+
+
 def test_errors_of_colours_are_squares():
   parse(experiment, "--preset=smoke")
   task = experiment.make_task(None)._replace(is_binary=False)
