@@ -270,7 +270,8 @@ def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
       wrong = distance(queries.pattern, stored, setting.task)
       return jax.tree.map(jnp.mean, found | {"query": wrong})
 
-    keys = jax.random.split(state.tests, (given["num_tests"], 3))
+    key = jax.random.clone(state.tests)  # the same ones at every time
+    keys = jax.random.split(key, (given["num_tests"], 3))
     found = jax.lax.map(one, keys, batch_size=given["num_sets"])
     found = jax.tree.map(jnp.mean, found)
     for name in {"error", "error_clamped"} & set(found):
