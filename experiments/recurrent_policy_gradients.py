@@ -371,7 +371,7 @@ def draw(results: training.Results, out_dir: Any) -> None:
   if paths:
     path_pictures.paths(paths, out_dir / "paths.png")
     metrics = lambda name, which: results.metrics[name][f"eval/{which}"][1]
-    last = lambda name: [metrics(name, x)[:, -1] for x in ("first", "second")]
+    last = lambda name: [metrics(name, x)[:, -1] for x in ("first", "later")]
     path_pictures.searches(
       {name: last(name) for name in paths}, out_dir / "searches.png"
     )
@@ -411,7 +411,7 @@ def _cost(name):
 
 _RETURN = "eval/return"
 _QUICKER = claims.ratio(
-  claims.last("rdpg", "eval/first"), claims.last("rdpg", "eval/second")
+  claims.last("rdpg", "eval/first"), claims.last("rdpg", "eval/later")
 )
 _BOTH = claims.last("rdpg", _RETURN), claims.last("feedforward", _RETURN)
 CLAIMS = (
@@ -441,7 +441,7 @@ CLAIMS = (
     (
       *(
         "maze",
-        "rdpg: steps of the first search over the second's, better half",
+        "rdpg: steps of the first search over later ones', better half",
       ),
       *(claims.better_half(_QUICKER, _BOTH[0]), ">=", 2.0),
     ),

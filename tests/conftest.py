@@ -11,6 +11,7 @@ chex.set_n_cpu_devices(2)
 haste.hurry()
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -18,3 +19,10 @@ jax.config.update("jax_debug_key_reuse", True)
 # What JAX keeps grows with each test, and to look through it for cycles took a
 # quarter of the time.
 gc.set_threshold(200_000, 50, 1000)
+
+
+@pytest.fixture
+def float64():
+  """Takes numbers in double precision."""
+  with jax.enable_x64(True):
+    yield

@@ -7,9 +7,19 @@ for promises on what is not done.
 
 import re
 
+import jax
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "copies_in_loops", "feedback_alignment_step"]
+__all__ = ["ACTIVATIONS", "assert_close", "copies_in_loops"]
+__all__ += ["feedback_alignment_step"]
+
+
+def assert_close(actual, expected, **tolerance):
+  """Compares trees of float64, to 1e-10 if nothing else is said."""
+  tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-10}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected
+  )
 
 
 def _sigmoid(a):

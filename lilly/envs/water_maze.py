@@ -142,37 +142,41 @@ def latencies(
 
 
 def searches(
-  on_platform: jax.Array, *, num_stay: int = _NUM_STAY
+  on_platform: jax.Array, *, num_stay: int = _NUM_STAY, max_visits: int = 40
 ) -> dict[str, jax.Array]:
-  """Compares first and second searches of some episodes; see `latencies`.
+  """Compares the first search of an episode with later ones; see `latencies`.
 
-  Both are averaged over the episodes in which both ended: so an agent that
-  remembers nothing takes as long for the one as for the other, though the end
-  of an episode cuts long searches off and some platforms are easily found.
+  Both are averaged over the episodes that have both, later ones first within
+  each: so an agent that remembers nothing takes as long for the one as for the
+  other, though the end of an episode cuts long searches off and some platforms
+  are easily found.
 
   Args:
     on_platform: whether each step ended on the platform, [N, T] bool.
     num_stay: after how many steps on the platform the agent is taken away.
+    max_visits: how many searches of an episode count, the first ones.
 
   Returns:
     missed: the part of episodes in which the platform was never found; once:
-    that in which it was not found again; first and second: mean steps, NaN if
+    that in which it was not found again; first and later: mean steps, NaN if
     no episode has both.
 
   >>> found = searches(jnp.array([[0, 0, 1, 1, 0, 1]], bool), num_stay=2)
   >>> {name: float(x) for name, x in found.items()}
-  {'missed': 0.0, 'once': 0.0, 'first': 3.0, 'second': 2.0}
+  {'missed': 0.0, 'once': 0.0, 'first': 3.0, 'later': 2.0}
   """
-  measure = functools.partial(latencies, num_stay=num_stay, max_visits=2)
-  first, second = jax.vmap(measure)(on_platform).T
-  has_both = ~jnp.isnan(second)
+  measure = functools.partial(
+    latencies, num_stay=num_stay, max_visits=max_visits
+  )
+  steps = jax.vmap(measure)(on_platform)
+  has_both = ~jnp.isnan(steps[:, 1])
   mean = lambda steps: jnp.mean(steps, where=has_both)
-  missed = jnp.mean(jnp.isnan(first))
+  missed = jnp.mean(jnp.isnan(steps[:, 0]))
   return {
     "missed": missed,
     "once": 1 - missed - jnp.mean(has_both),
-    "first": mean(first),
-    "second": mean(second),
+    "first": mean(steps[:, 0]),
+    "later": mean(jnp.nanmean(steps[:, 1:], axis=1)),
   }
 
 

@@ -270,9 +270,8 @@ def _measured(claim, results):
   for flag, allowed in claim.where.items():
     value = results.options.flags.get(flag)
     if value not in allowed:
-      wanted = " or ".join(
-        "its default" if v is None else str(v) for v in allowed
-      )
+      named = ["its default" if v is None else str(v) for v in allowed]
+      wanted = " or ".join(dict.fromkeys(named))
       raise NotApplicable(f"stated for --{flag}={wanted}")
   values = np.asarray(claim.measure(results), np.float64)
   finished = values[np.isfinite(values)]

@@ -133,7 +133,13 @@ def lines(
     ax.set_xscale("log", base=2)
     ax.set_xticks(x, [f"{at:g}" for at in x])
     ax.minorticks_off()
-  ax.legend(frameon=False)
+  if len(values) > 4:  # they leave no room for it among them
+    ax.legend(
+      frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
+    )
+    sheet.set_figwidth(sheet.get_figwidth() + 2)
+  else:
+    ax.legend(frameon=False)
   pictures.save(sheet, path)
 
 

@@ -16,10 +16,7 @@ from lilly.control import kl_limited, lqr
 T, D, M = 4, 3, 2
 
 
-@pytest.fixture(autouse=True)
-def _double():
-  with jax.enable_x64(True):
-    yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def covariances(rng, *shape):

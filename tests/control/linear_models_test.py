@@ -12,10 +12,7 @@ T, D, M = 4, 3, 2
 K = D + M + D
 
 
-@pytest.fixture(autouse=True)
-def _double():
-  with jax.enable_x64(True):
-    yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def system():

@@ -75,10 +75,7 @@ def total_of(states, actions):
   return sum(rewards) + end(states[T])
 
 
-@pytest.fixture(autouse=True)
-def _double():
-  with jax.enable_x64(True):
-    yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_one_pass_solves_a_linear_quadratic_problem():

@@ -11,10 +11,7 @@ from lilly.envs import reacher
 SIZES = [1, 2, 5, 13]  # the last one is LAPACK's, or looped over
 
 
-@pytest.fixture(autouse=True)
-def _double():
-  with jax.enable_x64(True):
-    yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def matrix(size):

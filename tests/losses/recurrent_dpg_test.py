@@ -14,10 +14,7 @@ A, B, F, W = 0.9, 0.8, 0.5, 0.3
 THETA = -0.3
 
 
-@pytest.fixture(autouse=True)
-def _double():
-  with jax.enable_x64(True):
-    yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def play(x, z, theta, first=None, start=0):

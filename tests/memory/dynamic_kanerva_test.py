@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lilly.memory import dynamic_kanerva, kanerva
+from tests.oracles import assert_close
 
 METHODS = ("ridge", "squared", "mean_field")
 K, C, T = 3, 5, 4
@@ -15,17 +16,7 @@ NOISE, SPREAD = 0.5, 1.7  # σ², s_w²
 VARIANCES = {"noise_variance": NOISE, "weight_variance": SPREAD}
 
 
-@pytest.fixture(autouse=True)
-def _double():
-  with jax.enable_x64(True):
-    yield
-
-
-def assert_close(actual, expected, **tolerance):
-  tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-10}
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected
-  )
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def episode(rows=K, code_size=C, length=T, seed=0):

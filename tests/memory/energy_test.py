@@ -8,21 +8,12 @@ import numpy as np
 import pytest
 
 from lilly.memory import energy
+from tests.oracles import assert_close
 
 D, H, N = 3, 4, 2
 
 
-@pytest.fixture(autouse=True)
-def _double():
-  with jax.enable_x64(True):
-    yield
-
-
-def assert_close(actual, expected, **tolerance):
-  tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-10}
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected
-  )
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def example(seed=0, num_read_steps=3):

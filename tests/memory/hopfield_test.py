@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lilly.memory import hopfield
+from tests.oracles import assert_close
 
 RULES = {
   "hebb": hopfield.hebb,
@@ -17,15 +18,7 @@ RULES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _double():
-  with jax.enable_x64(True):
-    yield
-
-
-def assert_close(actual, expected, **tolerance):
-  tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-10}
-  np.testing.assert_allclose(actual, expected, **tolerance)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def signs(*shape, seed=0):

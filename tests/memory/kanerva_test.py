@@ -9,22 +9,13 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from lilly.memory import kanerva, kanerva_bounds
+from tests.oracles import assert_close
 
 METHODS = ("sequential", "batch", "information", "joseph")
 NOISE = 0.7
 
 
-@pytest.fixture(autouse=True)
-def _double():
-  with jax.enable_x64(True):
-    yield
-
-
-def assert_close(actual, expected, **tolerance):
-  tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-10}
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected
-  )
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def episode(rows=3, code_size=2, length=4, seed=0):

@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 from lilly.memory import bloom, neural_bloom
+from tests.oracles import assert_close
 
 M, W, D, N = 4, 3, 5, 6
-
-
-def assert_close(actual, expected, **tolerance):
-  tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-10}
-  np.testing.assert_allclose(actual, expected, **tolerance)
 
 
 def example(seed=0):

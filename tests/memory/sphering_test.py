@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 from lilly.memory import sphering
+from tests.oracles import assert_close
 
 refresh = jax.jit(sphering.refresh, static_argnames="every")
-
-
-def assert_close(actual, expected, **tolerance):
-  tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-10}
-  np.testing.assert_allclose(actual, expected, **tolerance)
 
 
 def inverse_root(matrix):
