@@ -128,6 +128,8 @@ def lines(
   for k, (name, found) in enumerate(values.items()):
     colour = pictures.COLOURS[k % len(pictures.COLOURS)]
     pictures.band(ax, x, found, colour=colour, label=name)
+  for line in ax.get_lines():
+    line.set_marker(".")  # a single point is to be seen too
   ax.set(xlabel=labels[0], ylabel=labels[1])
   if log_x:
     ax.set_xscale("log", base=2)
