@@ -85,5 +85,5 @@ def test_a_boat_is_steered_across_a_river():
 
 
 def test_a_kanerva_memory_knows_a_sine_from_a_few_points():
-  error = jax.jit(lambda: load("kanerva_regression").main(num_updates=150))()
-  assert error < 0.1  # 0.9 of always 0
+  errors = jax.jit(lambda: load("kanerva_regression").main(150))()
+  assert errors.mean() < 0.1  # 0.67 of always 0
