@@ -168,10 +168,11 @@ def rollout_with_memory(
 
   Args:
     key: typed key.
-    env: an environment; what it does past an end is given as it is.
+    env: an environment; what it does past an end is given as it is. Where it
+      resets itself, what is remembered begins anew too.
     act: maps a key, what is remembered, an observation and the action before
       it, at first zeros, to what is remembered then and an action.
-    memory: before the first observation.
+    memory: before the first observation of an episode.
     num_steps: T.
 
   Returns:
@@ -200,14 +201,18 @@ def _rollout(key, env, act, memory, num_steps):
   state, observation = env.reset(key_reset)
 
   def step(carry, _):
-    key, memory, state, observation = carry
+    key, now, state, observation = carry
     key, key_act, key_step = jax.random.split(key, 3)
-    memory, action = act(key_act, memory, observation)
+    now, action = act(key_act, now, observation)
     following, step = env.step(key_step, state, action)
-    # An environment that resets itself says what to act on next.
-    seen = getattr(following, "observation", step.observation)
+    # An environment that resets itself says what to act on next: of another
+    # episode, of which nothing is remembered yet.
+    seen = step.observation
+    if hasattr(following, "observation"):
+      seen, is_over = following.observation, environment.is_last(step)
+      now = jax.tree.map(lambda x, y: jnp.where(is_over, x, y), memory, now)
     found = state, observation, action, step
-    return (key, memory, following, seen), found
+    return (key, now, following, seen), found
 
   carry = (key, memory, state, observation)
   return jax.lax.scan(step, carry, length=num_steps)[1]

@@ -31,6 +31,20 @@ def test_a_rollout_says_what_was_acted_on():
   assert len(set(actions.ravel().tolist())) == 7  # keys are used once
 
 
+def test_nothing_is_remembered_of_the_episode_before():
+  env = wrappers.auto_reset(wrappers.time_limit(scripted.counter(), 3))
+
+  def counting(key, count, observation, before):
+    del key, observation
+    return count + 1, before + count
+
+  played = episodes.rollout_with_memory(
+    jax.random.key(0), env, counting, jnp.ones(()), 7
+  )
+  # 1, 2 and 3 are added up, in every episode from 0.
+  assert played[2].ravel().tolist() == [1, 3, 6, 1, 3, 6, 1]
+
+
 def test_rewards_are_discounted_up_to_an_end():
   def steps_of(env):
     return episodes.rollout(jax.random.key(0), env, act, 5)[3]
