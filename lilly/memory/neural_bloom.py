@@ -3,9 +3,8 @@
 A set is written at once, as a sum of products of words and addresses, in any
 order; both are what networks make of its elements. What is read for a query is
 the whole memory, each slot times its weight: not their sum. A network turns
-that into a score, of which a threshold is calibrated; elements of the set that
-fall below it go to a classical filter, the backup. So nothing that was written
-is ever denied.
+that into a score; `learned_filters` makes of scores a filter that never denies
+what was written.
 
 The numbers of the memory grow with the set; where that troubles what reads
 them, divide by a constant, not by a count of what was written, which would have
@@ -19,11 +18,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lilly.memory import addressing, bloom
+from lilly.memory import addressing
 
-__all__ = ["address", "calibrate", "contains", "false_positive_rate"]
-__all__ += ["fill_backup", "init", "loss", "missed", "random_keys", "read"]
-__all__ += ["space", "sparse_address", "sparse_read", "sparse_write", "write"]
+__all__ = ["address", "init", "loss", "random_keys", "read"]
+__all__ += ["sparse_address", "sparse_read", "sparse_write", "write"]
 
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -303,202 +301,3 @@ def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     raise ValueError("logits has 0 items; give 1 or more.")
   labels = labels.astype(logits.dtype)
   return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, labels))
-
-
-def calibrate(scores: jax.Array, *, fpr: float | jax.Array) -> jax.Array:
-  """Finds the least threshold that few scores of no members are above.
-
-  An answer is yes where a score is above the threshold. The paper has "not
-  below": by that, a threshold among equal scores would let all of them in.
-
-  Args:
-    scores: of queries that are not in their sets, of many sets, [n]; one that
-      is not a number counts as the largest.
-    fpr: ε, which part of them may be above, from 0 to 1.
-
-  Returns:
-    τ, []: of all thresholds with at most ε n scores above them the least, so
-    that most members are above; -inf where ε is 1.
-
-  Raises:
-    ValueError: if n is 0, or ε is a number that is not from 0 to 1.
-
-  Reference:
-    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
-
-  >>> float(calibrate(jnp.array([1.0, 4.0, 2.0, 3.0]), fpr=0.25))
-  3.0
-  """
-  chex.assert_rank(scores, 1)
-  if not scores.size:
-    raise ValueError("scores has 0 items; give 1 or more.")
-  _check_rate("fpr", fpr)
-  # A rate of 0.29 and 100 scores are 29, for all that products round.
-  most = jnp.floor(jnp.asarray(fpr, jnp.float32) * (scores.size * (1 + 1e-6)))
-  most = most.astype(jnp.int32)
-  sorted_scores = jnp.sort(scores, descending=True)
-  return sorted_scores.at[most].get(mode="fill", fill_value=-jnp.inf)
-
-
-def missed(
-  scores: jax.Array, threshold: jax.Array, *, margin: float = 1e-3
-) -> jax.Array:
-  """Tells which elements of a set need the backup.
-
-  Args:
-    scores: of elements of the set, after the last write, [...].
-    threshold: τ, [].
-    margin: so much above the threshold a score must be: computed again, in
-      another program or a batch of another size, it may differ by rounding.
-      0 is the paper's.
-
-  Returns:
-    Whether, booleans, [...]; also where a score is not a number. They are n_fn
-    of `space`.
-
-  Raises:
-    ValueError: if the margin is negative.
-
-  Reference:
-    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304; the margin is ours.
-
-  >>> missed(jnp.array([1.0, 2.0, 3.0]), jnp.array(2.0)).tolist()
-  [True, True, False]
-  """
-  if not margin >= 0:
-    raise ValueError(f"margin is {margin}; it must not be negative.")
-  return ~(scores > threshold + margin)
-
-
-def fill_backup(
-  backup: bloom.State,
-  elements: jax.Array,
-  scores: jax.Array,
-  threshold: jax.Array,
-  *,
-  margin: float = 1e-3,
-) -> bloom.State:
-  """Inserts what the network misses.
-
-  Each write moves the scores of what was written before. So later elements of a
-  set either go to the backup alone, by this, the memory left as it is; or all
-  elements are scored by the new memory, and an empty backup is filled.
-
-  Args:
-    backup: a classical filter; `bloom.optimal_size` tells how large.
-    elements: of the set, [n, ...].
-    scores: of these, by the memory that will be asked, [n].
-    threshold: τ, [].
-    margin: as of `missed`.
-
-  Returns:
-    The backup.
-
-  Raises:
-    ValueError: as `missed`.
-
-  Reference:
-    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
-
-  >>> empty, few = bloom.init(jax.random.key(0), 40, 3), jnp.array([5, 7])
-  >>> backup = fill_backup(empty, few, jnp.array([-1.0, 1.0]), jnp.array(0.0))
-  >>> [bool(bloom.query(backup, x)) for x in few]
-  [True, False]
-  """
-  chex.assert_shape(scores, elements.shape[:1])
-  where = missed(scores, threshold, margin=margin)
-  return bloom.insert(backup, elements, where=where)
-
-
-def contains(
-  score: jax.Array,
-  element: jax.Array,
-  threshold: jax.Array,
-  backup: bloom.State,
-) -> jax.Array:
-  """Answers: by the network, or by the backup.
-
-  Args:
-    score: of the element, [].
-    element: as the backup's, [...].
-    threshold: τ, [].
-    backup: filled with what the network misses.
-
-  Returns:
-    Whether the element may be in the set, [] bool: always true where it is.
-
-  Reference:
-    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
-
-  >>> backup = bloom.init(jax.random.key(0), 40, 3)
-  >>> bool(contains(jnp.array(2.0), jnp.array(5), jnp.array(0.0), backup))
-  True
-  """
-  chex.assert_rank([score, threshold], 0)
-  return (score > threshold) | bloom.query(backup, element)
-
-
-def false_positive_rate(
-  fpr: float | jax.Array, backup_fpr: float | jax.Array
-) -> jax.Array:
-  """Tells how often the whole finds what was not inserted: ε + (1 - ε) δ.
-
-  Args:
-    fpr: ε, of the network, from 0 to 1, [].
-    backup_fpr: δ, of the backup, from 0 to 1, []. With ε = δ = α / 2 the whole
-      is at most α.
-
-  Returns:
-    The rate, [].
-
-  Raises:
-    ValueError: if a rate is a number that is not from 0 to 1.
-
-  Reference:
-    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
-
-  >>> float(false_positive_rate(0.5, 0.5))
-  0.75
-  """
-  _check_rate("fpr", fpr)
-  _check_rate("backup_fpr", backup_fpr)
-  return jnp.asarray(fpr + (1 - fpr) * backup_fpr)
-
-
-def space(
-  num_floats: float | jax.Array,
-  num_missed: float | jax.Array,
-  *,
-  fpr: float | jax.Array,
-  bits: int = 32,
-) -> jax.Array:
-  """Tells how many bits a set takes: 32 m W + n_fn log2(2/α) log2(e).
-
-  The networks' weights, which all sets share, are not counted, nor is τ.
-
-  Args:
-    num_floats: how many numbers the memory has, m W; of a Memory Network n W.
-    num_missed: n_fn, how many elements are in the backup.
-    fpr: α, of the whole, between 0 and 1; half of it is the backup's.
-    bits: of each number.
-
-  Returns:
-    Bits, [].
-
-  Raises:
-    ValueError: if α is a number that is not between 0 and 1.
-
-  Reference:
-    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.1.
-
-  >>> float(space(8 * 4, 0, fpr=0.01))
-  1024.0
-  """
-  if isinstance(fpr, int | float) and not 0 < fpr < 1:
-    raise ValueError(f"fpr is {fpr}; it must be between 0 and 1.")
-  return bits * num_floats + bloom.space(num_missed, fpr / 2)
-
-
-def _check_rate(name, value):
-  if isinstance(value, int | float) and not 0 <= value <= 1:
-    raise ValueError(f"{name} is {value}; it must be from 0 to 1.")

@@ -37,6 +37,7 @@ __all__ = [
   "Task",
   "episode",
   "flip",
+  "numbers_below",
   "occlude",
   "task",
 ]
@@ -121,15 +122,15 @@ def episode(
   key, key_noise = jax.random.split(key)
   if num_classes is None:
     bits = jax.random.bits(key, (2, num_items))
-    rows = _drawn(bits, len(part.labels))
+    rows = numbers_below(bits, len(part.labels))
   else:
     key_class, key_row = jax.random.split(key)
     bits = jax.random.bits(key_class, (2, num_classes))
-    classes = _drawn(bits, len(part.starts) - 1)
+    classes = numbers_below(bits, len(part.starts) - 1)
     first = part.starts[classes]
     counts = part.starts[classes + 1] - first
     ends = jnp.cumsum(counts)
-    numbers = _drawn(jax.random.bits(key_row, (2, num_items)), ends[-1])
+    numbers = numbers_below(jax.random.bits(key_row, (2, num_items)), ends[-1])
     which = jnp.searchsorted(ends, numbers, side="right")
     rows = numbers + (first - (ends - counts))[which]
   images = part.images[rows].astype(jnp.float32)
@@ -149,7 +150,7 @@ def _check(num_items, num_classes, most):
     )
 
 
-def _drawn(bits: jax.Array, size: int | jax.Array) -> jax.Array:
+def numbers_below(bits: jax.Array, size: int | jax.Array) -> jax.Array:
   """Draws numbers below size, none twice if there are enough: Floyd's method.
 
   A permutation of all would take as long as the data set is large.
@@ -157,6 +158,13 @@ def _drawn(bits: jax.Array, size: int | jax.Array) -> jax.Array:
   Args:
     bits: uint32, for the draw and for its order, [2, T].
     size: at least 1, and small beside 2^32.
+
+  Returns:
+    T numbers, int32, in an order of chance.
+
+  >>> bits = jax.random.bits(jax.random.key(0), (2, 3))
+  >>> sorted(numbers_below(bits, 3).tolist())
+  [0, 1, 2]
   """
   count = bits.shape[1]
   is_enough = size >= count

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lilly.memory import bloom, neural_bloom, sphering
+from lilly.memory import bloom, learned_filters, neural_bloom, sphering
 from tests.rows.row import Row, arrays, keyed
 
 __all__ = ["ROWS"]
@@ -53,12 +53,19 @@ def _scored(seed, dtype):
 
 
 def _contains(state, elements, scores, threshold):
-  return neural_bloom.contains(scores[0], elements[1], threshold, state)
+  return learned_filters.contains(scores[0], elements[1], threshold, state)
+
+
+def _made(state, elements, scores, threshold):
+  del state
+  return learned_filters.make_backup(
+    jax.random.key(0), elements, scores, threshold, fpr=0.1
+  )
 
 
 def _missed(state, elements, scores, threshold):
   del state, elements
-  return neural_bloom.missed(scores, threshold)
+  return learned_filters.missed(scores, threshold)
 
 
 def _sphering(seed, dtype):
@@ -119,20 +126,22 @@ ROWS: tuple[Row, ...] = (
   Row(neural_bloom.sparse_read, "function", _placed, call=_read_sparsely),
   Row(neural_bloom.loss, "function", arrays(4, 4)),
   Row(
-    neural_bloom.calibrate,
+    learned_filters.calibrate,
     "function",
     arrays(8),
-    call=lambda scores: neural_bloom.calibrate(scores, fpr=0.25),
+    call=lambda scores: learned_filters.calibrate(scores, fpr=0.25),
   ),
-  Row(neural_bloom.missed, "function", _scored, call=_missed),
-  Row(neural_bloom.fill_backup, "function", _scored, state=0),
-  Row(neural_bloom.contains, "function", _scored, call=_contains),
-  Row(neural_bloom.false_positive_rate, "function", arrays((), ())),
+  Row(learned_filters.auc, "function", arrays(5, 4)),
+  Row(learned_filters.make_backup, "function", _scored, call=_made),
+  Row(learned_filters.missed, "function", _scored, call=_missed),
+  Row(learned_filters.fill_backup, "function", _scored, state=0),
+  Row(learned_filters.contains, "function", _scored, call=_contains),
+  Row(learned_filters.false_positive_rate, "function", arrays((), ())),
   Row(
-    neural_bloom.space,
+    learned_filters.space,
     "function",
     _rates,
-    call=lambda n, rate: neural_bloom.space(32, n, fpr=rate),
+    call=lambda n, rate: learned_filters.space(32, n, fpr=rate),
   ),
   Row(
     sphering.init,

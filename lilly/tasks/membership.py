@@ -1,0 +1,439 @@
+"""Sets, and what is not in them, for memories that tell which is which.
+
+A part of a universe is drawn as the set, other elements as strangers. What
+makes sets alike is what a filter may learn:
+
+| kind | the set | strangers |
+| --- | --- | --- |
+| classes | elements of one class | of the other classes |
+| uniform | any elements | any others |
+| nonuniform | the first elements more often | any others |
+| ranges | neighbours among sorted keys | any others |
+
+Of the first, elements of the set's class that are not in the set are neither.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.tasks import image_episodes
+
+__all__ = ["KINDS", "NAMES", "Episode", "Task", "drawn", "noisy_class"]
+__all__ += ["queries", "run_of_keys", "same_class", "sorted_keys", "task"]
+
+KINDS = ("classes", "uniform", "nonuniform", "ranges")
+_IMAGES = tuple(n for n, is_binary in image_episodes.NAMES.items() if is_binary)
+NAMES = ("bits", *_IMAGES)
+_LETTERS = 26
+
+
+class Episode(NamedTuple):
+  """A set, and elements that are not in it."""
+
+  members: jax.Array  # [n, ...]
+  strangers: jax.Array  # [t, ...]
+
+
+class Task(NamedTuple):
+  """Where sets come from, and what their elements look like."""
+
+  shape: tuple[int, ...]  # of an element, floats
+  # sample(key, data, num_members, num_strangers) -> an episode; the last two
+  # are numbers of Python; raises ValueError if there are not so many
+  sample: Callable[..., Episode]
+  # test(key, data, num_members, num_strangers) -> the same, of other elements
+  test: Callable[..., Episode]
+  data: Any
+
+
+def queries(
+  key: jax.Array, episode: Episode, num_queries: int
+) -> tuple[jax.Array, jax.Array]:
+  """Asks for members and for strangers, by turns.
+
+  Args:
+    key: typed key.
+    episode: a set and at least half as many strangers as queries.
+    num_queries: t; the greater half asks for members, which are drawn with
+      replacement and are exactly those of the set.
+
+  Returns:
+    Queries, [t, ...], and whether each is a member, bool [t].
+
+  Raises:
+    ValueError: if there are too few strangers, or t is not positive.
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5: half and
+    half.
+
+  >>> sets = Episode(jnp.ones((3, 1)), jnp.zeros((2, 1)))
+  >>> asked, labels = queries(jax.random.key(0), sets, 4)
+  >>> asked[:, 0].tolist(), labels.tolist()
+  ([1.0, 1.0, 0.0, 0.0], [True, True, False, False])
+  """
+  others = num_queries // 2
+  if num_queries < 1:
+    raise ValueError(f"num_queries is {num_queries}; it must be positive.")
+  if others > len(episode.strangers):
+    raise ValueError(
+      f"num_queries is {num_queries}, with {len(episode.strangers)} strangers; "
+      f"give {others}."
+    )
+  count = num_queries - others
+  rows = jax.random.randint(key, (count,), 0, len(episode.members))
+  asked = jnp.concatenate([episode.members[rows], episode.strangers[:others]])
+  return asked, jnp.arange(num_queries) < count
+
+
+def noisy_class(
+  key: jax.Array,
+  prototypes: jax.Array,
+  num_members: int,
+  num_strangers: int,
+  *,
+  flip: float = 0.15,
+) -> Episode:
+  """Draws a class of bits, and others: prototypes, some bits of them flipped.
+
+  Args:
+    key: typed key.
+    prototypes: one for each class, of 0 and 1, [C, ...], C at least 2.
+    num_members: n.
+    num_strangers: t, each of any other class.
+    flip: the probability that a bit is flipped.
+
+  Returns:
+    The episode, floats. There are so many elements that none come twice.
+
+  Raises:
+    ValueError: if there are fewer than 2 classes.
+
+  >>> sets = noisy_class(jax.random.key(0), jnp.eye(2), 2, 1, flip=0.0)
+  >>> bool(jnp.all(sets.members + sets.strangers == 1))
+  True
+  """
+  if len(prototypes) < 2:
+    raise ValueError(f"prototypes has {len(prototypes)} classes; give 2.")
+  key_class, key_flip = jax.random.split(key)
+  first, others = _classes(key_class, len(prototypes), num_strangers)
+  chosen = jnp.append(jnp.repeat(first, num_members), others)
+  images = prototypes[chosen].astype(jnp.float32)
+  images = image_episodes.flip(key_flip, images, flip)
+  return Episode(images[:num_members], images[num_members:])
+
+
+def _classes(key, num_classes, count):
+  """One class, [], and of the others some, with replacement, [count]."""
+  key_one, key_others = jax.random.split(key)
+  first = jax.random.randint(key_one, (), 0, num_classes)
+  others = jax.random.randint(key_others, (count,), 0, num_classes - 1)
+  return first, others + (others >= first)
+
+
+def same_class(
+  key: jax.Array,
+  part: image_episodes.Part,
+  num_members: int,
+  num_strangers: int,
+) -> Episode:
+  """Draws images of one class, and images of the others.
+
+  Args:
+    key: typed key.
+    part: images, class by class.
+    num_members: n, at most as many as the smallest class has.
+    num_strangers: t, drawn with replacement from all other images.
+
+  Returns:
+    The episode, floats from 0 to 1; of the members none comes twice.
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.1.
+
+  >>> part = image_episodes.task("digits").data[0]
+  >>> sets = same_class(jax.random.key(0), part, 5, 3)
+  >>> sets.members.shape, sets.strangers.shape
+  ((5, 8, 8, 1), (3, 8, 8, 1))
+  """
+  key_class, key_rows, key_others = jax.random.split(key, 3)
+  of_class = jax.random.randint(key_class, (), 0, len(part.starts) - 1)
+  starts = jnp.asarray(part.starts)
+  first, end = starts[of_class], starts[of_class + 1]
+  bits = jax.random.bits(key_rows, (2, num_members))
+  rows = first + image_episodes.numbers_below(bits, end - first)
+  others = _outside(key_others, num_strangers, len(part.labels), first, end)
+  scaled = lambda rows: jnp.asarray(part.images)[rows].astype(jnp.float32) / 255
+  return Episode(scaled(rows), scaled(others))
+
+
+def _outside(key, count, size, first, end):
+  """Numbers below size that are not from first to end - 1."""
+  rows = jax.random.randint(key, (count,), 0, size - (end - first))
+  return rows + jnp.where(rows >= first, end - first, 0)
+
+
+def drawn(
+  key: jax.Array,
+  size: int,
+  num_members: int,
+  num_strangers: int,
+  *,
+  decay: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+  """Draws members, the first of a universe more often, and any strangers.
+
+  Element i has probability proportional to decay^i; what has been drawn cannot
+  be drawn again. Strangers are equally likely, whatever their place.
+
+  Args:
+    key: typed key.
+    size: of the universe.
+    num_members: n.
+    num_strangers: t.
+    decay: above 0; at 1 all are equally likely.
+
+  Returns:
+    Numbers of members, [n], and of strangers, [t], none twice. O(U log U) of a
+    universe of U.
+
+  Raises:
+    ValueError: if the universe has fewer than n + t, or decay is not above 0
+      and at most 1.
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.1: 0.999.
+    To draw without replacement: Gumbel's maxima, as in Kool et al. (2019),
+    arXiv:1903.06059.
+
+  >>> members, strangers = drawn(jax.random.key(0), 5, 3, 2)
+  >>> sorted([*members.tolist(), *strangers.tolist()])
+  [0, 1, 2, 3, 4]
+  """
+  if num_members + num_strangers > size:
+    raise ValueError(
+      f"A universe of {size} elements has no {num_members} members and "
+      f"{num_strangers} strangers."
+    )
+  if not 0 < decay <= 1:
+    raise ValueError(f"decay is {decay}; it must be above 0 and at most 1.")
+  key_members, key_strangers = jax.random.split(key)
+  scores = jax.random.gumbel(key_members, (size,))
+  scores += jnp.log(jnp.float32(decay)) * jnp.arange(size)
+  _, members = jax.lax.top_k(scores, num_members)
+  scores = jax.random.uniform(key_strangers, (size,))
+  _, strangers = jax.lax.top_k(scores.at[members].set(-1.0), num_strangers)
+  return members, strangers
+
+
+def run_of_keys(
+  key: jax.Array, size: int, num_members: int, num_strangers: int
+) -> tuple[jax.Array, jax.Array]:
+  """Draws neighbours, and strangers from before and after them.
+
+  Args:
+    key: typed key.
+    size: of the universe, more than n.
+    num_members: n.
+    num_strangers: t, drawn with replacement.
+
+  Returns:
+    Numbers of members, ascending, [n], and of strangers, [t].
+
+  Raises:
+    ValueError: if the universe has not more than n.
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.4.
+
+  >>> members, strangers = run_of_keys(jax.random.key(0), 4, 3, 1)
+  >>> sorted([*members.tolist(), *strangers.tolist()])
+  [0, 1, 2, 3]
+  """
+  if num_members >= size:
+    raise ValueError(
+      f"A universe of {size} elements has no strangers to {num_members}."
+    )
+  key_first, key_others = jax.random.split(key)
+  first = jax.random.randint(key_first, (), 0, size - num_members + 1)
+  end = first + num_members
+  members = first + jnp.arange(num_members)
+  return members, _outside(key_others, num_strangers, size, first, end)
+
+
+def sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
+  """Draws words, all different, in the order of a dictionary.
+
+  Letters are independent; the k-th most frequent of 26 has probability
+  proportional to 1 / k, and which one that is is drawn too. So words are close
+  together in some places and far apart in others.
+
+  Args:
+    key: typed key.
+    count: of words.
+    length: letters of each.
+
+  Returns:
+    Letters, 0 to 25, uint8 [count, length].
+
+  Raises:
+    ValueError: if so many words are not found, for they are too short.
+
+  >>> words = sorted_keys(jax.random.key(0), 4, 3)
+  >>> words.shape, words.tolist() == sorted(words.tolist())
+  ((4, 3), True)
+  """
+  key_order, key_words, key_chosen = jax.random.split(key, 3)
+  order = jax.random.permutation(key_order, _LETTERS)
+  weights = 1 / jnp.arange(1, _LETTERS + 1)
+  drawn_letters = jax.random.choice(
+    *(key_words, _LETTERS, (4 * count, length)), p=weights / weights.sum()
+  )
+  words = np.unique(np.asarray(order[drawn_letters], np.uint8), axis=0)
+  if len(words) < count:
+    raise ValueError(
+      f"length is {length}; of that few letters there are not {count} words."
+    )
+  chosen = jax.random.permutation(key_chosen, len(words))[:count]
+  return words[np.sort(np.asarray(chosen))]
+
+
+def task(
+  kind: str = "classes",
+  name: str = "bits",
+  data_dir: str | os.PathLike[str] | None = None,
+  *,
+  universe: int = 1000,
+  num_bits: int = 64,
+  num_letters: int = 8,
+) -> Task:
+  """Makes a task of telling members of a set from strangers.
+
+  Args:
+    kind: of `KINDS`; see the table above. nonuniform is tested on what it is
+      trained on, as in the paper, for the first elements are what is learned.
+    name: of elements. "bits": vectors of 0 and 1; of classes, 10 prototypes
+      with 15 % of the bits flipped, without end; else a universe of them. Or
+      images, a name of `image_episodes` whose pixels are 0 or 1, which are
+      their own universe. Elements of ranges are words instead, one-hot.
+    data_dir: as of `image_episodes.task`.
+    universe: elements to train on, and to test on as many others: of bits that
+      are not of classes, and of ranges.
+    num_bits: of a vector.
+    num_letters: of a word.
+
+  Returns:
+    The task. Bits and words are the same in every program.
+
+  Raises:
+    ValueError: no such kind or name, or a size out of range.
+    FileNotFoundError: data_dir does not exist or lacks a file.
+    DataError: the data set cannot be had; see `datasets.load`.
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5. Their keys
+    of a database are words of a newspaper, which are not free.
+  """
+  _check(kind, name, universe=(universe, 2), num_bits=(num_bits, 1))
+  _check(kind, name, num_letters=(num_letters, 1))
+  key = jax.random.key(0)
+  if kind == "ranges":
+    words = sorted_keys(key, 2 * universe, num_letters)
+    return _by_number(run_of_keys, (words[::2], words[1::2]), _one_hot)
+  if name == "bits" and kind == "classes":
+    prototypes = _bits(key, 10, num_bits)
+    sample = noisy_class
+    return Task((num_bits,), sample, sample, prototypes)
+  if name == "bits":
+    parts = np.split(_bits(key, 2 * universe, num_bits), 2)
+    return _of_universe(kind, parts, lambda x: x.astype(jnp.float32))
+  images = image_episodes.task(name, data_dir)
+  found = [_distinct(part) for part in images.data]
+  if kind == "classes":
+    return _of_classes(images.shape, found)
+  scaled = lambda x: x.astype(jnp.float32) / 255
+  return _of_universe(kind, [part.images for part in found], scaled)
+
+
+def _of_universe(kind, parts, scaled):
+  if kind == "uniform":
+    return _by_number(drawn, parts, scaled)
+  # Images lie class by class: else the frequent ones would be of one class.
+  order = jax.random.permutation(jax.random.key(0), len(parts[0]))
+  first = parts[0][np.asarray(order)]
+  draw = functools.partial(drawn, decay=0.999)
+  return _by_number(draw, (first, first), scaled)
+
+
+def _check(kind, name, **sizes):
+  for given, value, known in (("kind", kind, KINDS), ("name", name, NAMES)):
+    if value not in known:
+      names = ", ".join(known)
+      raise ValueError(f"{given}={value!r} is unknown; known: {names}.")
+  for size, (value, least) in sizes.items():
+    if value < least:
+      raise ValueError(f"{size} is {value}; it must be {least} or more.")
+
+
+def _bits(key, count, num_bits):
+  """Vectors of bits, all different."""
+  found = np.asarray(jax.random.bernoulli(key, shape=(4 * count, num_bits)))
+  _, rows = np.unique(found, axis=0, return_index=True)
+  if len(rows) < count:
+    raise ValueError(
+      f"num_bits is {num_bits}; of that few there are not {count} vectors."
+    )
+  return found[np.sort(rows)[:count]].astype(np.uint8)
+
+
+def _distinct(part):
+  """Drops images that come again, of whatever class: who saw one saw all."""
+  images, labels = np.asarray(part.images), np.asarray(part.labels)
+  packed = np.packbits(images.reshape(len(images), -1) > 0, axis=1)
+  whole = packed.view(np.dtype((np.void, packed.shape[1])))
+  rows = np.sort(np.unique(whole[:, 0], return_index=True)[1])
+  _, starts = np.unique(labels[rows], return_index=True)
+  starts = np.append(starts, len(rows)).astype(np.int32)
+  arrays: Any = images[rows], labels[rows], starts
+  return image_episodes.Part(*arrays)
+
+
+def _one_hot(letters):
+  return jax.nn.one_hot(letters, _LETTERS)
+
+
+def _of_classes(shape, parts):
+  def of_part(number):
+    smallest = int(np.diff(parts[number].starts).min())
+
+    def sample(key, data, num_members, num_strangers):
+      if num_members > smallest:
+        raise ValueError(
+          f"The smallest class has {smallest} images, not {num_members}."
+        )
+      return same_class(key, data[number], num_members, num_strangers)
+
+    return sample
+
+  return Task(shape, of_part(0), of_part(1), tuple(parts))
+
+
+def _by_number(draw, parts, scaled):
+  """A task of numbered elements, to train and to test on."""
+
+  def of_part(number):
+    def sample(key, data, num_members, num_strangers):
+      part = jnp.asarray(data[number])
+      rows = draw(key, len(part), num_members, num_strangers)
+      return Episode(*(scaled(part[chosen]) for chosen in rows))
+
+    return sample
+
+  shape = jax.eval_shape(scaled, parts[0][:1]).shape[1:]
+  return Task(shape, of_part(0), of_part(1), parts)

@@ -1,0 +1,234 @@
+"""Tests of filters of scores: thresholds, and nothing that is denied."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from lilly.memory import bloom, learned_filters, neural_bloom
+from tests.oracles import assert_close
+
+M, W, D = 4, 3, 5
+
+
+@pytest.mark.parametrize("num_values", [2, 10, 1000])
+def test_thresholds_keep_the_rate_also_where_scores_tie(num_values):
+  rng = np.random.default_rng(num_values)
+  scores = np.float32(rng.integers(0, num_values, (20, 100)) - num_values // 2)
+  for fpr in (0.0, 0.01, 0.07, 0.29, 0.5, 0.999, 1.0):
+    call = functools.partial(learned_filters.calibrate, fpr=fpr)
+    thresholds = np.asarray(jax.vmap(call)(scores))
+    passed = (scores > thresholds[:, None]).sum(axis=1)
+    assert (passed <= fpr * 100 + 1e-9).all()
+    # And no lower threshold does.
+    for row, threshold, count in zip(scores, thresholds, passed, strict=True):
+      if np.isfinite(threshold):
+        assert count + (row == threshold).sum() > fpr * 100
+      else:
+        assert fpr == 1.0 and count == 100
+
+
+def test_thresholds_without_ties_let_through_all_that_they_may():
+  scores = jnp.asarray(np.random.default_rng(0).permutation(100) * 1.0)
+  for fpr in (0.01, 0.29, 0.53, 0.59):  # 0.53 in float32 is less
+    threshold = learned_filters.calibrate(scores, fpr=fpr)
+    assert np.sum(scores > threshold) == round(fpr * 100)
+    traced = jax.jit(lambda fpr: learned_filters.calibrate(scores, fpr=fpr))(
+      fpr
+    )
+    assert threshold == traced
+
+
+def test_scores_that_are_no_numbers_are_the_largest():
+  scores = jnp.array([jnp.nan, jnp.inf, 1.0, 2.0, -jnp.inf])
+  assert learned_filters.calibrate(scores, fpr=0.4) == 2.0
+  assert learned_filters.calibrate(scores, fpr=0.2) == jnp.inf
+  threshold = learned_filters.calibrate(scores, fpr=0.0)
+  assert not np.any(scores > threshold)
+  # Then nothing passes, and all is left to the backup.
+  elements = jnp.arange(5)
+  backup = fill(empty(), elements, scores, threshold)
+  assert found(scores, elements, threshold, backup).all()
+
+
+def empty(num_bits=2000, num_hashes=5):
+  return bloom.init(jax.random.key(7), num_bits, num_hashes)
+
+
+@jax.jit
+def found(scores, elements, threshold, backup):
+  contains = jax.vmap(learned_filters.contains, (0, 0, None, None))
+  return contains(scores, elements, threshold, backup)
+
+
+fill = jax.jit(learned_filters.fill_backup, static_argnames="margin")
+
+
+@functools.cache
+def network(seed):
+  """A filter's two functions, never trained: its scores are of no use."""
+  rng = np.random.default_rng(seed)
+  of_query, of_word = jnp.asarray(rng.normal(size=(2, 8, D)), jnp.float32)
+  keys, readout = rng.normal(size=(M, D)), rng.normal(size=M * D)
+  keys, readout = jnp.asarray(keys), jnp.asarray(readout)
+  address = lambda x: neural_bloom.address(jnp.tanh(x @ of_query), keys)
+
+  @jax.jit
+  def write(memory, elements):
+    addresses = jax.vmap(address)(elements)
+    return neural_bloom.write(memory, addresses, elements @ of_word)
+
+  @jax.jit
+  def scores(memory, elements):
+    one = lambda x: neural_bloom.read(memory, address(x)) @ readout
+    return jax.vmap(one)(elements)
+
+  return write, scores
+
+
+@pytest.mark.parametrize("fpr", [0.0, 0.1, 0.6, 1.0])
+def test_no_element_is_denied_also_after_late_ones(fpr):
+  rng = np.random.default_rng(0)
+  elements, late, others = jnp.asarray(rng.normal(size=(3, 60, 8)), jnp.float32)
+  write, score_all = network(2)
+  memory = write(neural_bloom.init(M, D), elements)
+  threshold = learned_filters.calibrate(score_all(memory, others), fpr=fpr)
+  scores = score_all(memory, elements)
+  is_missed = learned_filters.missed(scores, threshold)
+  share = is_missed.mean()
+  assert share == 1 - fpr if fpr in (0, 1) else 0 < share < 1
+  backup = fill(empty(), elements, scores, threshold)
+  assert found(scores, elements, threshold, backup).all()
+  # What passes has no place in the backup.
+  kept = bloom.insert(empty(), elements, where=is_missed)
+  np.testing.assert_array_equal(backup.words, kept.words)
+  # Later ones go to the backup, and the memory stays;
+  of_late = score_all(memory, late)
+  more = fill(backup, late, of_late, threshold)
+  assert found(of_late, late, threshold, more).all()
+  assert found(scores, elements, threshold, more).all()
+  # or all is scored again: the old backup lacks what has passed till now.
+  memory = write(memory, late)
+  scores, of_late = score_all(memory, elements), score_all(memory, late)
+  if 0 < fpr < 1:
+    assert not found(scores, elements, threshold, more).all()
+  backup = fill(empty(), elements, scores, threshold)
+  backup = fill(backup, late, of_late, threshold)
+  assert found(scores, elements, threshold, backup).all()
+  assert found(of_late, late, threshold, backup).all()
+
+
+def test_scores_that_differ_by_rounding_are_no_reason_to_deny():
+  rng = np.random.default_rng(8)
+  elements, threshold = jnp.asarray(rng.normal(size=(60, 8))), jnp.array(0.3)
+  scores = 0.3 + jnp.asarray(rng.uniform(-2e-3, 2e-3, 60), jnp.float32)
+  again = scores + jnp.asarray(rng.uniform(-5e-4, 5e-4, 60), jnp.float32)
+  backup = fill(empty(), elements, scores, threshold)
+  assert found(again, elements, threshold, backup).all()
+  backup = fill(empty(), elements, scores, threshold, margin=0.0)
+  assert found(scores, elements, threshold, backup).all()
+  assert not found(again, elements, threshold, backup).all()
+
+
+@pytest.mark.parametrize("num_values", [3, 1000])
+def test_the_area_is_that_of_all_pairs(num_values):
+  rng = np.random.default_rng(num_values)
+  members = np.float32(rng.integers(0, num_values, 40) + num_values // 8)
+  strangers = np.float32(rng.integers(0, num_values, 30))
+  pairs = members[:, None] - strangers[None]
+  expected = (pairs > 0).mean() + (pairs == 0).mean() / 2
+  found = learned_filters.auc(jnp.asarray(members), jnp.asarray(strangers))
+  assert_close(found, expected, rtol=1e-6)
+  truth = np.repeat([1, 0], [40, 30])
+  scores = np.concatenate([members, strangers])
+  assert_close(found, metrics.roc_auc_score(truth, scores), rtol=1e-6)
+
+
+def test_the_area_of_what_separates_and_of_what_does_not():
+  low, high = jnp.arange(3.0), jnp.arange(3.0, 8)
+  assert learned_filters.auc(high, low) == 1
+  assert learned_filters.auc(low, high) == 0
+  assert learned_filters.auc(jnp.ones(2), jnp.ones(3)) == 0.5
+  assert learned_filters.auc(low, jnp.full(2, jnp.nan)) == 0
+
+
+@pytest.mark.parametrize("num_missed", [0, 1, 20, 60])
+def test_a_backup_is_as_large_as_what_is_missed(num_missed):
+  rng = np.random.default_rng(1)
+  elements, others = jnp.asarray(rng.normal(size=(2, 60, 8)), jnp.float32)
+  scores = jnp.where(jnp.arange(60) < num_missed, -1.0, 1.0)
+  zero = jnp.zeros(())
+
+  @jax.jit
+  @jax.vmap
+  def make(key):
+    return learned_filters.make_backup(key, elements, scores, zero, fpr=0.1)
+
+  made = make(jax.random.split(jax.random.key(0), 300))
+  ask = jax.jit(jax.vmap(found, (None, None, None, 0)))
+  assert ask(scores, elements, zero, made).all()
+  size, num_hashes = bloom.optimal_size(60, 0.1)
+  used = int(made.num_bits[0])
+  rate = functools.partial(bloom.false_positive_rate, num_elements=num_missed)
+  assert rate(used, num_hashes) <= 0.1 * (1 + 1e-5)
+  assert used == size if num_missed == 60 else used < size
+  if num_missed:
+    assert rate(used - 1, num_hashes) > 0.1
+  # No bit is set beyond those in use.
+  bits = np.asarray(made.words).view(np.uint8)
+  assert not np.unpackbits(bits, axis=1, bitorder="little")[:, used:].any()
+  wrong = ask(jnp.full(60, -1.0), others, zero, made).mean()
+  # Of a few bits the formula tells somewhat too little.
+  assert 0.08 < wrong < 0.13 if num_missed else not wrong
+
+
+def test_rates_of_both_filters_add_up():
+  rng = np.random.default_rng(9)
+  for epsilon, delta in ((0.1, 0.3), (0.05, 0.05)):
+    of_network, of_backup = rng.random((2, 200_000)) < [[epsilon], [delta]]
+    rate = (of_network | of_backup).mean()
+    expected = learned_filters.false_positive_rate(epsilon, delta)
+    assert abs(rate - expected) < 0.004
+  # In both halves of a rate it is kept.
+  assert 0.097 < learned_filters.false_positive_rate(0.1 / 2, 0.1 / 2) <= 0.1
+  for ends, expected in (((0, 0), 0), ((1, 0), 1), ((0, 1), 1), ((1, 1), 1)):
+    assert learned_filters.false_positive_rate(*ends) == expected
+
+
+def test_a_score_at_the_threshold_does_not_pass():
+  scores, elements = jnp.array([0.0, 1.0, 1.0, 1.0]), jnp.arange(4)
+  threshold = learned_filters.calibrate(scores, fpr=0.5)
+  assert threshold == 1.0
+  assert not found(scores, elements, threshold, empty()).any()
+  assert found(scores + 1, elements, threshold, empty())[1:].all()
+
+
+def test_space_is_of_memory_and_backup():
+  assert learned_filters.space(8 * 4, 0, fpr=0.01) == 1024
+  # A Memory Network's, of words of 2 numbers.
+  assert learned_filters.space(500 * 2, 0, fpr=0.01) / 500 == 64
+  found = learned_filters.space(32, 10, fpr=0.01, bits=8)
+  expected = 8 * 32 + 10 * np.log2(200) * np.log2(np.e)
+  assert_close(found, expected, rtol=1e-6)
+
+
+def test_bad_arguments_are_refused():
+  for bad in (-0.1, 1.1, np.nan):
+    with pytest.raises(ValueError, match=r"fpr is .*; it must be from 0 to 1"):
+      learned_filters.calibrate(jnp.ones(3), fpr=bad)
+    with pytest.raises(ValueError, match="backup_fpr is"):
+      learned_filters.false_positive_rate(0.1, bad)
+  with pytest.raises(ValueError, match="scores has 0 items"):
+    learned_filters.calibrate(jnp.ones(0), fpr=0.1)
+  for bad in (0, 1, 0.0, 1.0, -0.5):
+    with pytest.raises(ValueError, match=f"fpr is {bad}; it must be between"):
+      learned_filters.space(32, 1, fpr=bad)
+  with pytest.raises(ValueError, match="margin is -1"):
+    learned_filters.missed(jnp.ones(3), jnp.ones(()), margin=-1)
+  with pytest.raises(ValueError, match="members has 0 items"):
+    learned_filters.auc(jnp.ones(0), jnp.ones(1))
+  with pytest.raises(ValueError, match="strangers has 0 items"):
+    learned_filters.auc(jnp.ones(1), jnp.ones(0))
