@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lilly.memory import bloom, learned_filters
-from lilly.training import experiment, image_pictures, pictures
+from lilly.training import experiment, pictures
 
 __all__ = ["roc", "space"]
 
-_EXPONENTS = range(-12, 1)
 _FORMULAS = {"least": bloom.least_space, "cuckoo": bloom.cuckoo_space}
 
 
@@ -39,13 +38,30 @@ def space(
     metric = f"eval/bits_at_{rate:g}"
     for name, _, found in pictures.by_point(results, metric):
       values.setdefault(name, []).append(found[:, -1] / num_elements)
-  lines = {name: np.stack(found, 1) for name, found in values.items()}
-  for name, formula in _FORMULAS.items():
+  sheet, ((ax,),) = pictures.axes(1, 1)
+  for k, (name, found) in enumerate(values.items()):
+    colour = pictures.COLOURS[k % len(pictures.COLOURS)]
+    pictures.band(
+      ax, np.array(rates), np.stack(found, 1), colour=colour, label=name
+    )
+  for (name, formula), style in zip(
+    _FORMULAS.items(), (":", "--"), strict=True
+  ):
     bits = [float(formula(1.0, rate)) for rate in rates]
-    lines[f"{name}, by formula"] = np.array([bits])
-  labels = "false positives allowed", "bits for each element"
-  at = np.array(rates)
-  image_pictures.lines(lines, at, path, labels, log_x=True)
+    ax.plot(rates, bits, style, color="0.4", label=f"{name}, by formula")
+  ax.set(yscale="log", ylabel="bits for each element")
+  ax.set_xlabel("false positives allowed")
+  _finish(sheet, ax, path)
+
+
+def _finish(sheet, ax, path):
+  """Rates are logarithmic; the legend is beside the lines."""
+  ax.set_xscale("log")
+  for line in ax.get_lines():
+    line.set_marker(".")
+  ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+  sheet.set_figwidth(sheet.get_figwidth() + 2)
+  pictures.save(sheet, path)
 
 
 def roc(
@@ -57,10 +73,12 @@ def roc(
     scores: by name, of members [n] and of strangers [t].
     path: of the PNG.
   """
-  rates, lines = 2.0 ** np.array(_EXPONENTS), {}
-  for name, (members, strangers) in scores.items():
+  rates = np.logspace(-4, 0, 41)
+  sheet, ((ax,),) = pictures.axes(1, 1)
+  for k, (name, (members, strangers)) in enumerate(scores.items()):
+    colour = pictures.COLOURS[k % len(pictures.COLOURS)]
     limits = [learned_filters.calibrate(strangers, fpr=r) for r in rates]
     found = [float(jnp.mean(members > limit)) for limit in limits]
-    lines[name] = np.array([found])
-  labels = "false positives", "members found"
-  image_pictures.lines(lines, rates, path, labels, log_x=True)
+    ax.plot(rates, found, color=colour, label=name)
+  ax.set(xlabel="false positives", ylabel="members found", ylim=(-0.02, 1.02))
+  _finish(sheet, ax, path)
