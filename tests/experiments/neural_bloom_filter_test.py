@@ -113,7 +113,7 @@ def test_an_update_moves_moments_of_queries_only_if_they_are_sphered():
     (["--num_filters=2"], "--num_filters is for images"),
     (["--sparse_k=9"], "num_sparse is 9; it must be from 0 to 8"),
     (["--sphere", "--sphere_decay=2"], "sphering_decay is 2"),
-    (["--task=uniform", "--set_size=60"], "A universe of 128 elements has no"),
+    (["--task=uniform", "--universe=99"], "universe of 99 elements has no 4 "),
     (["--data=digits", "--set_size=40"], "smallest class has 28 images"),
   ],
 )
