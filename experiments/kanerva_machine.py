@@ -42,7 +42,7 @@ with epy.lazy_imports():
 VARIANTS = ("kanerva", "one_draw", "unwritten", "vae", "dnc")
 TASKS = ("digits", "generated", "omniglot", "mnist", "cifar10", "cifar10_small")
 _LARGE = {"num_items": 32, "num_rows": 64, "code_size": 100, "address_size": 50}
-_LARGE |= {"hidden_size": 256, "num_features": 128, "num_updates": 4000}
+_LARGE |= {"hidden_size": 256, "num_features": 128, "num_updates": 6000}
 _LARGE |= {"lengths": ["32", "64", "128", "256"]}
 _CIFAR = _LARGE | {"num_rows": 256, "code_size": 200, "num_filters": 32}
 _CPU = {"task=digits": {}} | {
