@@ -15,7 +15,7 @@ TOY = pathlib.Path(toy.__file__)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def tested_lilly():
+def import_path():
   """Processes started here import the lilly that is tested."""
   os.environ["PYTHONPATH"] = str(pathlib.Path(lilly.__file__).parent.parent)
 
