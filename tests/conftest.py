@@ -1,6 +1,7 @@
 """Settings of every test session: strict JAX, two virtual devices."""
 
 import gc
+import os
 
 import chex
 
@@ -19,6 +20,22 @@ jax.config.update("jax_debug_key_reuse", True)
 # What JAX keeps grows with each test, and to look through it for cycles took a
 # quarter of the time.
 gc.set_threshold(200_000, 50, 1000)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+  """Compiles what all processes of a session have in common once."""
+  base = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    base = base.parent
+  settings = {
+    "jax_compilation_cache_dir": str(base / "compiled"),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  for name, value in settings.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture

@@ -92,6 +92,10 @@ def compiled(max_kl):
   return jax.jit(functools.partial(kl_limited.improve, max_kl=max_kl))
 
 
+divergence = jax.jit(kl_limited.divergence)
+backward = jax.jit(lqr.backward)
+
+
 def limited(max_kl, arguments, options):
   return compiled(max_kl)(*arguments, **options)
 
@@ -101,22 +105,22 @@ def test_the_divergence_is_that_of_moments():
   other = kl_limited.Controller(
     previous.feedforward + 0.3, -previous.feedback, 2.0 * previous.covariance
   )
-  found = kl_limited.divergence(expansion, other, previous, **options)
+  found = divergence(expansion, other, previous, **options)
   wanted = judged(expansion, other, previous, *problem()[2:])[1]
   np.testing.assert_allclose(found, wanted, rtol=1e-10)
-  same = kl_limited.divergence(expansion, other, other, **options)
+  same = divergence(expansion, other, other, **options)
   np.testing.assert_allclose(same, 0.0, atol=1e-12)
   # Neither noise nor a spread start: what the arguments are without.
   nothing = np.zeros((T, D, D)), np.zeros((D, D))
   wanted = judged(expansion, other, previous, *nothing)[1]
-  found = kl_limited.divergence(expansion, other, previous)
+  found = divergence(expansion, other, previous)
   np.testing.assert_allclose(found, wanted, rtol=1e-10)
 
 
 def test_the_divergence_is_that_of_samples():
   (expansion, previous), options = given()
   controller = limited(1.0, (expansion, previous), options).controller
-  found = kl_limited.divergence(expansion, controller, previous, **options)
+  found = divergence(expansion, controller, previous, **options)
   controller, previous = jax.tree.map(np.asarray, (controller, previous))
   e, _, noise, start = problem()
   rng, n = np.random.default_rng(1), 40_000
@@ -152,8 +156,8 @@ def test_the_divergence_is_the_limit_and_more_of_it_is_better():
     np.testing.assert_allclose(kls.sum(), found.kl, rtol=1e-6)
     totals.append(total)
     etas.append(float(found.eta))
-    gaps = jax.tree.map(lambda a, b: a - b, found.controller, previous)
-    apart.append(max(float(jnp.abs(gap).max()) for gap in gaps))
+    gaps = jax.tree.map(np.subtract, found.controller, previous)
+    apart.append(max(np.abs(gap).max() for gap in gaps))
   assert (np.diff(totals) > 0).all()
   assert (np.diff(etas) < 0).all()
   assert (np.diff(apart) > 0).all()
@@ -162,7 +166,7 @@ def test_the_divergence_is_the_limit_and_more_of_it_is_better():
   free = limited(1e3, arguments, options)
   np.testing.assert_allclose(free.eta, 1e-8, rtol=1e-6)
   assert free.kl < 1e3
-  best = lqr.backward(expansion)
+  best = backward(expansion)
   for found, wanted in zip(free.controller[:2], best[:2], strict=True):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
@@ -192,7 +196,7 @@ def test_an_optimiser_finds_nothing_better(is_indefinite):
   rest = problem(2, 1, 1)[2:]
   if is_indefinite:  # The reward grows with u², without an end.
     expansion = expansion._replace(r_uu=jnp.abs(expansion.r_uu))
-    assert lqr.backward(expansion).damping.max() > 0
+    assert backward(expansion).damping.max() > 0
   found = limited(0.7, (expansion, previous), options)
   np.testing.assert_allclose(found.kl, 0.7, rtol=1e-4)
   total = judged(expansion, found.controller, previous, *rest)[0]
@@ -221,7 +225,7 @@ def test_an_optimiser_finds_nothing_better(is_indefinite):
 def test_what_has_no_maximum_is_limited_too():
   (expansion, previous), options = given()
   upwards = expansion._replace(r_uu=-3 * expansion.r_uu)
-  assert lqr.backward(upwards).damping.max() > 0
+  assert backward(upwards).damping.max() > 0
   last = judged(upwards, previous, previous, *problem()[2:])[0]
   for max_kl in (0.1, 100.0):
     found = limited(max_kl, (upwards, previous), options)

@@ -1,5 +1,7 @@
 """Tests of lilly.control.linear_models against systems and least squares."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,13 @@ K = D + M + D
 
 
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+# Compiled as wholes: of what is done one by one, each shape is compiled too.
+fit = jax.jit(linear_models.fit, static_argnames="ridge")
+pooled_prior = jax.jit(
+  linear_models.pooled_prior, static_argnames=("mean_count", "count")
+)
 
 
 def system():
@@ -33,6 +42,7 @@ def rollouts(n, noise=0.0, seed=1):
   return tuple(map(jnp.asarray, (x, u, following)))
 
 
+@jax.jit
 def predictions(model, x, u):
   def at_all_times(x, u):
     return jnp.stack(
@@ -44,7 +54,7 @@ def predictions(model, x, u):
 
 def test_data_without_noise_give_the_system():
   weights, offset, _ = system()
-  model = linear_models.fit(*rollouts(D + M + 2), ridge=0.0)
+  model = fit(*rollouts(D + M + 2), ridge=0.0)
   np.testing.assert_allclose(model.weights, weights, atol=1e-9)
   np.testing.assert_allclose(model.offset, offset, atol=1e-9)
   np.testing.assert_allclose(model.covariance, 0.0, atol=1e-15)
@@ -60,8 +70,8 @@ def test_many_data_with_noise_come_near_the_system():
     for n in (100, 10_000):
       data = rollouts(n, noise=1.0)
       if given.get("prior"):
-        given = {"prior": linear_models.pooled_prior(*data)}
-      model = linear_models.fit(*data, **given)
+        given = {"prior": pooled_prior(*data)}
+      model = fit(*data, **given)
       gaps = model.weights - weights, model.offset - offset
       errors.append(
         [np.abs(g).max() for g in (*gaps, model.covariance - noise)]
@@ -73,7 +83,7 @@ def test_many_data_with_noise_come_near_the_system():
 def test_without_a_ridge_it_is_least_squares():
   n = 9
   x, u, following = rollouts(n, noise=1.0)
-  model = linear_models.fit(x, u, following, ridge=0.0)
+  model = fit(x, u, following, ridge=0.0)
   for t in range(T):
     inputs = jnp.concatenate([x[:, t], u[:, t], jnp.ones((n, 1))], axis=1)
     wanted = jnp.linalg.lstsq(inputs, following[:, t])[0]
@@ -96,7 +106,7 @@ def test_the_prior_is_the_papers():
   prior = linear_models.Prior(
     *map(jnp.asarray, (m_0, phi)), jnp.asarray(n_mean), jnp.asarray(n_0)
   )
-  model = linear_models.fit(*data, prior=prior, ridge=0.1)
+  model = fit(*data, prior=prior, ridge=0.1)
   z = np.concatenate(data, axis=-1)[:, 2]
   gap = z.mean(0) - m_0
   weight = n * n_mean / (n + n_mean)
@@ -113,7 +123,7 @@ def test_the_prior_is_the_papers():
 
 def test_a_pooled_prior_has_the_moments_of_all_steps():
   data = rollouts(5, noise=1.0)
-  prior = linear_models.pooled_prior(*data, mean_count=2.0, count=3.0)
+  prior = pooled_prior(*data, mean_count=2.0, count=3.0)
   z = np.concatenate(data, axis=-1).reshape(-1, K)
   np.testing.assert_allclose(prior.mean, z.mean(0))
   np.testing.assert_allclose(prior.scatter, 3.0 * np.cov(z.T, bias=True))
@@ -128,46 +138,54 @@ def test_five_rollouts_of_more_numbers_are_enough(with_prior, dtype):
   x, u, weights = (rng.normal(size=s) for s in ((5, T, 6), (5, T, 2), (6, 8)))
   following = np.concatenate([x, u], -1) @ weights.T
   data = [jnp.asarray(a, dtype) for a in (x, u, following)]
-  prior = linear_models.pooled_prior(*data, count=0.1) if with_prior else None
-  model = linear_models.fit(*data, prior=prior)
+  prior = pooled_prior(*data, count=0.1) if with_prior else None
+  model = fit(*data, prior=prior)
   assert all(np.isfinite(leaf).all() for leaf in model)
   assert np.linalg.eigvalsh(model.covariance).min() > -1e-5
   gap = np.abs(predictions(model, *data[:2]) - data[2]).max()
   assert gap < 0.05 * np.abs(following).max()
-  drawn = linear_models.sample(
-    jax.random.key(0), model, 0, data[0][0, 0], data[1][0, 0]
-  )
+  draw = jax.jit(linear_models.sample)
+  drawn = draw(jax.random.key(0), model, 0, data[0][0, 0], data[1][0, 0])
   assert np.isfinite(drawn).all()
 
 
 def test_covariances_are_semidefinite_whatever_the_ridge():
   for ridge in (1e-6, 1.0, 1e3):
-    model = linear_models.fit(*rollouts(3, noise=1.0), ridge=ridge)
+    model = fit(*rollouts(3, noise=1.0), ridge=ridge)
     assert np.linalg.eigvalsh(model.covariance).min() > -1e-12
+
+
+@jax.jit
+def draw_many(model, t, x, u):
+  """Draws without factors, and with factors given."""
+  keys = jax.random.split(jax.random.key(0), 50_000)
+
+  def draw(factors):
+    sample = functools.partial(linear_models.sample, factors=factors)
+    mapped = jax.vmap(sample, (0, None, None, None, None))
+    return mapped(jax.random.clone(keys), model, t, x, u)
+
+  return draw(None), draw(linear_models.roots(model))
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2, 3])
 def test_samples_have_the_mean_and_the_covariance(rank):
-  weights, offset, factor = map(jnp.asarray, system())
-  factor = factor.at[:, :, rank:].set(0.0)
+  weights, offset, factor = system()
+  factor[:, :, rank:] = 0.0
   covariance = factor @ factor.transpose(0, 2, 1)
-  model = linear_models.LinearGaussian(weights, offset, covariance)
-  x, u, t = jnp.array([1.0, -2.0, 0.3]), jnp.array([0.5, 1.0]), 2
-  keys = jax.random.split(jax.random.key(0), 50_000)
-  drawn, by_factors = (
-    jax.vmap(
-      lambda key, f=f: linear_models.sample(key, model, t, x, u, factors=f)
-    )(jax.random.clone(keys))
-    for f in (None, linear_models.roots(model))
+  model = linear_models.LinearGaussian(
+    *map(jnp.asarray, (weights, offset, covariance))
   )
+  t, x, u = 2, np.array([1.0, -2.0, 0.3]), np.array([0.5, 1.0])
+  drawn, by_factors = draw_many(model, t, x, u)
   np.testing.assert_allclose(drawn, by_factors, rtol=1e-4, atol=1e-5)
-  middle = weights[t] @ jnp.concatenate([x, u]) + offset[t]
+  middle = weights[t] @ np.concatenate([x, u]) + offset[t]
   np.testing.assert_allclose(drawn.mean(0), middle, atol=0.01)
   np.testing.assert_allclose(np.cov(drawn.T), covariance[t], atol=0.005)
 
 
 def test_each_step_has_its_model_and_the_last_serves_after_it():
-  model = linear_models.fit(*rollouts(6), ridge=0.0)
+  model = fit(*rollouts(6), ridge=0.0)
   x, u = jnp.ones(D), jnp.ones(M)
   found = [linear_models.mean(model, t, x, u) for t in (-3, 0, T - 1, T, 99)]
   np.testing.assert_array_equal(found[0], found[1])

@@ -69,20 +69,33 @@ def nominal(seed=1):
   return jnp.stack(states), actions
 
 
+@jax.jit
 def total_of(states, actions):
   step, end = functions()["reward"], functions()["final"]
   rewards = [step(t, states[t], actions[t]) for t in range(T)]
   return sum(rewards) + end(states[T])
 
 
+# Compiled as wholes: of what is done one by one, each operation is compiled.
+@jax.jit
+def expand(states, actions):
+  return lqr.expand(states, actions, **functions())
+
+
+@jax.jit
+def forward(gains, states, actions):
+  return lqr.forward(gains, states, actions, **functions())
+
+
+backward = jax.jit(lqr.backward, static_argnames="least")
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_one_pass_solves_a_linear_quadratic_problem():
   states, actions = nominal()
-  expansion = lqr.expand(states, actions, **functions())
-  gains = lqr.backward(expansion)
-  found = lqr.forward(gains, states, actions, **functions())
+  expansion = expand(states, actions)
+  gains = backward(expansion)
+  found = forward(gains, states, actions)
   np.testing.assert_allclose(found.actions, dense_optimum(states[0]), atol=1e-8)
   np.testing.assert_allclose(
     found.total, total_of(found.states, found.actions), rtol=1e-10
@@ -116,21 +129,21 @@ def test_many_steps_of_one_system_are_riccatis():
   )
   value = scipy.linalg.solve_discrete_are(a, b, cost, effort)
   wanted = np.linalg.solve(effort + b.T @ value @ b, b.T @ value @ a)
-  np.testing.assert_allclose(lqr.backward(expansion).feedback[0], -wanted)
+  np.testing.assert_allclose(backward(expansion).feedback[0], -wanted)
 
 
 def test_what_is_not_concave_is_damped_until_it_is():
   states, actions = nominal()
-  expansion = lqr.expand(states, actions, **functions())
+  expansion = expand(states, actions)
   upwards = expansion._replace(r_uu=-expansion.r_uu)
-  gains = lqr.backward(upwards, least=1e-3)
+  gains = backward(upwards, least=1e-3)
   assert np.linalg.eigvalsh(gains.q_uu).max() <= -0.9e-3
   assert (np.asarray(gains.damping) > 0).any()
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(gains))
   # More damping makes smaller steps, and each is still a better one.
   sizes = []
   for damping in (0.0, 10.0, 1000.0):
-    gains = lqr.backward(expansion, damping=damping)
+    gains = backward(expansion, damping=damping)
     sizes.append(float(jnp.abs(gains.feedforward[-1]).max()))
     assert gains.improvement > 0
   assert sizes[0] > sizes[1] > sizes[2] > 0
@@ -139,7 +152,7 @@ def test_what_is_not_concave_is_damped_until_it_is():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_one_action_is_as_one_beside_an_idle_one(sign):
   states, actions = nominal()
-  two = lqr.expand(states, actions, **functions())
+  two = expand(states, actions)
   two = two._replace(
     f_u=two.f_u.at[:, :, 1].set(0.0),
     r_u=two.r_u.at[:, 1].set(0.0),
@@ -152,7 +165,7 @@ def test_one_action_is_as_one_beside_an_idle_one(sign):
     r_uu=two.r_uu[:, :1, :1],
     r_ux=two.r_ux[:, :1],
   )
-  found, wanted = lqr.backward(one), lqr.backward(two)
+  found, wanted = backward(one), backward(two)
   assert (np.asarray(wanted.damping) > 0).any() == (sign < 0)
   np.testing.assert_allclose(found.damping, wanted.damping, atol=1e-9)
   np.testing.assert_allclose(found.improvement, wanted.improvement)
@@ -163,9 +176,9 @@ def test_one_action_is_as_one_beside_an_idle_one(sign):
 
 def test_the_prediction_is_that_of_the_damped_gains():
   states, actions = nominal()
-  expansion = lqr.expand(states, actions, **functions())
-  gains = lqr.backward(expansion, damping=7.0)
-  found = lqr.forward(gains, states, actions, **functions())
+  expansion = expand(states, actions)
+  gains = backward(expansion, damping=7.0)
+  found = forward(gains, states, actions)
   change = found.total - total_of(states, actions)
   np.testing.assert_allclose(gains.improvement, change, rtol=1e-8)
 

@@ -40,14 +40,13 @@ def batch_of(seed=0, size=B):
 def made(batch_norm=False, rate=RATE):
   """Networks, a start whose copies are others, and an update."""
   nets = learner.networks(M, (5, 4), batch_norm={} if batch_norm else None)
-  first, second = (
-    jax.jit(
-      lambda key: learner.init(
-        key, nets, batch_of().observation, *optimisers(rate)
-      )
-    )(jax.random.key(seed))
-    for seed in (0, 1)
+  begin = jax.jit(
+    lambda key: learner.init(
+      key, nets, batch_of().observation, *optimisers(rate)
+    )
   )
+  # NumPy compiles nothing for what is done with these leaf by leaf.
+  first, second = (jax.device_get(begin(jax.random.key(i))) for i in (0, 1))
   state = first._replace(
     target_policy=second.policy, target_critic=second.critic
   )
@@ -102,18 +101,19 @@ def assert_close(found, wanted, **tolerance):
 def test_an_update_against_the_equations():
   _, state, update = made()
   batch = batch_of()
-  new, metrics = update(state, batch, discount=0.9, tau=0.25)
-  y = batch.reward + 0.9 * batch.discount * naive_critic(
-    state.target_critic,
-    batch.next_observation,
-    naive_policy(state.target_policy, batch.next_observation),
-  )
+  new, metrics = jax.device_get(update(state, batch, discount=0.9, tau=0.25))
 
   def critic_loss(critic):
+    y = batch.reward + 0.9 * batch.discount * naive_critic(
+      state.target_critic,
+      batch.next_observation,
+      naive_policy(state.target_policy, batch.next_observation),
+    )
     q = naive_critic(critic, batch.observation, batch.action)
     return jnp.mean((y - q) ** 2)
 
-  loss, grads = jax.value_and_grad(critic_loss)(state.critic)
+  slope = jax.jit(jax.value_and_grad(critic_loss))
+  loss, grads = jax.device_get(slope(state.critic))
   np.testing.assert_allclose(metrics["critic_loss"], loss, rtol=1e-5)
   critic = first_adam_step(state.critic.params, grads.params, DECAY)
   assert_close(new.critic.params, critic)
@@ -122,9 +122,10 @@ def test_an_update_against_the_equations():
     a = naive_policy(policy, batch.observation)
     return jnp.mean(naive_critic(new.critic, batch.observation, a))
 
-  value, grads = jax.value_and_grad(policy_value)(state.policy)
+  slope = jax.jit(jax.value_and_grad(policy_value))
+  value, grads = jax.device_get(slope(state.policy))
   np.testing.assert_allclose(metrics["policy_value"], value, rtol=1e-4)
-  uphill = jax.tree.map(jnp.negative, grads.params)
+  uphill = jax.tree.map(np.negative, grads.params)
   assert_close(
     new.policy.params, first_adam_step(state.policy.params, uphill, 0.0)
   )
@@ -151,7 +152,7 @@ def test_the_target_is_of_the_slow_copies_alone():
 
 def test_copies_close_in_geometrically():
   _, state, update = made(rate=0.0)
-  zeros = jax.tree.map(jnp.zeros_like, (state.policy, state.critic))
+  zeros = jax.tree.map(np.zeros_like, (state.policy, state.critic))
   state = state._replace(target_policy=zeros[0], target_critic=zeros[1])
 
   @jax.jit
@@ -205,7 +206,7 @@ def test_batch_norm_acts_by_averages_and_copies_follow_them():
   np.testing.assert_allclose(
     means[0].reshape(-1), batch.observation.mean(0), rtol=1e-4, atol=1e-6
   )
-  new, _ = update(state, batch, tau=0.25)
+  new, _ = jax.device_get(update(state, batch, tau=0.25))
 
   def averages(weights):
     return [norm["average"] for norm in weights.norms.values()]
@@ -223,11 +224,10 @@ def test_batch_norm_acts_by_averages_and_copies_follow_them():
 
 def test_seeds_under_vmap_equal_seeds_alone():
   _, state, update = made()
-  states = jax.tree.map(
-    lambda x: jnp.stack([x, 1.1 * x.astype(x.dtype)]).astype(x.dtype), state
-  )
+  states = jax.tree.map(lambda x: np.stack([x, 1.1 * x]).astype(x.dtype), state)
   batches = jax.tree.map(lambda *x: jnp.stack(x), batch_of(0), batch_of(1))
-  together, _ = jax.jit(jax.vmap(update))(states, batches)
+  batches = jax.device_get(batches)
+  together, _ = jax.device_get(jax.jit(jax.vmap(update))(states, batches))
   for i in range(2):
     alone, _ = update(*jax.tree.map(lambda x, i=i: x[i], (states, batches)))
     assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone)
@@ -241,6 +241,11 @@ def test_values_and_actions_of_one_example(pixels):
   state = jax.jit(
     lambda key: learner.init(key, nets, observations, *optimisers())
   )(jax.random.key(0))
-  action = learner.act(nets, state.policy, observations[0])
-  q = learner.value(nets, state.critic, observations[0], action)
+
+  @jax.jit
+  def use(state, observation):
+    action = learner.act(nets, state.policy, observation)
+    return action, learner.value(nets, state.critic, observation, action)
+
+  action, q = use(state, observations[0])
   assert action.shape == (M,) and q.shape == ()

@@ -31,10 +31,10 @@ def networks(core="lstm", **options):
 def start(nets, seed=0):
   """Weights large enough that every part matters."""
   key = jax.random.key(seed)
-  state = learner.init(key, nets, jnp.zeros(O), PLAIN, PLAIN)
+  state = jax.device_get(learner.init(key, nets, jnp.zeros(O), PLAIN, PLAIN))
   rng = np.random.default_rng(seed)
   moved = jax.tree.map(
-    lambda x: x + jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype),
+    lambda x: jnp.asarray(x + 0.4 * rng.normal(size=x.shape), x.dtype),
     state[:4],
   )
   return learner.State(*moved, *state[4:])
@@ -95,15 +95,15 @@ def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
   other = start(nets, seed=5)
   state = state._replace(target_actor=other.actor, target_critic=other.critic)
   new, metrics = updated(nets)(state, batch, jax.random.key(0))
-
-  targets = {}
-  for i, t in RUNNING:
-    a = action(nets, state.target_actor, batch, i, t + 1)
-    following = value(nets, state.target_critic, batch, i, t + 1, a)
-    discount = GAMMA * batch.discount[i, t]
-    targets[i, t] = batch.reward[i, t] + discount * following
+  state, new = jax.device_get((state, new))
 
   def critic_loss(critic):
+    targets = {}
+    for i, t in RUNNING:
+      a = action(nets, state.target_actor, batch, i, t + 1)
+      following = value(nets, state.target_critic, batch, i, t + 1, a)
+      discount = GAMMA * batch.discount[i, t]
+      targets[i, t] = batch.reward[i, t] + discount * following
     errors = [
       targets[i, t] - value(nets, critic, batch, i, t, batch.action[i, t])
       for i, t in RUNNING
@@ -128,8 +128,12 @@ def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
     ]
     return -sum(values) / len(RUNNING)
 
-  loss, descent = jax.jit(jax.value_and_grad(critic_loss))(state.critic)
-  minus_value, ascent = jax.jit(jax.value_and_grad(actor_loss))(state.actor)
+  loss, descent = jax.device_get(
+    jax.jit(jax.value_and_grad(critic_loss))(state.critic)
+  )
+  minus_value, ascent = jax.device_get(
+    jax.jit(jax.value_and_grad(actor_loss))(state.actor)
+  )
   np.testing.assert_allclose(metrics["critic_loss"], loss, rtol=1e-5)
   np.testing.assert_allclose(metrics["policy_value"], -minus_value, rtol=1e-5)
   for old, step, found in (
@@ -144,7 +148,7 @@ def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
   slow = jax.tree.map(
     lambda x, y: 0.25 * x + 0.75 * y,
     (new.critic, new.actor),
-    (other.critic, other.actor),
+    jax.device_get((other.critic, other.actor)),
   )
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
@@ -184,26 +188,29 @@ def test_a_stochastic_update_averages_over_its_noise():
   def drawn(actor, nu, i, t):
     x = features(nets.actor, actor, batch, i, t, batch.action)
     mean, scale = nets.actor.head.apply(actor["head"], x)
-    assert (scale > 0.3).all()
-    return jnp.tanh(mean + scale * nu[i, t])
+    return jnp.tanh(mean + scale * nu[i, t]), scale
 
-  errors, values = [], []
-  for i, t in RUNNING:
-    following = [
-      value(
-        *(nets, state.target_critic, batch, i, t + 1),
-        drawn(state.target_actor, nu, i, t + 1),
-      )
-      for nu in noise[0]
-    ]
-    discount = GAMMA * batch.discount[i, t]
-    y = batch.reward[i, t] + discount * sum(following) / 2
-    q = value(nets, state.critic, batch, i, t, batch.action[i, t])
-    errors.append((y - q) ** 2)
-    values += [
-      value(nets, state.critic, batch, i, t, drawn(state.actor, nu, i, t))
-      for nu in noise[1]
-    ]
+  @jax.jit
+  def one_by_one(state):
+    errors, values, scales = [], [], []
+    for i, t in RUNNING:
+      following = []
+      for nu in noise[0]:
+        a, scale = drawn(state.target_actor, nu, i, t + 1)
+        following.append(value(nets, state.target_critic, batch, i, t + 1, a))
+        scales.append(scale)
+      discount = GAMMA * batch.discount[i, t]
+      y = batch.reward[i, t] + discount * sum(following) / 2
+      q = value(nets, state.critic, batch, i, t, batch.action[i, t])
+      errors.append((y - q) ** 2)
+      for nu in noise[1]:
+        a, scale = drawn(state.actor, nu, i, t)
+        values.append(value(nets, state.critic, batch, i, t, a))
+        scales.append(scale)
+    return errors, values, scales
+
+  errors, values, scales = jax.device_get(one_by_one(state))
+  assert (np.array(scales) > 0.3).all()
   metrics = found[0][1]
   np.testing.assert_allclose(metrics["critic_loss"], np.mean(errors), rtol=1e-5)
   np.testing.assert_allclose(
@@ -211,6 +218,7 @@ def test_a_stochastic_update_averages_over_its_noise():
   )
   assert metrics["policy_value"] == found[1][1]["policy_value"]
 
+  @jax.jit
   @jax.grad
   def size(actor):
     squares = []
@@ -235,9 +243,10 @@ def test_acting_is_as_in_an_update(core):
   seen = recurrent_dpg.history(batch.observation[0], batch.action[0])
   empty = nets.actor.core.initial_state()
   _, together = learner.recall(nets.actor, actor, seen, empty)
+  act = jax.jit(lambda state, *seen: learner.act(nets, actor, state, *seen))
   state = empty
   for t in range(T + 1):
-    state, found = learner.act(nets, actor, state, seen[0][t], seen[1][t])
+    state, found = act(state, seen[0][t], seen[1][t])
     wanted = jnp.tanh(nets.actor.head.apply(actor["head"], together[t])[0])
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 

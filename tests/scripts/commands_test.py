@@ -169,7 +169,7 @@ def test_test_runs_every_stage_and_sums_up(checkout):
   ]
   temporary = runs[0].split()[1]
   assert temporary.startswith(str(checkout.temporary))
-  assert runs[0].endswith("-n 2 --durations=15 -x tests")
+  assert runs[0].endswith("-n 2 --dist loadfile --durations=15 -x tests")
   assert f"--doctest-modules {temporary.split(':')[0]}" in runs[1]
   assert runs[2].startswith(f"pytest {checkout.root}:")
   assert runs[2].endswith("-x tests/scripts")

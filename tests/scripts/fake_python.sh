@@ -22,6 +22,7 @@ case "$*" in
     printf '#!/bin/sh\necho "ruff $*" >>"$FAKE_NOTES"\n' >"$4/bin/ruff"
     chmod +x "$4/bin/ruff"
     ;;
+  "-I -m pip install "*" --upgrade pip" | "-I -m compileall "*) ;;
   "-I -m pip install "*)
     for last in "$@"; do :; done
     note "pip $last"

@@ -5,7 +5,6 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import pytest
 
 import lilly
@@ -16,20 +15,8 @@ TOY = pathlib.Path(toy.__file__)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-  """Compiles the toy once: its many runs here are the same few programs."""
-  base = tmp_path_factory.getbasetemp()
-  if "PYTEST_XDIST_WORKER" in os.environ:
-    base = base.parent
-  settings = {
-    "jax_compilation_cache_dir": str(base / "compiled"),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  for name, value in settings.items():
-    jax.config.update(name, value)
-    os.environ[name.upper()] = str(value)
-  # Processes started here import the lilly that is tested.
+def import_path():
+  """Processes started here import the lilly that is tested."""
   os.environ["PYTHONPATH"] = str(pathlib.Path(lilly.__file__).parent.parent)
 
 

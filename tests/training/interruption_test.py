@@ -87,8 +87,8 @@ def assert_resumes(start_toy, uninterrupted):
   assert not list(directory.glob("adam/checkpoints/.partial*"))
 
 
-def test_killed_three_times_ends_with_the_same_bits(start_toy, uninterrupted):
-  check_kills(start_toy, uninterrupted, 3)
+def test_killed_twice_ends_with_the_same_bits(start_toy, uninterrupted):
+  check_kills(start_toy, uninterrupted, 2)  # at random, and inside a save
 
 
 @pytest.mark.slow
