@@ -185,9 +185,17 @@ def retrieve(
   Returns:
     What is retrieved, [M, ...].
 
+  Raises:
+    ValueError: there is no such rule, N is 0, or a pattern that is known is not
+      of 0 and 1 where the rule is of those.
+
   Reference:
     See `memory.hopfield`.
   """
+  if rule not in (names := (*RULES, "modern")):
+    raise ValueError(f"rule is {rule!r}; it must be one of {names}.")
+  if not len(patterns):
+    raise ValueError("patterns has 0 items; give 1 or more.")
   flat = lambda x: x.reshape(len(x), -1)
   signs = 2 * flat(patterns) - 1
   keys = jax.random.split(key, len(queries))

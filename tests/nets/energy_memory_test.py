@@ -133,6 +133,22 @@ def test_rules_retrieve_and_leave_what_is_known(rule):
   np.testing.assert_allclose(kept[1], stored[1], atol=1e-2)
 
 
+def test_bad_sets_and_rules_are_refused():
+  known = jnp.zeros(QUERIES.shape, bool)
+  key = lambda: jax.random.key(0)
+  with pytest.raises(ValueError, match="rule is 'heb'; it must be one of"):
+    energy_memory.retrieve(key(), "heb", PATTERNS, PATTERNS, known)
+  for rule in (*energy_memory.RULES, "modern"):
+    with pytest.raises(ValueError, match="patterns has 0 items"):
+      energy_memory.retrieve(key(), rule, PATTERNS[:0], QUERIES, known)
+  for rule in energy_memory.RULES:
+    with pytest.raises(ValueError, match="it must hold only -1 and 1"):
+      energy_memory.retrieve(key(), rule, QUERIES, PATTERNS, known)
+  empty = PATTERNS[:0]
+  with pytest.raises(ValueError, match="patterns has 0 items"):
+    energy_memory.recall(QUADRATIC, started(), empty, QUERIES, write_steps=1)
+
+
 def test_rules_are_those_of_their_names():
   for name, rule in energy_memory.RULES.items():
     assert rule is getattr(hopfield, name)
