@@ -6,9 +6,9 @@ patterns at once; steps down the energy read them, from damaged queries. The
 weights at which writing begins, all rates and the other layers are learnt
 through both loops. Variants: ebmm; unwritten, whose writing has no steps: the
 control; first_order, without gradients through what writing subtracts;
-memory_network, words that are attended to, as large as what ebmm writes. Not
-trained: Hopfield networks by three rules, hebb, storkey and pseudo_inverse;
-modern, attention to the patterns themselves; query, which returns the query.
+memory_network, words that are attended to, and dynamic_kanerva, each as large
+as what ebmm writes. Not trained: Hopfield networks, hebb, storkey and
+pseudo_inverse; modern, attention to the patterns; query, which returns it.
 
 Tasks: binary, random bits of which a half is drawn anew: D/4 wrong ones at
 worst; digits (bundled, 8 x 8), generated, omniglot, mnist and cifar10, of which
@@ -35,12 +35,13 @@ with epy.lazy_imports():
   import optax
 
   from lilly.memory import energy
-  from lilly.nets import attention_memory, energy_memory, energy_networks
+  from lilly.nets import energy_memory, energy_networks, pattern_memories
   from lilly.tasks import patterns
   from lilly.training import image_pictures, pictures
 
 ENERGIES = ("ebmm", "unwritten", "first_order")
-TRAINED = (*ENERGIES, "memory_network")
+BASELINES = ("memory_network", "dynamic_kanerva")
+TRAINED = (*ENERGIES, *BASELINES)
 RULES = ("hebb", "storkey", "pseudo_inverse")
 VARIANTS = (*TRAINED, *RULES, "modern", "query")
 TASKS = ("binary", "digits", "generated", "omniglot", "mnist", "cifar10")
@@ -151,7 +152,7 @@ class Setting(NamedTuple):
 
   task: Any
   variant: str
-  network: Any  # of an energy, or a memory network
+  network: Any  # of an energy, or a baseline
 
 
 def make_task(data_dir: Any) -> Any:
@@ -169,11 +170,12 @@ def make_setting(variant: str, task: Any) -> Setting:
   names = ("hidden_size", "dynamic_size", "num_hops", "num_filters")
   sizes = {name: given[name] for name in names}
   network = energy_networks.proportioned(given["network"], **sizes)
-  if variant == "memory_network":
+  if variant in BASELINES:
     sizes = {name: given[name] for name in ("hidden_size", "num_filters")}
-    network = attention_memory.as_large_as(
-      network, task.shape, given["num_patterns"], **sizes
-    )
+    sizes |= {"num_words": given["num_patterns"]}
+    sizes |= {"num_reads": given["read_steps"]}
+    given = network, task.shape, variant
+    network = pattern_memories.as_large_as(*given, **sizes)
   return Setting(task, variant, network)
 
 
@@ -217,10 +219,8 @@ def start(key: Any, hyper: Any, setting: Setting) -> State:
 def remember(setting: Setting, params: Any, stored: Any, queries: Any) -> Any:
   """Writes a set and reads its queries."""
   given = FLAGS.flag_values_dict()
-  if setting.variant not in ENERGIES:
-    return attention_memory.recall(
-      *(setting.network, params, stored, queries), num_reads=given["read_steps"]
-    )
+  if setting.variant in BASELINES:
+    return setting.network.recall(params, stored, queries)
   is_control = setting.variant == "unwritten"
   return energy_memory.recall(
     *(setting.network, params, stored, queries),

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from lilly.memory import addressing
-from lilly.nets import encoders, energy_memory, energy_networks
+from lilly.nets import encoders, energy_memory
 
-__all__ = ["AttentionMemory", "as_large_as", "attention_memory", "recall"]
-__all__ += ["word_size"]
+__all__ = ["AttentionMemory", "attention_memory", "recall", "word_size"]
 
 
 class AttentionMemory(NamedTuple):
@@ -116,31 +115,6 @@ def attention_memory(
 
   made = hk.without_apply_rng(hk.multi_transform(build))
   return AttentionMemory(made.init, *cast(Any, made.apply))
-
-
-def as_large_as(
-  network: energy_networks.EnergyNetwork,
-  shape: tuple[int, ...],
-  num_words: int,
-  **sizes: int,
-) -> AttentionMemory:
-  """Makes the networks, of words that are as large as what an energy writes.
-
-  Args:
-    network: the energy's.
-    shape: of a pattern.
-    num_words: N.
-    **sizes: hidden_size and num_filters, as of `attention_memory`.
-
-  Returns:
-    The networks; see `word_size`.
-
-  Raises:
-    ValueError: as `attention_memory` and `word_size`.
-  """
-  num_floats = energy_networks.num_written(network, shape)
-  size = word_size(num_floats, num_words, math.prod(shape))
-  return attention_memory(shape, size, **sizes)
 
 
 def recall(

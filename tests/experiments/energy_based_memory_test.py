@@ -36,7 +36,7 @@ def test_memories_are_compared_and_drawn(tmp_path):
     ["--task=digits", "--network=gated", "--remat"],
     [
       "--task=generated",
-      "--variants=ebmm,memory_network,query",
+      "--variants=ebmm,query",
       "--hidden_size=4",
     ],
   ],

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.nets import attention_memory, energy_networks
+from lilly.nets import attention_memory
 
 D, W, N = 6, 3, 4
 # Words that are known: the first numbers of a pattern, doubled.
@@ -123,21 +123,6 @@ def test_words_share_the_numbers_of_a_memory(given, size):
   assert attention_memory.word_size(*given) == size
   total, words, pattern = given
   assert size <= pattern and (size == 1 or size * words <= total)
-
-
-def test_words_are_as_large_as_what_an_energy_writes():
-  network = energy_networks.gated(hidden_size=8, dynamic_size=2, num_hops=1)
-  # Of 7 inputs, with a bias, to 2 outputs: 14 numbers.
-  for num_words, size in ((2, D), (3, 4), (5, 2), (20, 1)):
-    memory = attention_memory.as_large_as(network, (D,), num_words)
-    patterns = jnp.zeros((num_words, D))
-
-    def written(memory=memory, patterns=patterns):
-      params = memory.init(jax.random.key(0), patterns[0])
-      given = memory, params, patterns, patterns
-      return attention_memory.recall(*given, num_reads=1).written
-
-    assert jax.eval_shape(written).shape == (num_words, size)
 
 
 def test_bad_arguments_are_refused():
