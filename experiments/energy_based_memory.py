@@ -5,22 +5,20 @@ an energy of patterns. Steps down a loss of its memory layers write a set of
 patterns at once; steps down the energy read them, from damaged queries. The
 weights at which writing begins, all rates and the other layers are learnt
 through both loops. Variants: ebmm; unwritten, whose writing has no steps: the
-control; first_order, without gradients through what writing subtracts. They are
-compared with memories that need no training: Hopfield networks by three rules,
-hebb, storkey and pseudo_inverse; modern, attention to the patterns themselves;
-and query, which returns the query.
+control; first_order, without gradients through what writing subtracts;
+memory_network, words that are attended to, and dynamic_kanerva, each as large
+as what ebmm writes. Not trained: Hopfield networks, hebb, storkey and
+pseudo_inverse; modern, attention to the patterns; query, which returns it.
 
 Tasks: binary, random bits of which a half is drawn anew: D/4 wrong ones at
 worst; digits (bundled, 8 x 8), generated, omniglot, mnist and cifar10, of which
-a block is replaced.
-
-Expect 5 wrong bits of 32, where 8 are wrong if nothing is written, in 5 minutes
-on 2 cores; a minute of these compiles, for derivatives are of the third order.
-More in docs/papers/energy_based_memory.md.
+a block is replaced. Expect 5 wrong bits of 32, 8 if nothing is written, in 5
+minutes on 2 cores. More in docs/papers/energy_based_memory.md.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -37,11 +35,13 @@ with epy.lazy_imports():
   import optax
 
   from lilly.memory import energy
-  from lilly.nets import energy_memory, energy_networks
+  from lilly.nets import energy_memory, energy_networks, pattern_memories
   from lilly.tasks import patterns
   from lilly.training import image_pictures, pictures
 
-TRAINED = ("ebmm", "unwritten", "first_order")
+ENERGIES = ("ebmm", "unwritten", "first_order")
+BASELINES = ("memory_network", "dynamic_kanerva")
+TRAINED = (*ENERGIES, *BASELINES)
 RULES = ("hebb", "storkey", "pseudo_inverse")
 VARIANTS = (*TRAINED, *RULES, "modern", "query")
 TASKS = ("binary", "digits", "generated", "omniglot", "mnist", "cifar10")
@@ -152,15 +152,14 @@ class Setting(NamedTuple):
 
   task: Any
   variant: str
-  network: Any  # of an energy
+  network: Any  # of an energy, or a baseline
 
 
 def make_task(data_dir: Any) -> Any:
   """The flags' task."""
-  given = FLAGS.flag_values_dict()
+  given, of_bits = FLAGS.flag_values_dict(), ("num_bits", "num_redrawn")
   if given["task"] == "binary":
-    sizes = {name: given[name] for name in ("num_bits", "num_redrawn")}
-    return patterns.binary_task(**sizes)
+    return patterns.binary_task(**{name: given[name] for name in of_bits})
   damage = {name: given[name] for name in ("block_size", "fill")}
   return patterns.image_task(given["task"], data_dir, **damage)
 
@@ -171,6 +170,12 @@ def make_setting(variant: str, task: Any) -> Setting:
   names = ("hidden_size", "dynamic_size", "num_hops", "num_filters")
   sizes = {name: given[name] for name in names}
   network = energy_networks.proportioned(given["network"], **sizes)
+  if variant in BASELINES:
+    sizes = {name: given[name] for name in ("hidden_size", "num_filters")}
+    sizes |= {"num_words": given["num_patterns"]}
+    sizes |= {"num_reads": given["read_steps"]}
+    given = network, task.shape, variant
+    network = pattern_memories.as_large_as(*given, **sizes)
   return Setting(task, variant, network)
 
 
@@ -203,7 +208,10 @@ def start(key: Any, hyper: Any, setting: Setting) -> State:
   names = ("read_steps", "write_rate", "step_size", "momentum", "gradient_norm")
   rates = {name: given[name] for name in names}
   pattern = jnp.zeros(setting.task.shape)
-  params = energy_memory.init(key_params, setting.network, pattern, **rates)
+  if setting.variant in ENERGIES:
+    params = energy_memory.init(key_params, setting.network, pattern, **rates)
+  else:
+    params = setting.network.init(key_params, pattern)
   moments = optimiser_of(hyper).init(params)
   return State(params, moments, hyper, key, jax.random.key(1))
 
@@ -211,6 +219,8 @@ def start(key: Any, hyper: Any, setting: Setting) -> State:
 def remember(setting: Setting, params: Any, stored: Any, queries: Any) -> Any:
   """Writes a set and reads its queries."""
   given = FLAGS.flag_values_dict()
+  if setting.variant in BASELINES:
+    return setting.network.recall(params, stored, queries)
   is_control = setting.variant == "unwritten"
   return energy_memory.recall(
     *(setting.network, params, stored, queries),
@@ -220,11 +230,9 @@ def remember(setting: Setting, params: Any, stored: Any, queries: Any) -> Any:
   )
 
 
-def distance(x: Any, stored: Any, task: Any) -> Any:
-  """Wrong bits of patterns, or the squared error, of each: [N]."""
-  if task.is_binary:
-    return jax.vmap(energy.error_bits)(x, stored).astype(jnp.float32)
-  return jnp.sum(jnp.square(x - stored), range(1, x.ndim))
+def distance(setting: Setting) -> Any:
+  """Wrong bits, or the squared error, of each pattern of a set."""
+  return jax.vmap(functools.partial(patterns.distance, setting.task))
 
 
 def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
@@ -241,7 +249,7 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
     queries = jax.vmap(setting.task.damage)(keys, stored).pattern
     reads = remember(setting, params, stored, queries).iterates
     loss = jnp.mean(jax.vmap(energy.reconstruction_loss)(reads, stored))
-    return loss, jnp.mean(distance(reads[:, -1], stored, setting.task))
+    return loss, jnp.mean(distance(setting)(reads[:, -1], stored))
 
   def loss(params):
     keys = jax.random.split(key_sets, (given["num_sets"], 2))
@@ -259,7 +267,7 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
 def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
   """What is recalled of test sets, the same ones at every time."""
   given, metrics = FLAGS.flag_values_dict(), {}
-  own = of_energy if setting.variant in TRAINED else of_rule
+  own = of_trained if setting.variant in TRAINED else of_rule
   for count in sorted({given["num_patterns"], *map(int, given["counts"])}):
 
     def one(keys, count=count):
@@ -267,7 +275,7 @@ def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
       each = jax.random.split(keys[1], count)
       queries = jax.vmap(setting.task.damage)(each, stored)
       found = own(keys[2], setting, state.params, stored, queries)
-      wrong = distance(queries.pattern, stored, setting.task)
+      wrong = distance(setting)(queries.pattern, stored)
       return jax.tree.map(jnp.mean, found | {"query": wrong})
 
     key = jax.random.clone(state.tests)  # the same ones at every time
@@ -281,20 +289,14 @@ def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
   return metrics
 
 
-def of_energy(
+def of_trained(
   _: Any, setting: Setting, params: Any, stored: Any, queries: Any
 ) -> dict[str, Any]:
   """Errors of reads, and energies: of what is stored, and as it is read."""
   found = remember(setting, params, stored, queries.pattern)
-  path = energy_memory.energies(found, queries.pattern)
-  at = jax.vmap(found.energy, (None, 0))
-  return {
-    "loss": jax.vmap(energy.reconstruction_loss)(found.iterates, stored),
-    "error": distance(found.iterates[:, -1], stored, setting.task),
-    "energy_before": at(params.written, stored),
-    "energy_after": at(found.written, stored),
-    "falling": jnp.asarray(jnp.diff(path) <= 1e-5, jnp.float32),
-  }
+  start = params.written if setting.variant in ENERGIES else None
+  error = {"error": distance(setting)(found.iterates[:, -1], stored)}
+  return error | energy_memory.measures(found, start, stored, queries.pattern)
 
 
 def of_rule(
@@ -302,12 +304,12 @@ def of_rule(
 ) -> dict[str, Any]:
   """Errors of what needs no training, also where it knows what is damaged."""
   if setting.variant == "query":
-    return {"error": distance(queries.pattern, stored, setting.task)}
+    return {"error": distance(setting)(queries.pattern, stored)}
 
   def error(is_known):
     given = setting.variant, stored, queries.pattern, is_known
     found = energy_memory.retrieve(key, *given)
-    return distance(found, stored, setting.task)
+    return distance(setting)(found, stored)
 
   known = ~queries.is_damaged
   both = jax.vmap(error)(jnp.stack([jnp.zeros_like(known), known]))
@@ -370,9 +372,9 @@ def draw(results: training.Results, out_dir: Any) -> None:
   task, energies = make_task(results.options.data_dir), {}
   for name in trained:
     params = jax.tree.map(lambda x: jnp.asarray(x[0]), results.states[name])
-    setting = make_setting(name, task)
-    rows, energies[name] = show(setting, params.params)
+    rows, values = show(make_setting(name, task), params.params)
     image_pictures.grid(rows, out_dir / f"{name}.png")
+    energies |= {name: values} if name in ENERGIES else {}
   if energies:
     steps = np.arange(given["read_steps"] + 1)
     labels = "steps of a read", "energy, above the query's"

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from lilly.memory import energy, hopfield
 from lilly.nets import energy_networks
 
-__all__ = ["RULES", "Params", "Recall", "energies", "init", "recall"]
-__all__ += ["retrieve"]
+__all__ = ["RULES", "Params", "Recall", "energies", "init", "measures"]
+__all__ += ["recall", "retrieve"]
 
 RULES = {
   "hebb": hopfield.hebb,
@@ -36,7 +36,8 @@ class Recall(NamedTuple):
   """What was read of a set of queries."""
 
   written: Any  # θ
-  energy: Callable[[Any, jax.Array], jax.Array]  # of θ and x: E, []
+  # of θ and x: E, []; None: what is written is no energy's
+  energy: Callable[[Any, jax.Array], jax.Array] | None
   iterates: jax.Array  # x¹ .. x^K of each query, [N, K, ...]
 
 
@@ -127,10 +128,42 @@ def energies(found: Recall, queries: jax.Array) -> jax.Array:
     queries: [N, ...].
 
   Returns:
-    E of each query and of what was read of it, [N, K + 1].
+    E of each query and of what was read of it, [N, K + 1]; 0 if there is none.
   """
   path = jnp.concatenate([queries[:, None], found.iterates], axis=1)
-  return jax.vmap(jax.vmap(lambda x: found.energy(found.written, x)))(path)
+  if found.energy is None:
+    return jnp.zeros(path.shape[:2], path.dtype)
+  of_x = functools.partial(found.energy, found.written)
+  return jax.vmap(jax.vmap(of_x))(path)
+
+
+def measures(
+  found: Recall, start: Any, patterns: jax.Array, queries: jax.Array
+) -> dict[str, jax.Array]:
+  """Measures reads, and energies where there are any.
+
+  Args:
+    found: as from `recall`.
+    start: θ̄, where writing began.
+    patterns: what was stored, [N, ...].
+    queries: of each pattern one, [N, ...].
+
+  Returns:
+    Of each pattern: loss, of all steps, [N]; energy_before and energy_after
+    writing, [N]; falling, whether a step did not raise the energy, 0 or 1,
+    [N, K].
+  """
+  loss = jax.vmap(energy.reconstruction_loss)(found.iterates, patterns)
+  if found.energy is None:
+    return {"loss": loss}
+  at = jax.vmap(found.energy, (None, 0))
+  rises = jnp.diff(energies(found, queries))
+  return {
+    "loss": loss,
+    "energy_before": at(start, patterns),
+    "energy_after": at(found.written, patterns),
+    "falling": jnp.asarray(rises <= 1e-5, jnp.float32),
+  }
 
 
 def retrieve(
@@ -152,9 +185,17 @@ def retrieve(
   Returns:
     What is retrieved, [M, ...].
 
+  Raises:
+    ValueError: there is no such rule, N is 0, or a pattern that is known is not
+      of 0 and 1 where the rule is of those.
+
   Reference:
     See `memory.hopfield`.
   """
+  if rule not in (names := (*RULES, "modern")):
+    raise ValueError(f"rule is {rule!r}; it must be one of {names}.")
+  if not len(patterns):
+    raise ValueError("patterns has 0 items; give 1 or more.")
   flat = lambda x: x.reshape(len(x), -1)
   signs = 2 * flat(patterns) - 1
   keys = jax.random.split(key, len(queries))

@@ -30,7 +30,7 @@ __all__ = [
   "gated",
   "proportioned",
 ]
-__all__ += ["residual", "split"]
+__all__ += ["num_written", "residual", "split"]
 
 NETWORKS = ("gated", "residual", "convolutional")
 
@@ -62,6 +62,27 @@ def split(params: Any) -> tuple[Any, Any]:
   """
   is_memory = lambda layer, *_: layer.split("/")[-1].startswith("memory")
   return hk.data_structures.partition(is_memory, params)
+
+
+def num_written(network: EnergyNetwork, shape: Sequence[int]) -> int:
+  """Counts the numbers that are written, which is how large a memory is.
+
+  Args:
+    network: any.
+    shape: of a pattern.
+
+  Returns:
+    Numbers of the parameters that are written.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, section 4: the unit of size.
+
+  >>> num_written(gated(hidden_size=8, dynamic_size=3, num_hops=1), (4,))
+  15
+  """
+  init = lambda: network.init(jax.random.key(0), jnp.zeros(shape))
+  written, _ = split(jax.eval_shape(init))
+  return sum(leaf.size for leaf in jax.tree.leaves(written))
 
 
 def _network(build):

@@ -11,13 +11,15 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
+from lilly.memory import energy
 from lilly.tasks import image_episodes
 
 __all__ = ["FILLS", "Query", "Task", "as_image", "binary_task", "bits"]
-__all__ += ["image_task", "redraw_bits", "replace_block"]
+__all__ += ["distance", "image_task", "redraw_bits", "replace_block"]
 
 FILLS = ("bits", "noise", "hidden")
 
@@ -190,6 +192,33 @@ def image_task(
     )
   damage = functools.partial(replace_block, size=block_size, fill=fill)
   return Task(*images, damage)
+
+
+def distance(task: Task, x: jax.Array, pattern: jax.Array) -> jax.Array:
+  """Measures how far what was read is from what was stored.
+
+  Args:
+    task: any.
+    x: what was read, as a pattern of the task.
+    pattern: what was stored.
+
+  Returns:
+    Wrong bits where patterns are binary, else the sum of squares, float32 [].
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720, section 4.
+
+  >>> x, pattern = jnp.array([0.75, 0.5]), jnp.array([0.25, 0.5])
+  >>> task = binary_task(num_bits=2, num_redrawn=1)
+  >>> float(distance(task, x, pattern))
+  1.0
+  >>> float(distance(task._replace(is_binary=False), x, pattern))
+  0.25
+  """
+  chex.assert_equal_shape([x, pattern])
+  if task.is_binary:
+    return energy.error_bits(x, pattern).astype(jnp.float32)
+  return jnp.sum(jnp.square(x - pattern), dtype=jnp.float32)
 
 
 def as_image(x: jax.Array) -> jax.Array:

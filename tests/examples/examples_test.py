@@ -87,3 +87,9 @@ def test_a_boat_is_steered_across_a_river():
 def test_a_kanerva_memory_knows_a_sine_from_a_few_points():
   errors = jax.jit(lambda: load("kanerva_regression").main(150))()
   assert errors.mean() < 0.1  # 0.67 of always 0
+
+
+def test_a_memory_of_ones_own_energy_learns_to_write():
+  wrong = jax.jit(lambda: load("own_energy").main(300))()
+  assert wrong[:20].mean() > 6  # queries have 8
+  assert wrong[-50:].mean() < 2  # 1.0

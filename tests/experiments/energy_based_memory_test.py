@@ -34,7 +34,11 @@ def test_memories_are_compared_and_drawn(tmp_path):
     ["--task=binary", f"--variants={','.join(experiment.VARIANTS)}"],
     ["--task=digits", "--variants=ebmm,modern,hebb", "--nogradient_norm"],
     ["--task=digits", "--network=gated", "--remat"],
-    ["--task=generated", "--variants=ebmm,query", "--hidden_size=4"],
+    [
+      "--task=generated",
+      "--variants=ebmm,query",
+      "--hidden_size=4",
+    ],
   ],
 )
 def test_all_tasks_and_variants_run(tmp_path, flags):
@@ -93,7 +97,7 @@ def test_what_is_measured_by_hand(monkeypatch):
 
   monkeypatch.setattr(experiment, "remember", remember)
   params = energy_memory.Params(3.0, None, None, None)
-  found = experiment.of_energy(None, setting, params, stored, queries)
+  found = experiment.of_trained(None, setting, params, stored, queries)
   expected = {
     "loss": [4.0, 4.0],  # 1 + 3: steps are added, the query is left out
     "error": [3.0, 3.0],
@@ -105,6 +109,35 @@ def test_what_is_measured_by_hand(monkeypatch):
   assert found.keys() == expected.keys()
   for name, values in expected.items():
     np.testing.assert_allclose(found[name], values, err_msg=name)
+
+
+def test_a_memory_network_is_as_large_as_what_is_written():
+  parse(experiment, "--num_bits=32", "--num_patterns=40", "--dynamic_size=15")
+  task = experiment.make_task(None)
+  setting = experiment.make_setting("memory_network", task)
+  ebmm = experiment.make_setting("ebmm", task)
+
+  def written(setting):
+    hyper = {"learning_rate": 0.1}
+    key = jax.random.key(0)
+    params = experiment.start(key, hyper, setting).params
+    stored = jnp.zeros((40, 32))
+    return experiment.remember(setting, params, stored, stored).written
+
+  made = [jax.eval_shape(lambda x=x: written(x)) for x in (setting, ebmm)]
+  sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in made]
+  assert sizes == [40 * 12, 33 * 15]
+
+
+@pytest.mark.slow
+def test_a_memory_network_learns(tmp_path):
+  flags = ["--variants=memory_network", "--num_updates=1500", "--num_tests=200"]
+  flags += ["--log_every=500", "--eval_every=1500", "--learning_rate=1e-2"]
+  flags += ["--hidden_size=32", "--dynamic_size=7", "--num_sets=16"]
+  assert run(experiment, tmp_path, *flags) == 0
+  found = final(tmp_path, "memory_network")
+  assert found["eval/error"] < 0.5 * found["eval/query"]
+  assert "eval/energy_after" not in found
 
 
 def test_images_are_shown_as_they_are_read():
@@ -125,7 +158,8 @@ def test_errors_of_colours_are_squares():
   parse(experiment, "--preset=smoke")
   task = experiment.make_task(None)._replace(is_binary=False)
   x, stored = jnp.full((1, 2, 2, 1), 0.5), jnp.zeros((1, 2, 2, 1))
-  assert experiment.distance(x, stored, task).tolist() == [1.0]
+  setting = experiment.Setting(task, "query", None)
+  assert experiment.distance(setting)(x, stored).tolist() == [1.0]
 
 
 @pytest.mark.parametrize(

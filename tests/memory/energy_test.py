@@ -308,6 +308,26 @@ def test_the_order_and_the_repetition_of_a_set_do_not_matter():
   assert_close(write(learned, many), twice)
 
 
+def test_more_patterns_than_numbers_are_a_mean_over_all():
+  learned, _, _ = example()
+  many = np.random.default_rng(5).uniform(size=(100, D))
+  assert len(many) > sum(x.size for x in jax.tree.leaves(learned[0]))
+  found = write(learned, many, num_steps=1)
+  # Terms are means over patterns: so is a step that is made of them.
+  halves = [write(learned, x, num_steps=1) for x in (many[:50], many[50:])]
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+  assert_close(found, mean)
+  assert np.abs(found["last"]["w"] - learned[0]["last"]["w"]).max() > 1e-3
+
+
+def test_at_a_step_size_of_zero_the_query_is_what_is_read():
+  (params, _, _, static), _, queries = example()
+  rates = energy.read_rates(3, step_size=0.0, dtype=np.float64)
+  function = functools.partial(energy_of, static)
+  found = energy.read(params, queries[0], function, rates)
+  np.testing.assert_array_equal(found, np.stack([queries[0]] * 3))
+
+
 def test_without_steps_or_rates_nothing_is_written():
   learned, patterns, queries = example()
   assert_close(write(learned, patterns, num_steps=0), learned[0])

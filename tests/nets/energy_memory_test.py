@@ -97,6 +97,25 @@ def test_energies_begin_with_the_query_s():
   np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+def test_what_has_no_energy_is_measured_by_its_errors():
+  found = recall(started())
+  whole = energy_memory.measures(found, started().written, PATTERNS, QUERIES)
+  values = energy_memory.energies(found, QUERIES)
+  np.testing.assert_array_equal(whole["falling"], np.diff(values) <= 1e-5)
+  own = 0.5 * np.sum((PATTERNS - 0.25) ** 2, axis=1)
+  np.testing.assert_allclose(whole["energy_before"], own, rtol=1e-6)
+  centre = np.asarray(found.written["memory"]["b"] + 0.25)
+  own = 0.5 * np.sum((np.asarray(PATTERNS) - centre) ** 2, axis=1)
+  np.testing.assert_allclose(whole["energy_after"], own, rtol=1e-5)
+  loss = np.sum((found.iterates - PATTERNS[:, None]) ** 2, axis=(1, 2))
+  np.testing.assert_allclose(whole["loss"], loss, rtol=1e-5)
+  without = found._replace(energy=None)
+  bare = energy_memory.measures(without, None, PATTERNS, QUERIES)
+  assert list(bare) == ["loss"]
+  np.testing.assert_array_equal(bare["loss"], whole["loss"])
+  assert not energy_memory.energies(without, QUERIES).any()
+
+
 @pytest.mark.parametrize("rule", [*energy_memory.RULES, "modern"])
 def test_rules_retrieve_and_leave_what_is_known(rule):
   rng = np.random.default_rng(0)
@@ -112,6 +131,22 @@ def test_rules_retrieve_and_leave_what_is_known(rule):
   kept = retrieve(jax.random.clone(key), rule, stored, damaged, keeps)
   np.testing.assert_array_equal(kept[0], damaged[0])
   np.testing.assert_allclose(kept[1], stored[1], atol=1e-2)
+
+
+def test_bad_sets_and_rules_are_refused():
+  known = jnp.zeros(QUERIES.shape, bool)
+  key = lambda: jax.random.key(0)
+  with pytest.raises(ValueError, match="rule is 'heb'; it must be one of"):
+    energy_memory.retrieve(key(), "heb", PATTERNS, PATTERNS, known)
+  for rule in (*energy_memory.RULES, "modern"):
+    with pytest.raises(ValueError, match="patterns has 0 items"):
+      energy_memory.retrieve(key(), rule, PATTERNS[:0], QUERIES, known)
+  for rule in energy_memory.RULES:
+    with pytest.raises(ValueError, match="it must hold only -1 and 1"):
+      energy_memory.retrieve(key(), rule, QUERIES, PATTERNS, known)
+  empty = PATTERNS[:0]
+  with pytest.raises(ValueError, match="patterns has 0 items"):
+    energy_memory.recall(QUADRATIC, started(), empty, QUERIES, write_steps=1)
 
 
 def test_rules_are_those_of_their_names():

@@ -156,6 +156,17 @@ def test_the_paper_s_memory_has_8127_numbers():
   assert static["static"]["w"].shape == (128 + 1024, 1024 - 63)
 
 
+def test_all_that_is_written_is_counted():
+  sizes = {"dynamic_size": 2, "num_hops": 1}
+  gated = energy_networks.gated(hidden_size=8, **sizes)
+  assert energy_networks.num_written(gated, (5,)) == (5 + 1) * 2
+  images = energy_networks.convolutional(
+    channels=(2,), bottleneck=3, width=8, last_size=4, **sizes
+  )
+  # Two layers of kernels of 3 x 3.
+  assert energy_networks.num_written(images, (4, 4, 1)) == 2 * (27 + 1) * 2
+
+
 def test_weights_begin_as_he_et_al_have_them():
   network = energy_networks.gated(hidden_size=64, dynamic_size=15, num_hops=1)
   params = jax.jit(network.init)(jax.random.key(0), jnp.zeros(32))

@@ -89,6 +89,18 @@ def test_tasks_are_sets_and_their_damage():
   assert (query.pattern[query.is_damaged] == 0).all()
 
 
+def test_distance_counts_bits_or_adds_squares():
+  x, pattern = jnp.array([0.75, 0.5, 0.0]), jnp.array([0.25, 1.0, 0.5])
+  task = patterns.binary_task(num_bits=3, num_redrawn=1)
+  assert patterns.distance(task, x, pattern) == 2
+  colours = task._replace(is_binary=False)
+  shape = 1, 1, 3
+  found = patterns.distance(colours, x.reshape(shape), pattern.reshape(shape))
+  assert found.shape == () and found == 0.75
+  with pytest.raises(AssertionError):
+    patterns.distance(task, x[None], pattern)
+
+
 def test_bits_as_an_image_are_as_square_as_may_be():
   for size, shape in ((128, (8, 16)), (7, (1, 7)), (36, (6, 6))):
     assert patterns.as_image(jnp.zeros((2, size))).shape == (2, *shape)
