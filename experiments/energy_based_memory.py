@@ -37,7 +37,7 @@ with epy.lazy_imports():
   from lilly.memory import energy
   from lilly.nets import energy_memory, energy_networks, pattern_memories
   from lilly.tasks import patterns
-  from lilly.training import image_pictures, pictures
+  from lilly.training import image_pictures, pattern_pictures, pictures
 
 ENERGIES = ("ebmm", "unwritten", "first_order")
 BASELINES = ("memory_network", "dynamic_kanerva")
@@ -98,9 +98,11 @@ flags.DEFINE_list(
   f"To compare: {', '.join(VARIANTS)}.",
   **_OWN,
 )
-flags.DEFINE_list(
-  "counts", ["2", "4", "8"], "Patterns in sets of tests.", **_OWN
-)
+for _name, _values, _text in (
+  ("counts", ["2", "4", "8"], "Patterns in sets of tests."),
+  ("dynamic_sizes", [], "To compare, in place of --dynamic_size."),
+):
+  flags.DEFINE_list(_name, _values, _text, **_OWN)
 for _name, _values, _text in (
   ("network", NETWORKS, "The energy; of bits: gated."),
   ("fill", FILLS, "Of blocks of images."),
@@ -152,31 +154,48 @@ class Setting(NamedTuple):
 
   task: Any
   variant: str
-  network: Any  # of an energy, or a baseline
+  memory: Any
+  num_floats: int  # that an energy writes
 
 
 def make_task(data_dir: Any) -> Any:
   """The flags' task."""
-  given, of_bits = FLAGS.flag_values_dict(), ("num_bits", "num_redrawn")
-  if given["task"] == "binary":
-    return patterns.binary_task(**{name: given[name] for name in of_bits})
-  damage = {name: given[name] for name in ("block_size", "fill")}
-  return patterns.image_task(given["task"], data_dir, **damage)
+  if FLAGS.flag_values_dict()["task"] == "binary":
+    return patterns.binary_task(**pick("num_bits", "num_redrawn"))
+  task = FLAGS.flag_values_dict()["task"]
+  return patterns.image_task(task, data_dir, **pick("block_size", "fill"))
 
 
-def make_setting(variant: str, task: Any) -> Setting:
-  """A network of the flags' sizes."""
+def pick(*names: str) -> dict[str, Any]:
+  """Values of some flags."""
   given = FLAGS.flag_values_dict()
-  names = ("hidden_size", "dynamic_size", "num_hops", "num_filters")
-  sizes = {name: given[name] for name in names}
-  network = energy_networks.proportioned(given["network"], **sizes)
+  return {name: given[name] for name in names}
+
+
+def make_setting(name: str, task: Any) -> Setting:
+  """A memory of the flags' sizes, or of the one in its name: ebmm-15."""
+  given = FLAGS.flag_values_dict()
+  variant, _, size = name.partition("-")
+  sizes = pick("hidden_size", "num_filters")
+  network = energy_networks.proportioned(
+    given["network"],
+    dynamic_size=int(size or given["dynamic_size"]),
+    **sizes | pick("num_hops"),
+  )
   if variant in BASELINES:
-    sizes = {name: given[name] for name in ("hidden_size", "num_filters")}
     sizes |= {"num_words": given["num_patterns"]}
     sizes |= {"num_reads": given["read_steps"]}
-    given = network, task.shape, variant
-    network = pattern_memories.as_large_as(*given, **sizes)
-  return Setting(task, variant, network)
+    memory = pattern_memories.as_large_as(network, task.shape, variant, **sizes)
+  else:
+    options = pick("read_steps", "write_rate", "step_size", "momentum")
+    memory = pattern_memories.energy(
+      network,
+      write_steps=0 if variant == "unwritten" else given["write_steps"],
+      first_order=variant == "first_order",
+      **options | pick("gradient_norm", "remat"),
+    )
+  size = energy_networks.num_written(network, task.shape)
+  return Setting(task, variant, memory, size)
 
 
 def optimiser_of(hyper: Any) -> Any:
@@ -203,31 +222,11 @@ def start(key: Any, hyper: Any, setting: Setting) -> State:
   """A network and rates that have learnt nothing; rules have none."""
   if setting.variant not in TRAINED:
     return State((), (), hyper, key, jax.random.key(1))
-  given = FLAGS.flag_values_dict()
   key, key_params = jax.random.split(key)
-  names = ("read_steps", "write_rate", "step_size", "momentum", "gradient_norm")
-  rates = {name: given[name] for name in names}
   pattern = jnp.zeros(setting.task.shape)
-  if setting.variant in ENERGIES:
-    params = energy_memory.init(key_params, setting.network, pattern, **rates)
-  else:
-    params = setting.network.init(key_params, pattern)
+  params = setting.memory.init(key_params, pattern)
   moments = optimiser_of(hyper).init(params)
   return State(params, moments, hyper, key, jax.random.key(1))
-
-
-def remember(setting: Setting, params: Any, stored: Any, queries: Any) -> Any:
-  """Writes a set and reads its queries."""
-  given = FLAGS.flag_values_dict()
-  if setting.variant in BASELINES:
-    return setting.network.recall(params, stored, queries)
-  is_control = setting.variant == "unwritten"
-  return energy_memory.recall(
-    *(setting.network, params, stored, queries),
-    write_steps=0 if is_control else given["write_steps"],
-    first_order=setting.variant == "first_order",
-    remat=given["remat"],
-  )
 
 
 def distance(setting: Setting) -> Any:
@@ -247,7 +246,7 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
     stored = setting.task.sample(keys[0], data, count)
     keys = jax.random.split(keys[1], count)
     queries = jax.vmap(setting.task.damage)(keys, stored).pattern
-    reads = remember(setting, params, stored, queries).iterates
+    reads = setting.memory.recall(params, stored, queries).iterates
     loss = jnp.mean(jax.vmap(energy.reconstruction_loss)(reads, stored))
     return loss, jnp.mean(distance(setting)(reads[:, -1], stored))
 
@@ -293,7 +292,7 @@ def of_trained(
   _: Any, setting: Setting, params: Any, stored: Any, queries: Any
 ) -> dict[str, Any]:
   """Errors of reads, and energies: of what is stored, and as it is read."""
-  found = remember(setting, params, stored, queries.pattern)
+  found = setting.memory.recall(params, stored, queries.pattern)
   start = params.written if setting.variant in ENERGIES else None
   error = {"error": distance(setting)(found.iterates[:, -1], stored)}
   return error | energy_memory.measures(found, start, stored, queries.pattern)
@@ -316,13 +315,21 @@ def of_rule(
   return {"error": both[0], "error_clamped": both[1]}
 
 
+def names() -> list[str]:
+  """The variants; those that are trained once for each of --dynamic_sizes."""
+  given, found = FLAGS.flag_values_dict(), []
+  for name in given["variants"]:
+    sized = [f"{name}-{size}" for size in given["dynamic_sizes"]]
+    found += sized if sized and name in TRAINED else [name]
+  return found
+
+
 def make_experiments(options: training.Options) -> dict[str, Any]:
   """One for each variant."""
   check()
   try:
     task = make_task(options.data_dir)
-    chosen = FLAGS.flag_values_dict()["variants"]
-    return {name: make_experiment(name, task) for name in chosen}
+    return {name: make_experiment(name, task) for name in names()}
   except ValueError as reason:
     raise training.RunError(f"The flags do not fit: {reason}") from reason
 
@@ -341,9 +348,13 @@ def check() -> None:
     f"{shown}: Hopfield's rules are of bits, and --task=cifar10 is not.": (
       given["task"] == "cifar10" and set(chosen) & set(RULES)
     ),
-    f"--counts={','.join(counts)} must be positive integers, at least one.": (
-      not counts or not all(x.isdecimal() and int(x) for x in counts)
-    ),
+    "--counts is empty; it must have a number of patterns.": not counts,
+    **{
+      f"--{name}={','.join(given[name])} must be positive integers.": (
+        not all(x.isdecimal() and int(x) for x in given[name])
+      )
+      for name in ("counts", "dynamic_sizes")
+    },
     f"--network={network} is of images; --task=binary has --network=gated.": (
       given["task"] == "binary" and network != "gated"
     ),
@@ -358,7 +369,7 @@ def check() -> None:
 def draw(results: training.Results, out_dir: Any) -> None:
   """What is learnt, what is held, and patterns as they are read."""
   given = FLAGS.flag_values_dict()
-  trained = [name for name in results.states if name in TRAINED]
+  trained = [x for x in results.states if x.partition("-")[0] in TRAINED]
   kind = "wrong bits" if given["task"] != "cifar10" else "squared error"
   wanted = {"eval/error": f"{kind} of a pattern that was read"}
   if trained:
@@ -369,37 +380,24 @@ def draw(results: training.Results, out_dir: Any) -> None:
     *(results, [*results.states], "eval/error", counts),
     *(out_dir / "counts.png", f"{kind} of a pattern", "stored patterns"),
   )
-  task, energies = make_task(results.options.data_dir), {}
+  task, energies, sizes = make_task(results.options.data_dir), {}, {}
   for name in trained:
     params = jax.tree.map(lambda x: jnp.asarray(x[0]), results.states[name])
-    rows, values = show(make_setting(name, task), params.params)
+    setting = make_setting(name, task)
+    rows, values = pattern_pictures.recalled(
+      *(setting.memory, params.params, task, given["num_patterns"])
+    )
     image_pictures.grid(rows, out_dir / f"{name}.png")
-    energies |= {name: values} if name in ENERGIES else {}
+    energies |= {name: values} if setting.variant in ENERGIES else {}
+    sizes[name] = setting.variant, setting.num_floats
+  if given["dynamic_sizes"] and trained:
+    labels = "numbers that are written", f"{kind} of a pattern"
+    path = out_dir / "sizes.png"
+    image_pictures.by_size(results, sizes, "eval/error", path, labels)
   if energies:
     steps = np.arange(given["read_steps"] + 1)
     labels = "steps of a read", "energy, above the query's"
     image_pictures.lines(energies, steps, out_dir / "energy.png", labels)
-
-
-def show(setting: Setting, params: Any) -> Any:
-  """Patterns of one set and their queries as they are read, and energies."""
-  task, count = setting.task, FLAGS.flag_values_dict()["num_patterns"]
-
-  @jax.jit
-  def read(keys, data):
-    stored = task.test(keys[0], data, count)
-    queries = jax.vmap(task.damage)(jax.random.split(keys[1], count), stored)
-    found = remember(setting, params, stored, queries.pattern)
-    values = energy_memory.energies(found, queries.pattern)
-    return stored, queries.pattern, found.iterates, values - values[:, :1]
-
-  *images, values = read(jax.random.split(jax.random.key(2)), task.data)
-  if len(task.shape) == 1:
-    images = [patterns.as_image(x) for x in images]
-  stored, query, reads = images
-  rows = {"stored": stored[:16], "query": query[:16]}
-  rows |= {f"read {k + 1}": reads[:16, k] for k in range(reads.shape[1])}
-  return rows, np.asarray(values)
 
 
 def main(options: training.Options) -> int:
@@ -424,14 +422,11 @@ def _of(variant, name):
   return claims.last(variant, f"eval/{name}")
 
 
-def _difference(a, b):
-  return claims.difference(_of("ebmm", a), _of("ebmm", b))
-
-
 def _from(measure, value):
   return lambda results: abs(measure(results) - value)
 
 
+_ENERGIES = [_of("ebmm", f"energy_{when}") for when in ("after", "before")]
 _TABLE = {16: 0.4, 32: 5.0, 48: 9.8, 64: 13.0, 96: 16.5}  # Hebb's wrong bits
 _HOPFIELD = {"task": ["binary"], "num_bits": [128], "num_redrawn": [64]}
 
@@ -453,7 +448,7 @@ CLAIMS = (
       ),
       (
         *("energy", "energy of stored patterns, less that before the write"),
-        *(_difference("energy_after", "energy_before"), "<", 0.0),
+        *(claims.difference(*_ENERGIES), "<", 0.0),
       ),
     )
   ),

@@ -1,7 +1,7 @@
-"""Trained memories of sets of patterns, as large as what an energy writes.
+"""Trained memories of sets of patterns in one form.
 
-Baselines of `energy_memory`: each has one form, is trained by the same loss of
-every step of a read, and is given at most as many numbers to write.
+An energy, and baselines that are given at most as many numbers to write: all
+are trained by the same loss of every step of a read.
 """
 
 import functools
@@ -19,7 +19,7 @@ from lilly.nets import (
 )
 
 __all__ = ["MEMORIES", "PatternMemory", "as_large_as", "dynamic_kanerva"]
-__all__ += ["kanerva_sizes", "memory_network"]
+__all__ += ["energy", "kanerva_sizes", "memory_network"]
 
 
 class PatternMemory(NamedTuple):
@@ -27,8 +27,39 @@ class PatternMemory(NamedTuple):
 
   # init(key, pattern) -> parameters
   init: Callable[[jax.Array, jax.Array], Any]
-  # recall(parameters, patterns [N, ...], queries [M, ...]) -> Recall, no energy
+  # recall(parameters, patterns [N, ...], queries [M, ...]) -> Recall
   recall: Callable[[Any, jax.Array, jax.Array], energy_memory.Recall]
+
+
+def energy(
+  network: energy_networks.EnergyNetwork,
+  *,
+  write_steps: int,
+  first_order: bool = False,
+  remat: bool = False,
+  **rates: Any,
+) -> PatternMemory:
+  """Makes an energy-based memory; see `energy_memory`.
+
+  Args:
+    network: an energy.
+    write_steps: T; 0: nothing is written.
+    first_order: as of `energy_memory.recall`.
+    remat: as of `energy_memory.recall`.
+    **rates: keywords of `energy_memory.init`, read_steps among them.
+
+  Returns:
+    The memory; of what it recalls there is an energy.
+
+  Reference:
+    Bartunov et al. (2020), arXiv:1910.02720.
+  """
+  options = {"write_steps": write_steps, "remat": remat}
+  options |= {"first_order": first_order}
+  return PatternMemory(
+    lambda key, x: energy_memory.init(key, network, x, **rates),
+    functools.partial(energy_memory.recall, network, **options),
+  )
 
 
 def memory_network(

@@ -7,7 +7,7 @@ import numpy as np
 
 from lilly.training import experiment, pictures
 
-__all__ = ["by_length", "grid", "heat", "lines"]
+__all__ = ["by_length", "by_size", "grid", "heat", "lines"]
 
 _INCHES = 0.5  # the side of an image
 
@@ -173,3 +173,40 @@ def by_length(
   labels = x_label, label
   stacked = {name: np.stack(found, 1) for name, found in values.items()}
   lines(stacked, np.array(lengths), path, labels, log_x=True)
+
+
+def by_size(
+  results: experiment.Results,
+  sizes: Mapping[str, tuple[str, int]],
+  metric: str,
+  path: pathlib.Path,
+  labels: tuple[str, str],
+) -> None:
+  """Draws what was measured in the end of variants that differ in size.
+
+  Args:
+    results: of `run`; without a sweep.
+    sizes: of each variant the line that it belongs to, and its size.
+    metric: which one.
+    path: of the PNG.
+    labels: of the horizontal and the vertical axis.
+
+  Raises:
+    ValueError: the lines have not all the same sizes.
+  """
+  lines_of: dict[str, dict[int, np.ndarray]] = {}
+  for name, _, found in pictures.by_point(results, metric):
+    if name in sizes:
+      line, size = sizes[name]
+      lines_of.setdefault(line, {})[size] = found[:, -1]
+  every = {tuple(sorted(found)) for found in lines_of.values()}
+  if len(every) != 1:
+    raise ValueError(
+      f"lines have the sizes {sorted(every)}; give all the same."
+    )
+  (x,) = every
+  values = {
+    line: np.stack([found[size] for size in x], 1)
+    for line, found in lines_of.items()
+  }
+  lines(values, np.array(x), path, labels, log_x=True)

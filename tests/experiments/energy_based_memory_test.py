@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import energy_based_memory as experiment
-from lilly.nets import energy_memory
+from lilly.nets import energy_memory, pattern_memories
 from lilly.tasks import patterns
 from tests.running import final, parse, run
 
@@ -81,7 +81,7 @@ def test_hopfield_s_errors_are_the_published_ones():
   assert 37 < found["error"].mean() < 45
 
 
-def test_what_is_measured_by_hand(monkeypatch):
+def test_what_is_measured_by_hand():
   """Reads go to the pattern but for one bit, then to its opposite."""
   parse(experiment, "--preset=smoke")
   task = experiment.make_task(None)
@@ -89,13 +89,14 @@ def test_what_is_measured_by_hand(monkeypatch):
   stored = jnp.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
   queries = patterns.Query(jnp.full((2, 3), 0.25), jnp.ones((2, 3), bool))
 
-  def remember(setting, params, stored, start):
+  def recall(params, stored, start):
     near = stored.at[:, 0].set(1 - stored[:, 0])
     energy_of = lambda theta, x: theta * jnp.sum(x)
     reads = jnp.stack([near, 1 - stored], axis=1)
     return energy_memory.Recall(-2.0, energy_of, reads)
 
-  monkeypatch.setattr(experiment, "remember", remember)
+  memory = pattern_memories.PatternMemory(lambda key, x: (), recall)
+  setting = setting._replace(memory=memory)
   params = energy_memory.Params(3.0, None, None, None)
   found = experiment.of_trained(None, setting, params, stored, queries)
   expected = {
@@ -122,7 +123,7 @@ def test_a_memory_network_is_as_large_as_what_is_written():
     key = jax.random.key(0)
     params = experiment.start(key, hyper, setting).params
     stored = jnp.zeros((40, 32))
-    return experiment.remember(setting, params, stored, stored).written
+    return setting.memory.recall(params, stored, stored).written
 
   made = [jax.eval_shape(lambda x=x: written(x)) for x in (setting, ebmm)]
   sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in made]
@@ -140,25 +141,26 @@ def test_a_memory_network_learns(tmp_path):
   assert "eval/energy_after" not in found
 
 
-def test_images_are_shown_as_they_are_read():
-  parse(experiment, "--preset=smoke", "--task=digits")
+def test_memories_of_several_sizes_are_compared(tmp_path):
+  flags = ["--variants=memory_network,query", "--num_patterns=4"]
+  assert run(experiment, tmp_path, *flags, "--dynamic_sizes=2,3") == 0
+  found = {final(tmp_path, f"memory_network-{n}")["eval/loss"] for n in (2, 3)}
+  assert len(found) == 2
+  assert (tmp_path / "run" / "sizes.png").stat().st_size > 1000
+  parse(experiment, "--dynamic_size=7")
   task = experiment.make_task(None)
-  setting = experiment.make_setting("unwritten", task)
-  state = experiment.start(jax.random.key(0), {"learning_rate": 0.1}, setting)
-  rows, values = experiment.show(setting, state.params)
-  assert list(rows) == ["stored", "query", "read 1", "read 2"]
-  assert {x.shape for x in rows.values()} == {(2, 8, 8, 1)}
-  # At most the block of 4 x 4 is another; reads are no queries.
-  assert 0 < (rows["query"] != rows["stored"]).sum() <= 2 * 16
-  assert (rows["read 1"] != rows["query"]).any()
-  assert values.shape == (2, 3) and (values[:, 0] == 0).all()
+  sizes = [
+    experiment.make_setting(name, task).num_floats
+    for name in ("ebmm-5", "ebmm", "memory_network-15")
+  ]
+  assert sizes == [33 * 5, 33 * 7, 33 * 15]
 
 
 def test_errors_of_colours_are_squares():
   parse(experiment, "--preset=smoke")
   task = experiment.make_task(None)._replace(is_binary=False)
   x, stored = jnp.full((1, 2, 2, 1), 0.5), jnp.zeros((1, 2, 2, 1))
-  setting = experiment.Setting(task, "query", None)
+  setting = experiment.Setting(task, "query", None, 0)
   assert experiment.distance(setting)(x, stored).tolist() == [1.0]
 
 
@@ -169,6 +171,8 @@ def test_errors_of_colours_are_squares():
     (["--variants=query,query"], "names a memory twice"),
     (["--task=cifar10", "--variants=hebb"], "rules are of bits"),
     (["--counts=0"], "must be positive integers"),
+    (["--counts="], "--counts is empty"),
+    (["--dynamic_sizes=3,0"], "--dynamic_sizes=3,0 must be positive"),
     (["--num_redrawn=9"], "num_redrawn is 9; it must be from 0 to 8"),
     (["--network=residual"], "is of images"),
     (["--dynamic_size=6"], "dynamic_size is 6; it must be from 1 to 5"),

@@ -1,14 +1,20 @@
-"""Tests of baselines of energy memories: loops in NumPy, and sizes."""
+"""Tests of memories of patterns: loops in NumPy, and sizes."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lilly.memory import dynamic_kanerva, kanerva
-from lilly.nets import attention_memory, energy_networks, pattern_memories
+from lilly.nets import (
+  attention_memory,
+  energy_memory,
+  energy_networks,
+  pattern_memories,
+)
 
 D, N = 6, 4
 SIZES = {"num_words": N, "num_reads": 2, "hidden_size": 5}
@@ -93,6 +99,39 @@ def test_images_are_patterns_too(kind):
   recall = lambda *x: memory.recall(*x).iterates
   found = jax.eval_shape(recall, params, images, images[:3])
   assert found.shape == (3, 2, 4, 4, 1)
+
+
+def test_an_energy_is_one_of_these_memories():
+  network = energy_networks.gated(hidden_size=8, dynamic_size=3, num_hops=1)
+  rates = {"read_steps": 2, "write_rate": 0.2, "momentum": 0.3}
+  stored = jnp.asarray(np.random.default_rng(0).integers(0, 2, (3, D)) * 1.0)
+  queries = 1 - stored
+  written = []
+  for options in (
+    {"write_steps": 0},
+    {"write_steps": 2},
+    {"write_steps": 2, "remat": True},
+  ):
+    memory = pattern_memories.energy(network, **options, **rates)
+    params = memory.init(jax.random.key(0), stored[0])
+    own = energy_memory.init(jax.random.key(0), network, stored[0], **rates)
+    chex.assert_trees_all_equal(params, own)
+    found = memory.recall(params, stored, queries)
+    expected = energy_memory.recall(network, own, stored, queries, **options)
+    chex.assert_trees_all_close(found.iterates, expected.iterates, rtol=1e-5)
+    written.append(found.written)
+  chex.assert_trees_all_equal(written[0], params.written)
+  chex.assert_trees_all_close(written[1], written[2], rtol=1e-4, atol=1e-6)
+  # First-order: the same numbers, other gradients.
+  slopes = []
+  for first_order in (False, True):
+    memory = pattern_memories.energy(
+      network, write_steps=2, first_order=first_order, **rates
+    )
+    of = lambda params: memory.recall(params, stored, queries).iterates.sum()  # noqa: B023
+    slopes.append(jax.jit(jax.grad(of))(params).written)
+  gaps = jax.tree.map(lambda x, y: float(abs(x - y).max()), *slopes)
+  assert max(jax.tree.leaves(gaps)) > 1e-5
 
 
 def test_memories_are_at_most_as_large_as_what_an_energy_writes():

@@ -148,3 +148,24 @@ def test_lines_may_begin_at_zero(draw):
     image_pictures.lines, {"a": images(2, (3,))}, np.arange(3), labels=("n", "")
   )
   assert ax.get_xscale() == "linear" and ax.get_lines()[0].get_xdata()[0] == 0
+
+
+def test_sizes_are_a_line_for_each_kind_in_order(draw, monkeypatch):
+  final = {"a-2": 5.0, "a-1": 7.0, "b-2": 1.0, "b-1": 2.0, "query": 9.0}
+
+  def by_point(results, metric):
+    assert metric == "eval/error"
+    for name, value in final.items():
+      yield name, None, np.array([[99.0, value], [99.0, value + 1]])
+
+  monkeypatch.setattr(pictures, "by_point", by_point)
+  sizes = {"a-1": ("a", 10), "a-2": ("a", 20), "b-2": ("b", 20)}
+  given = None, sizes | {"b-1": ("b", 10)}, "eval/error"
+  _, ax = draw(image_pictures.by_size, *given, labels=("size", "error"))
+  lines = {line.get_label(): line for line in ax.get_lines()}
+  assert lines.keys() == {"a (n=2)", "b (n=2)"}
+  np.testing.assert_array_equal(lines["a (n=2)"].get_xdata(), [10, 20])
+  np.testing.assert_allclose(lines["a (n=2)"].get_ydata(), [7.5, 5.5])
+  np.testing.assert_allclose(lines["b (n=2)"].get_ydata(), [2.5, 1.5])
+  with pytest.raises(ValueError, match=r"sizes \[\(10, 20\), \(20,\)\]; give"):
+    draw(image_pictures.by_size, None, sizes, "eval/error", labels=("", ""))
