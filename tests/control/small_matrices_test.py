@@ -156,6 +156,25 @@ def test_singular_matrices_have_a_root(size, dtype):
   assert np.all(np.abs(found) < 1e-3)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_root_of_rank_r_has_r_columns(dtype):
+  rng = np.random.default_rng(0)
+  for rank in (1, 2, 3):
+    for _ in range(20):
+      # The first rows are far from dependent: the rest is but rounding.
+      wide = np.eye(6)[:, :rank] + np.tril(rng.uniform(-1, 1, (6, rank)), -1)
+      wide *= 10.0 ** rng.uniform(-3, 1, (6, 1))
+      root = np.asarray(semidefinite_root(jnp.asarray(wide @ wide.T, dtype)))
+      assert np.count_nonzero(np.any(root != 0, axis=0)) == rank
+
+
+def test_a_root_has_no_entry_above_its_diagonal():
+  # A correlation of 3, which no semidefinite matrix has.
+  given = jnp.array([[1e-4, 3e-2], [3e-2, 1.0]])
+  root = semidefinite_root(given)
+  np.testing.assert_allclose(root, [[1e-2, 0.0], [1.0, 0.0]], rtol=1e-6)
+
+
 def test_control_of_several_actions_leaves_lapack_alone():
   # On CPU, batches of its calls on several devices may wait for each other.
   d, m, length = 3, 2, 2
