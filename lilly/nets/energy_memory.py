@@ -196,6 +196,13 @@ def retrieve(
     raise ValueError(f"rule is {rule!r}; it must be one of {names}.")
   if not len(patterns):
     raise ValueError("patterns has 0 items; give 1 or more.")
+  is_bits = jnp.all((patterns == 0) | (patterns == 1))
+  is_traced = isinstance(is_bits, jax.core.Tracer)
+  if rule in RULES and not is_traced and not is_bits:
+    raise ValueError(
+      f"patterns are not of 0 and 1 only, and {rule} stores nothing else; round "
+      'them, or give "modern".'
+    )
   flat = lambda x: x.reshape(len(x), -1)
   signs = 2 * flat(patterns) - 1
   keys = jax.random.split(key, len(queries))
