@@ -175,18 +175,28 @@ def _residual_blocks(x, channels):
   return x
 
 
+def _norm(x, name):
+  """Of a whole pattern, for where an image is blank nothing can be scaled by.
+
+  Channel by channel such places would be scaled by 1 / sqrt(1e-5), gradients
+  by as much again for each derivative.
+  """
+  axes = tuple(range(x.ndim))
+  return hk.LayerNorm(axes, True, True, param_axis=-1, name=name)
+
+
 def _written_block(h, width, dynamic_size, l, stride):
   """A convolution of which a part is written."""
   remembered = _convolve(h, dynamic_size, f"memory_{l}", stride=stride)
   static = _convolve(h, width - dynamic_size, f"static_{l}", stride=stride)
-  norm = hk.LayerNorm(-1, True, True, name=f"bottleneck_norm_{l}")
-  return jnp.tanh(norm(jnp.concatenate([remembered, static], axis=-1)))
+  both = jnp.concatenate([remembered, static], axis=-1)
+  return jnp.tanh(_norm(both, f"bottleneck_norm_{l}")(both))
 
 
 def _hops(x, size, num_hops, neighbours=lambda z: z):
   """s = 0; c = tanh(LayerNorm(candidate([x; s]))), s = u s + (1 - u) c."""
   candidate, gate = (_linear(size, name) for name in ("candidate", "gate"))
-  norm = hk.LayerNorm(-1, True, True, name="candidate_norm")
+  norm = _norm(x, "candidate_norm")
   s = jnp.zeros((*x.shape[:-1], size), x.dtype)
   for _ in range(num_hops):
     z = neighbours(jnp.concatenate([x, s], axis=-1))
@@ -246,8 +256,8 @@ def residual(
   def build(image):
     chex.assert_rank(image, 3)
     x = _residual_blocks(image, channels).ravel()
-    norm = hk.LayerNorm(-1, True, True, name="code_norm")
-    x = norm(_linear(code_size, "code")(x))
+    x = _linear(code_size, "code")(x)
+    x = _norm(x, "code_norm")(x)
     remembered = _linear(dynamic_size, "memory")(x)
     static = _linear(hidden_size - dynamic_size, "static")(x)
     x = jnp.tanh(jnp.concatenate([remembered, static]))
@@ -289,7 +299,7 @@ def convolutional(
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix B. What is in a block,
-    and what is normalised, channels here, is not confirmed.
+    and what is normalised, all of an image here, is not confirmed.
 
   >>> network = convolutional(channels=(2,), bottleneck=3, dynamic_size=2)
   >>> given = jax.random.key(0), jnp.zeros((4, 4, 1))
