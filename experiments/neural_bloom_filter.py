@@ -44,6 +44,7 @@ TRAINED = (*FILTERS, "lstm", "dnc", "memory_network")
 VARIANTS = (*TRAINED, "bloom")
 TASKS = ("classes", "uniform", "nonuniform", "ranges")
 DATA = ("bits", "digits", "generated", "omniglot", "mnist")
+_MOST = 10_000_000  # of anything: the memory of most machines is too small
 # What is read grows with the set: with 1 / sqrt(5000) nothing is learnt.
 _RANGES = {"set_size": 5000, "num_sets": 2, "universe": 100_000}
 _RANGES |= {"read_scale": 4e-4}
@@ -107,7 +108,7 @@ for _name, _value, _least, _text in (
   ("core_size", 16, 1, "Units of the LSTM, and of the DNC's controller."),
   ("universe", 1000, 2, "Elements: bits that are not of classes; keys."),
 ):
-  flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
+  flags.DEFINE_integer(_name, _value, _text, _least, _MOST, **_OWN)
 for _name, _value, _text in (
   ("learning_rate", 1e-3, "Of Adam, at first; falls as a cosine to 0."),
   ("max_norm", 1.0, "To which gradients are clipped."),
@@ -220,9 +221,9 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
   key, key_sets = jax.random.split(state.key)
 
   def loss_of(params, keys):
-    count = given["num_queries"] // 2
-    episode = task.sample(keys[0], data, given["set_size"], count)
-    asked, labels = membership.queries(keys[1], episode, 2 * count)
+    count = given["num_queries"]
+    episode = task.sample(keys[0], data, given["set_size"], count // 2)
+    asked, labels = membership.queries(keys[1], episode, count)
     written = memory.write(params, state.state, episode.members)
     score = lambda x: memory.score(params, state.state, written, x)
     logits = jax.vmap(score)(asked)
@@ -260,8 +261,7 @@ def scored(
 def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
   """Bits and wrong answers of whole filters, of sets that are new."""
   given = FLAGS.flag_values_dict()
-  own = given["set_size"]
-  metrics = of_size(state, data, setting, own)
+  metrics = of_size(state, data, setting, given["set_size"])
   for size in sorted({int(x) for x in given["sizes"]}):
     found = of_size(state, data, setting, size)
     metrics |= {f"{name}_of_{size}": value for name, value in found.items()}
@@ -368,22 +368,20 @@ def check() -> None:
   """Refuses flags that do not fit, before anything is compiled."""
   given = FLAGS.flag_values_dict()
   chosen, rates, sizes = given["variants"], given["rates"], given["sizes"]
-  shown, scale = f"--variants={','.join(chosen)}", given["read_scale"]
+  shown = f"--variants={','.join(chosen)}"
   wrong = {
     f"{shown} names no memory; there are {', '.join(VARIANTS)}.": (
       not chosen or set(chosen) - set(VARIANTS)
     ),
     f"{shown} names a memory twice.": len({*chosen}) < len(chosen),
-    f"--rates={','.join(rates)} must be between 0 and 1, at least one.": (
-      not rates or not all(_is_rate(x) for x in rates)
+    f"--rates={','.join(rates)} must be between 0 and 1, at least one, "
+    "and differ in six digits.": not _are_rates(rates),
+    f"--sizes={','.join(sizes)} must be positive integers, at most {_MOST}.": (
+      not all(x.isdecimal() and 0 < int(x) <= _MOST for x in sizes)
     ),
-    f"--sizes={','.join(sizes)} must be positive integers.": (
-      not all(x.isdecimal() and int(x) for x in sizes)
-    ),
-    "--read_scale must be positive.": scale is not None and not scale > 0,
+    "--max_norm must be positive.": not given["max_norm"] > 0,
     "--num_filters is for images: --data=mnist or others, not ranges.": (
-      given["num_filters"]
-      and (given["data"] == "bits" or given["task"] == "ranges")
+      given["num_filters"] and given["data"] == "bits"
     ),
   }
   for sentence, is_wrong in wrong.items():
@@ -391,11 +389,14 @@ def check() -> None:
       raise training.RunError(sentence)
 
 
-def _is_rate(text):
+def _are_rates(texts):
   try:
-    return 0 < float(text) < 1
+    found = [float(x) for x in texts]
   except ValueError:
     return False
+  # Metrics are named by the first digits.
+  named = {f"{x:g}" for x in found if 0 < x / 2 < 0.5}
+  return 0 < len(named) == len(texts)
 
 
 def draw(results: training.Results, out_dir: Any) -> None:
