@@ -4,8 +4,8 @@ Rae, Bartunov, Lillicrap (arXiv 1906.04304, ICML 2019). A network learns, from
 many small sets, to write a set at once and then to tell its elements from
 others. What it misses goes to a small Bloom filter, so nothing that was written
 is ever denied. Variants: neural_bloom; summed, which reads a sum of its slots,
-and detached, whose words are not learnt: two controls; lstm and dnc, which see
-a set as a sequence; memory_network, a word for each element; bloom, the
+and detached, which learns for queries only: two controls; lstm and dnc, which
+see a set as a sequence; memory_network, a word for each element; bloom, the
 classical filter, which learns nothing.
 
 Tasks: classes (a set is of one class), uniform (of anything), nonuniform (of

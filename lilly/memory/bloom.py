@@ -6,8 +6,9 @@ of what was not, a small part is found too. That part, and the bits that it
 costs, are in closed form, as are those of a cuckoo filter and of any filter.
 
 Elements are arrays of any one shape and type; those of equal numbers are the
-same. They are hashed by their bits: give the type that was inserted. Nothing
-here has a gradient.
+same. They are hashed by their bits: give the type that was inserted; NumPy's
+numbers of 64 bits are cut to 32 before, unless JAX is told to keep them
+(`jax_enable_x64`). Nothing here has a gradient.
 """
 
 import math
@@ -138,6 +139,8 @@ def _bits(x):
   x = jnp.asarray(x)
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
+  if jnp.iscomplexobj(x):
+    x = jnp.stack([x.real, x.imag])
   unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
   bits_of = lambda x: jax.lax.bitcast_convert_type(x, unsigned)
   bits = bits_of(x)

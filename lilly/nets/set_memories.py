@@ -104,7 +104,7 @@ def bloom(
       largest sets; ours.
     read: "addressed", M times its weights; "summed", their sum, an ablation.
     is_detached: whether no gradient goes through the write: a control, by which
-      words are not learned.
+      words and addresses are learned for queries only.
     num_sparse: k of sparse addresses, whose keys are not learned; 0: dense.
     is_sphered: whether queries go through moving ZCA.
     sphering_decay: η.

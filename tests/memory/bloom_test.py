@@ -37,7 +37,7 @@ def example(dtype, count, seed=0):
 
 
 @pytest.mark.parametrize(
-  "dtype", ["float32", "bfloat16", "int8", "bool", "int64"]
+  "dtype", ["float32", "bfloat16", "int8", "bool", "int64", "complex64"]
 )
 def test_what_was_inserted_is_always_found(dtype):
   with jax.enable_x64(dtype.endswith("64")):
@@ -88,6 +88,11 @@ def test_elements_can_be_left_out():
 def test_elements_are_the_same_if_their_numbers_are():
   zeros = jnp.array([0.0, -0.0])
   nans = jnp.array([jnp.nan, -jnp.nan])
+  signs = jax.lax.complex(zeros, zeros[::-1])
+  assert query_all(insert(empty(), signs[:1]), signs).all()
+  turned = jnp.array([1 + 2j, 2 + 1j])
+  found = query_all(insert(empty(), turned[:1]), turned)
+  assert found.tolist() == [True, False]
   for same in (zeros, nans):
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
       given = same.astype(dtype)
