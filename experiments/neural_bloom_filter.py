@@ -281,7 +281,7 @@ def of_size(
 
     def of_classical(keys):
       episode = setting.task.test(keys[0], data, size, count)
-      return [classical(keys[1], episode, rate) for rate in rates]
+      return list(map(functools.partial(classical, keys[1], episode), rates))
 
     return summary(each(of_classical, keys[1]), 0, size, rates)
   own = lambda keys: scored(keys[0], state, data, setting, size)
@@ -290,8 +290,8 @@ def of_size(
 
   def one(keys):
     episode, *scores = own(keys)
-    pairs = zip(limits, rates, strict=True)
-    return [whole(keys[1], episode, scores, *pair) for pair in pairs], scores
+    of_rate = functools.partial(whole, keys[1], episode, scores)
+    return list(map(of_rate, limits, rates)), scores
 
   found, (members, strangers) = each(one, keys[1])
   metrics = summary(found, setting.memory.num_floats(size), size, rates)
@@ -305,8 +305,8 @@ def whole(
   key: Any, episode: Any, scores: Any, limit: Any, rate: float
 ) -> tuple[Any, Any, Any]:
   """A network with its backup: what it misses, denies, and wrongly finds."""
-  given = episode.members, scores[0], limit
-  backup = learned_filters.make_backup(key, *given, fpr=rate / 2)
+  given = jax.random.clone(key), episode.members, scores[0], limit
+  backup = learned_filters.make_backup(*given, fpr=rate / 2)
   has = lambda s, x: learned_filters.contains(s, x, limit, backup)
   yes = [jax.vmap(has)(*both) for both in zip(scores, episode, strict=True)]
   missed = jnp.sum(learned_filters.missed(scores[0], limit))
@@ -316,7 +316,7 @@ def whole(
 def classical(key: Any, episode: Any, rate: float) -> tuple[Any, Any, Any]:
   """The same of Bloom's filter alone: it holds all."""
   size = len(episode.members)
-  empty = bloom.init(key, *bloom.optimal_size(size, rate))
+  empty = bloom.init(jax.random.clone(key), *bloom.optimal_size(size, rate))
   filled = bloom.insert(empty, episode.members)
   ask = jax.vmap(bloom.query, (None, 0))
   yes = [ask(filled, elements) for elements in episode]

@@ -111,7 +111,7 @@ def its_own_score(sample, test):
 
 
 def test_rates_are_kept_of_other_sets_than_the_threshold_is_from():
-  parse(experiment, "--num_tests=50", "--num_strangers=400", "--rates=0.2")
+  parse(experiment, "--num_tests=50", "--num_strangers=400", "--rates=0.2,0.4")
   setting, state = its_own_score(None, uniform_scores)
   of_size = jax.jit(experiment.of_size, static_argnums=(2, 3))
   found = of_size(state, (), setting, 40)
@@ -121,8 +121,16 @@ def test_rates_are_kept_of_other_sets_than_the_threshold_is_from():
   expected = learned_filters.space(10, 40 * found["missed_at_0.2"], fpr=0.2)
   assert abs(found["bits_at_0.2"] - expected) < 0.01
   assert found["denied_at_0.2"] == 0
+  # A fifth is above 0.8.
+  assert abs(found["missed_at_0.4"] - 0.3) < 0.05
+  assert abs(found["found_at_0.4"] - 0.36) < 0.02
   for name in ("auc", "auc_within"):
     assert abs(found[name] - 7 / 8) < 0.01
+  classical = of_size(state, (), setting._replace(memory=None), 40)
+  for rate in (0.2, 0.4):
+    assert abs(classical[f"found_at_{rate}"] - rate) < 0.03
+    assert abs(classical[f"bits_at_{rate}"] - bloom.space(40, rate)) < 0.01
+    assert classical[f"missed_at_{rate}"] == 1
 
 
 @pytest.mark.parametrize("num_queries", [4, 5])
