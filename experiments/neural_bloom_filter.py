@@ -4,8 +4,8 @@ Rae, Bartunov, Lillicrap (arXiv 1906.04304, ICML 2019). A network learns, from
 many small sets, to write a set at once and then to tell its elements from
 others. What it misses goes to a small Bloom filter, so nothing that was written
 is ever denied. Variants: neural_bloom; summed, which reads a sum of its slots,
-and detached, whose words are not learnt: two controls; lstm and dnc, which see
-a set as a sequence; memory_network, a word for each element; bloom, the
+and detached, which learns for queries only: two controls; lstm and dnc, which
+see a set as a sequence; memory_network, a word for each element; bloom, the
 classical filter, which learns nothing.
 
 Tasks: classes (a set is of one class), uniform (of anything), nonuniform (of
@@ -44,6 +44,7 @@ TRAINED = (*FILTERS, "lstm", "dnc", "memory_network")
 VARIANTS = (*TRAINED, "bloom")
 TASKS = ("classes", "uniform", "nonuniform", "ranges")
 DATA = ("bits", "digits", "generated", "omniglot", "mnist")
+_MOST = 10_000_000  # of anything: the memory of most machines is too small
 # What is read grows with the set: with 1 / sqrt(5000) nothing is learnt.
 _RANGES = {"set_size": 5000, "num_sets": 2, "universe": 100_000}
 _RANGES |= {"read_scale": 4e-4}
@@ -107,7 +108,7 @@ for _name, _value, _least, _text in (
   ("core_size", 16, 1, "Units of the LSTM, and of the DNC's controller."),
   ("universe", 1000, 2, "Elements: bits that are not of classes; keys."),
 ):
-  flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
+  flags.DEFINE_integer(_name, _value, _text, _least, _MOST, **_OWN)
 for _name, _value, _text in (
   ("learning_rate", 1e-3, "Of Adam, at first; falls as a cosine to 0."),
   ("max_norm", 1.0, "To which gradients are clipped."),
@@ -220,9 +221,9 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
   key, key_sets = jax.random.split(state.key)
 
   def loss_of(params, keys):
-    count = given["num_queries"] // 2
-    episode = task.sample(keys[0], data, given["set_size"], count)
-    asked, labels = membership.queries(keys[1], episode, 2 * count)
+    count = given["num_queries"]
+    episode = task.sample(keys[0], data, given["set_size"], count // 2)
+    asked, labels = membership.queries(keys[1], episode, count)
     written = memory.write(params, state.state, episode.members)
     score = lambda x: memory.score(params, state.state, written, x)
     logits = jax.vmap(score)(asked)
@@ -260,8 +261,7 @@ def scored(
 def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
   """Bits and wrong answers of whole filters, of sets that are new."""
   given = FLAGS.flag_values_dict()
-  own = given["set_size"]
-  metrics = of_size(state, data, setting, own)
+  metrics = of_size(state, data, setting, given["set_size"])
   for size in sorted({int(x) for x in given["sizes"]}):
     found = of_size(state, data, setting, size)
     metrics |= {f"{name}_of_{size}": value for name, value in found.items()}
@@ -281,7 +281,7 @@ def of_size(
 
     def of_classical(keys):
       episode = setting.task.test(keys[0], data, size, count)
-      return [classical(keys[1], episode, rate) for rate in rates]
+      return list(map(functools.partial(classical, keys[1], episode), rates))
 
     return summary(each(of_classical, keys[1]), 0, size, rates)
   own = lambda keys: scored(keys[0], state, data, setting, size)
@@ -290,8 +290,8 @@ def of_size(
 
   def one(keys):
     episode, *scores = own(keys)
-    pairs = zip(limits, rates, strict=True)
-    return [whole(keys[1], episode, scores, *pair) for pair in pairs], scores
+    of_rate = functools.partial(whole, keys[1], episode, scores)
+    return list(map(of_rate, limits, rates)), scores
 
   found, (members, strangers) = each(one, keys[1])
   metrics = summary(found, setting.memory.num_floats(size), size, rates)
@@ -305,8 +305,8 @@ def whole(
   key: Any, episode: Any, scores: Any, limit: Any, rate: float
 ) -> tuple[Any, Any, Any]:
   """A network with its backup: what it misses, denies, and wrongly finds."""
-  given = episode.members, scores[0], limit
-  backup = learned_filters.make_backup(key, *given, fpr=rate / 2)
+  given = jax.random.clone(key), episode.members, scores[0], limit
+  backup = learned_filters.make_backup(*given, fpr=rate / 2)
   has = lambda s, x: learned_filters.contains(s, x, limit, backup)
   yes = [jax.vmap(has)(*both) for both in zip(scores, episode, strict=True)]
   missed = jnp.sum(learned_filters.missed(scores[0], limit))
@@ -316,7 +316,7 @@ def whole(
 def classical(key: Any, episode: Any, rate: float) -> tuple[Any, Any, Any]:
   """The same of Bloom's filter alone: it holds all."""
   size = len(episode.members)
-  empty = bloom.init(key, *bloom.optimal_size(size, rate))
+  empty = bloom.init(jax.random.clone(key), *bloom.optimal_size(size, rate))
   filled = bloom.insert(empty, episode.members)
   ask = jax.vmap(bloom.query, (None, 0))
   yes = [ask(filled, elements) for elements in episode]
@@ -368,22 +368,20 @@ def check() -> None:
   """Refuses flags that do not fit, before anything is compiled."""
   given = FLAGS.flag_values_dict()
   chosen, rates, sizes = given["variants"], given["rates"], given["sizes"]
-  shown, scale = f"--variants={','.join(chosen)}", given["read_scale"]
+  shown = f"--variants={','.join(chosen)}"
   wrong = {
     f"{shown} names no memory; there are {', '.join(VARIANTS)}.": (
       not chosen or set(chosen) - set(VARIANTS)
     ),
     f"{shown} names a memory twice.": len({*chosen}) < len(chosen),
-    f"--rates={','.join(rates)} must be between 0 and 1, at least one.": (
-      not rates or not all(_is_rate(x) for x in rates)
+    f"--rates={','.join(rates)} must be between 0 and 1, at least one, "
+    "and differ in six digits.": not _are_rates(rates),
+    f"--sizes={','.join(sizes)} must be positive integers, at most {_MOST}.": (
+      not all(x.isdecimal() and 0 < int(x) <= _MOST for x in sizes)
     ),
-    f"--sizes={','.join(sizes)} must be positive integers.": (
-      not all(x.isdecimal() and int(x) for x in sizes)
-    ),
-    "--read_scale must be positive.": scale is not None and not scale > 0,
+    "--max_norm must be positive.": not given["max_norm"] > 0,
     "--num_filters is for images: --data=mnist or others, not ranges.": (
-      given["num_filters"]
-      and (given["data"] == "bits" or given["task"] == "ranges")
+      given["num_filters"] and given["data"] == "bits"
     ),
   }
   for sentence, is_wrong in wrong.items():
@@ -391,11 +389,14 @@ def check() -> None:
       raise training.RunError(sentence)
 
 
-def _is_rate(text):
+def _are_rates(texts):
   try:
-    return 0 < float(text) < 1
+    found = [float(x) for x in texts]
   except ValueError:
     return False
+  # Metrics are named by the first digits.
+  named = {f"{x:g}" for x in found if 0 < x / 2 < 0.5}
+  return 0 < len(named) == len(texts)
 
 
 def draw(results: training.Results, out_dir: Any) -> None:

@@ -6,8 +6,9 @@ of what was not, a small part is found too. That part, and the bits that it
 costs, are in closed form, as are those of a cuckoo filter and of any filter.
 
 Elements are arrays of any one shape and type; those of equal numbers are the
-same. They are hashed by their bits: give the type that was inserted. Nothing
-here has a gradient.
+same. They are hashed by their bits: give the type that was inserted; NumPy's
+numbers of 64 bits are cut to 32 before, unless JAX is told to keep them
+(`jax_enable_x64`). Nothing here has a gradient.
 """
 
 import math
@@ -22,6 +23,7 @@ __all__ = ["State", "cuckoo_space", "false_positive_rate", "init", "insert"]
 __all__ += ["least_space", "optimal_size", "query", "space"]
 
 _MOST_BITS = 2**31
+_NUMBERS = int | float | np.number
 _ABSENT = np.uint32(2**32 - 1)  # a place behind those of any filter
 
 
@@ -137,6 +139,8 @@ def _bits(x):
   x = jnp.asarray(x)
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
+  if jnp.iscomplexobj(x):
+    x = jnp.stack([x.real, x.imag])
   unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
   bits_of = lambda x: jax.lax.bitcast_convert_type(x, unsigned)
   bits = bits_of(x)
@@ -230,7 +234,8 @@ def false_positive_rate(
   '0.0100'
   """
   log_zeros = jax.scipy.special.xlog1py(
-    *jnp.broadcast_arrays(num_hashes * num_elements, -1 / num_bits)
+    # Floats: 2^31 and more does not go into whole numbers of 32 bits.
+    *jnp.broadcast_arrays(1.0 * num_hashes * num_elements, -1 / num_bits)
   )
   return jnp.abs(jnp.expm1(log_zeros)) ** num_hashes
 
@@ -290,7 +295,7 @@ def cuckoo_space(
     raise ValueError(f"load is {load}; it must be above 0 and at most 1.")
   if not overhead >= 0:
     raise ValueError(f"overhead is {overhead}; it must not be negative.")
-  return (least_space(num_elements, fpr) + num_elements * overhead) / load
+  return (least_space(num_elements, fpr) + 1.0 * num_elements * overhead) / load
 
 
 def least_space(
@@ -316,13 +321,15 @@ def least_space(
   20.0
   """
   _check(num_elements, fpr)
-  return num_elements * -jnp.log2(fpr)
+  # A rate below 1e-38 is 0 in single precision.
+  log = math.log2 if isinstance(fpr, _NUMBERS) else jnp.log2
+  return jnp.asarray(1.0 * num_elements * -log(fpr))
 
 
 def _check(num_elements, fpr):
-  if isinstance(num_elements, int | float) and not num_elements >= 0:
+  if isinstance(num_elements, _NUMBERS) and not num_elements >= 0:
     raise ValueError(
       f"num_elements is {num_elements}; it must not be negative."
     )
-  if isinstance(fpr, int | float) and not 0 < fpr < 1:
+  if isinstance(fpr, _NUMBERS) and not 0 < fpr < 1:
     raise ValueError(f"fpr is {fpr}; it must be between 0 and 1.")

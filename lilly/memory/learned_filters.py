@@ -11,11 +11,14 @@ import math
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lilly.memory import bloom
 
 __all__ = ["auc", "calibrate", "contains", "false_positive_rate"]
 __all__ += ["fill_backup", "make_backup", "missed", "space"]
+
+_NUMBERS = int | float | np.number
 
 
 def auc(members: jax.Array, strangers: jax.Array) -> jax.Array:
@@ -24,8 +27,9 @@ def auc(members: jax.Array, strangers: jax.Array) -> jax.Array:
   P(s > s') + P(s = s') / 2, of any member's score s and any stranger's s'.
 
   Args:
-    members: scores of elements of the set, [n].
-    strangers: of others, [t]; those that are not numbers count as the largest.
+    members: scores of elements of the set, [n]; those that are not numbers
+      pass no threshold, and count as the least.
+    strangers: of others, [t]; of these they count as the largest.
 
   Returns:
     The area, []: 1 where a threshold separates all, 0.5 by chance. Time is
@@ -50,7 +54,9 @@ def auc(members: jax.Array, strangers: jax.Array) -> jax.Array:
   )
   wide = jnp.promote_types(members.dtype, jnp.float32)
   parts = (below.astype(wide) + not_above.astype(wide)) / (2 * strangers.size)
-  return jnp.mean(parts).astype(members.dtype)
+  area = jnp.mean(jnp.where(jnp.isnan(members), 0, parts))
+  is_float = jnp.issubdtype(members.dtype, jnp.floating)
+  return area.astype(members.dtype) if is_float else area
 
 
 def calibrate(scores: jax.Array, *, fpr: float | jax.Array) -> jax.Array:
@@ -81,8 +87,9 @@ def calibrate(scores: jax.Array, *, fpr: float | jax.Array) -> jax.Array:
   if not scores.size:
     raise ValueError("scores has 0 items; give 1 or more.")
   _check_rate("fpr", fpr)
-  # A rate of 0.29 and 100 scores are 29, for all that products round.
-  most = jnp.floor(jnp.asarray(fpr, jnp.float32) * (scores.size * (1 + 1e-6)))
+  # A rate of 0.29 and 100 scores are 29, for all that products round: by one
+  # place, or of millions of scores one too many would be let through.
+  most = jnp.floor(jnp.asarray(fpr, jnp.float32) * (scores.size * (1 + 2**-23)))
   most = most.astype(jnp.int32)
   sorted_scores = jnp.sort(scores, descending=True)
   return sorted_scores.at[most].get(mode="fill", fill_value=-jnp.inf)
@@ -96,9 +103,10 @@ def missed(
   Args:
     scores: of elements of the set, after the last write, [...].
     threshold: τ, [].
-    margin: so much above the threshold a score must be: computed again, in
-      another program or a batch of another size, it may differ by rounding.
-      0 is the paper's.
+    margin: so much above the threshold a score must be, times |τ| where that
+      is more than 1: computed again, in another program or a batch of another
+      size, it may differ by rounding. Of scores of few bits it is never less
+      than rounding is. 0 is the paper's.
 
   Returns:
     Whether, booleans, [...]; also where a score is not a number. They are n_fn
@@ -115,7 +123,13 @@ def missed(
   """
   if not margin >= 0:
     raise ValueError(f"margin is {margin}; it must not be negative.")
-  return ~(scores > threshold + margin)
+  threshold = jnp.asarray(threshold)
+  limits = jnp.finfo(threshold.dtype)
+  if margin:
+    margin = max(margin, 4 * float(limits.eps))
+  # Infinite thresholds stay what they are.
+  scale = jnp.clip(jnp.abs(threshold), 1, limits.max)
+  return ~(scores > threshold + margin * scale)
 
 
 def fill_backup(
@@ -201,7 +215,8 @@ def make_backup(
   # As `optimal_size`, of a count that is known when the program runs.
   is_zero = math.log1p(-(fpr ** (1 / num_hashes))) / num_hashes
   used = jnp.ceil(-1 / jnp.expm1(is_zero / jnp.maximum(count, 1)))
-  used = jnp.minimum(used, num_bits).astype(empty.num_bits.dtype)
+  # Whole before it is compared: a float next to `num_bits` may be more.
+  used = jnp.minimum(used.astype(empty.num_bits.dtype), num_bits)
   empty = empty._replace(num_bits=used)
   return fill_backup(empty, elements, scores, threshold, margin=margin)
 
@@ -291,11 +306,11 @@ def space(
   >>> float(space(8 * 4, 0, fpr=0.01))
   1024.0
   """
-  if isinstance(fpr, int | float) and not 0 < fpr < 1:
+  if isinstance(fpr, _NUMBERS) and not 0 < fpr < 1:
     raise ValueError(f"fpr is {fpr}; it must be between 0 and 1.")
-  return bits * num_floats + bloom.space(num_missed, fpr / 2)
+  return 1.0 * bits * num_floats + bloom.space(num_missed, fpr / 2)
 
 
 def _check_rate(name, value):
-  if isinstance(value, int | float) and not 0 <= value <= 1:
+  if isinstance(value, _NUMBERS) and not 0 <= value <= 1:
     raise ValueError(f"{name} is {value}; it must be from 0 to 1.")

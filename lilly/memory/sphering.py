@@ -17,6 +17,7 @@ __all__ = ["State", "apply", "init", "refresh", "update"]
 
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _NUM_ITERATIONS = 32  # for eigenvalues down to 1e-7 of the greatest
+_ROUNDINGS = 64  # of moments that are averaged in many steps
 
 
 class State(NamedTuple):
@@ -110,10 +111,12 @@ def refresh(
       the projection then moves as fast as if there were one. The paper prints
       η / T, by which it would move faster.
     epsilon: ε, positive: the variance of features that never change, which
-      else would be divided by 0.
+      else would be divided by 0. Of features whose means are far larger than
+      their deviations it is what rounding leaves of C.
 
   Returns:
-    The state. Time is O(D³); no LAPACK is called.
+    The state; its projection is the old one if the moments are not numbers.
+    Time is O(D³); no LAPACK is called.
 
   Raises:
     ValueError: if η is a number that is not from 0 to 1, T is not positive, or
@@ -136,8 +139,11 @@ def refresh(
   decay, epsilon = (jnp.asarray(x, mean.dtype) for x in (decay, epsilon))
   kept = decay**every
   cov = second_moment - mean[:, None] * mean[None]
-  cov += epsilon * jnp.eye(len(mean), dtype=mean.dtype)
+  rounding = jnp.finfo(mean.dtype).eps * jnp.diag(second_moment)
+  cov += jnp.diag(jnp.maximum(epsilon, _ROUNDINGS * rounding))
   new = kept * projection + (1 - kept) * _inverse_root(cov)
+  # One that is not a number would stay so for ever.
+  new = jnp.where(jnp.isfinite(new).all(), new, projection)
   return state._replace(projection=new)
 
 

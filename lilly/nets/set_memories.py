@@ -104,7 +104,7 @@ def bloom(
       largest sets; ours.
     read: "addressed", M times its weights; "summed", their sum, an ablation.
     is_detached: whether no gradient goes through the write: a control, by which
-      words are not learned.
+      words and addresses are learned for queries only.
     num_sparse: k of sparse addresses, whose keys are not learned; 0: dense.
     is_sphered: whether queries go through moving ZCA.
     sphering_decay: η.
@@ -158,7 +158,9 @@ def _check_settings(net):
       f"num_sparse is {net.num_sparse}; it must be from 0 to {net.num_slots}."
     )
   if not 0 < net.read_scale < math.inf:
-    raise ValueError(f"read_scale is {net.read_scale}; it must be positive.")
+    raise ValueError(
+      f"read_scale is {net.read_scale}; it must be positive, and finite."
+    )
   if net.sphering:
     decay, every = net.sphering
     _check(sphering_every=every)
@@ -316,8 +318,7 @@ def recurrent(
   if not floats:
     raise ValueError("make_core makes a core without a state; give one with.")
 
-  def core_of(z):
-    return make_core(z.size, 1)
+  core_of = lambda z: make_core(z.shape[-1], 1)
 
   def init(key, element):
     keys = jax.random.split(key, 3)
@@ -330,7 +331,7 @@ def recurrent(
 
   def write(params, state, elements):
     z = jax.vmap(embed.apply, (None, 0))(params["embed"], elements)
-    core = core_of(z[0])
+    core = core_of(z)
     return unroll(core, params["core"], z, core.initial_state())[0]
 
   def score(params, state, memory, element):
@@ -387,7 +388,8 @@ def memory_network(
   def score(params, state, memory, element):
     _, query = embed.apply(params["embed"], element)
     similar = addressing.cosine_similarity(query, memory)
-    return params["gain"] * jnp.max(similar) + params["bias"]
+    # Of no word, as of one that is opposite.
+    return params["gain"] * jnp.max(similar, initial=-1.0) + params["bias"]
 
   of_set = lambda n: n * word_size
   return SetMemory(init, write, score, of_set, _keep, _nowhere)

@@ -31,6 +31,7 @@ KINDS = ("classes", "uniform", "nonuniform", "ranges")
 _IMAGES = tuple(n for n, is_binary in image_episodes.NAMES.items() if is_binary)
 NAMES = ("bits", *_IMAGES)
 _LETTERS = 26
+_LEAST_BITS = 32
 
 
 class Episode(NamedTuple):
@@ -67,7 +68,8 @@ def queries(
     Queries, [t, ...], and whether each is a member, bool [t].
 
   Raises:
-    ValueError: if there are too few strangers, or t is not positive.
+    ValueError: if there are too few strangers, no members, or t is not
+      positive.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5: half and
@@ -86,6 +88,8 @@ def queries(
       f"num_queries is {num_queries}, with {len(episode.strangers)} strangers; "
       f"give {others}."
     )
+  if not len(episode.members):
+    raise ValueError("episode has 0 members; give 1 or more.")
   count = num_queries - others
   rows = jax.random.randint(key, (count,), 0, len(episode.members))
   asked = jnp.concatenate([episode.members[rows], episode.strangers[:others]])
@@ -110,7 +114,8 @@ def noisy_class(
     flip: the probability that a bit is flipped.
 
   Returns:
-    The episode, floats. There are so many elements that none come twice.
+    The episode, floats. Of 64 bits there are so many elements that hardly any
+    comes twice; of few bits, strangers may be members.
 
   Raises:
     ValueError: if there are fewer than 2 classes.
@@ -124,7 +129,7 @@ def noisy_class(
   key_class, key_flip = jax.random.split(key)
   first, others = _classes(key_class, len(prototypes), num_strangers)
   chosen = jnp.append(jnp.repeat(first, num_members), others)
-  images = prototypes[chosen].astype(jnp.float32)
+  images = jnp.asarray(prototypes)[chosen].astype(jnp.float32)
   images = image_episodes.flip(key_flip, images, flip)
   return Episode(images[:num_members], images[num_members:])
 
@@ -321,11 +326,13 @@ def task(
     name: of elements. "bits": vectors of 0 and 1; of classes, 10 prototypes
       with 15 % of the bits flipped, without end; else a universe of them. Or
       images, a name of `image_episodes` whose pixels are 0 or 1, which are
-      their own universe. Elements of ranges are words instead, one-hot.
+      their own universe. Elements of ranges are words instead, one-hot:
+      leave it out.
     data_dir: as of `image_episodes.task`.
     universe: elements to train on, and to test on as many others: of bits that
       are not of classes, and of ranges.
-    num_bits: of a vector.
+    num_bits: of a vector; of classes at least 32, or strangers would often be
+      members.
     num_letters: of a word.
 
   Returns:
@@ -340,10 +347,13 @@ def task(
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5. Their keys
     of a database are words of a newspaper, which are not free.
   """
-  _check(kind, name, universe=(universe, 2), num_bits=(num_bits, 1))
+  least = _LEAST_BITS if (kind, name) == ("classes", "bits") else 1
+  _check(kind, name, universe=(universe, 2), num_bits=(num_bits, least))
   _check(kind, name, num_letters=(num_letters, 1))
   key = jax.random.key(0)
   if kind == "ranges":
+    if name != "bits":
+      raise ValueError(f"name is {name!r}; elements of ranges are words only.")
     words = sorted_keys(key, 2 * universe, num_letters)
     return _by_number(run_of_keys, (words[::2], words[1::2]), _one_hot)
   if name == "bits" and kind == "classes":

@@ -37,7 +37,7 @@ def example(dtype, count, seed=0):
 
 
 @pytest.mark.parametrize(
-  "dtype", ["float32", "bfloat16", "int8", "bool", "int64"]
+  "dtype", ["float32", "bfloat16", "int8", "bool", "int64", "complex64"]
 )
 def test_what_was_inserted_is_always_found(dtype):
   with jax.enable_x64(dtype.endswith("64")):
@@ -88,6 +88,11 @@ def test_elements_can_be_left_out():
 def test_elements_are_the_same_if_their_numbers_are():
   zeros = jnp.array([0.0, -0.0])
   nans = jnp.array([jnp.nan, -jnp.nan])
+  signs = jax.lax.complex(zeros, zeros[::-1])
+  assert query_all(insert(empty(), signs[:1]), signs).all()
+  turned = jnp.array([1 + 2j, 2 + 1j])
+  found = query_all(insert(empty(), turned[:1]), turned)
+  assert found.tolist() == [True, False]
   for same in (zeros, nans):
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
       given = same.astype(dtype)
@@ -130,6 +135,31 @@ def test_rates_are_those_of_the_formula(num_bits, num_hashes, num_elements):
   assert error < 0.1 * expected
 
 
+def test_rates_hold_of_elements_that_are_alike():
+  numbers, count = np.arange(20_000, dtype=np.int32), 2000
+  bits = (numbers[:, None] >> np.arange(16)) & 1
+  families = [
+    np.stack([numbers, 0 * numbers], 1),
+    np.stack([65_536 * (numbers % 30_000), 65_536 * numbers], 1),
+    np.stack([numbers % 100, numbers // 100], 1),
+    np.stack([bits @ (1 << 2 * np.arange(16)), bits @ 3 ** np.arange(16)], 1),
+    np.float32(numbers)[:, None].view(np.int32).repeat(2, 1),
+  ]
+  num_bits, num_hashes = bloom.optimal_size(count, 0.05)
+  expected = bloom.false_positive_rate(num_bits, num_hashes, count)
+  # In a run, and scattered.
+  for stride in (1, 10):
+    is_in = np.isin(numbers, stride * np.arange(count))
+    found = []
+    for seed, family in enumerate(families):
+      family = jnp.asarray(family, jnp.int32)
+      state = insert(empty(num_bits, num_hashes, seed), family[is_in])
+      found.append(query_all(state, family[~is_in]).mean())
+    # Of the strangers, and of the bits that are set.
+    spread = np.sqrt(expected / (~is_in).sum() + (0.03 * expected) ** 2)
+    assert np.abs(np.array(found) - expected).max() < 4.5 * spread
+
+
 def test_many_elements_are_told_apart():
   # Of hashes that begin with 32 bits, 4 of these would be found.
   rng = np.random.default_rng(0)
@@ -144,6 +174,21 @@ def test_rates_at_the_ends():
   assert bloom.false_positive_rate(1, 3, 5) == 1
   assert_close(bloom.false_positive_rate(100, 1, 1), 0.01, rtol=1e-6)
   assert_close(bloom.false_positive_rate(64, 3, 10**6), 1.0)
+
+
+def test_large_filters_and_low_rates():
+  given = 2**31, 7, 400_000_000
+  expected = (1 - np.exp(-given[1] * given[2] / given[0])) ** 7
+  rate = bloom.false_positive_rate
+  assert_close(rate(*given), expected, rtol=1e-5)
+  half = jnp.array(2**30), jnp.array(7), jnp.array(400_000_000)
+  expected = (1 - np.exp(-7 * 400_000_000 / 2**30)) ** 7
+  assert_close(rate(*half), expected, rtol=1e-5)
+  count = 3_000_000_000
+  assert_close(bloom.least_space(count, 0.25), 2.0 * count, rtol=1e-6)
+  assert_close(bloom.cuckoo_space(count, 0.25, load=1.0), 4.0 * count)
+  assert_close(bloom.least_space(10, 2.0**-200), 2000.0)
+  assert bloom.space(0, 2.0**-200) == 0
 
 
 def test_filters_of_several_sizes_go_side_by_side():
@@ -234,6 +279,10 @@ def test_bad_arguments_are_refused():
         function(10, bad)
     with pytest.raises(ValueError, match="num_elements is -1"):
       function(-1, 0.1)
+    with pytest.raises(ValueError, match="num_elements is -1"):
+      function(np.int64(-1), 0.1)
+    with pytest.raises(ValueError, match=r"fpr is 1\.5"):
+      function(1, np.float32(1.5))
   with pytest.raises(ValueError, match=r"at most 2\*\*31 are allowed"):
     bloom.optimal_size(2**40, 0.01)
   for bad in (0.0, 1.5, np.nan):

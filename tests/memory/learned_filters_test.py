@@ -42,6 +42,12 @@ def test_thresholds_without_ties_let_through_all_that_they_may():
     assert threshold == traced
 
 
+def test_thresholds_of_millions_of_scores_keep_the_rate():
+  scores = jnp.arange(3_000_000.0)
+  threshold = learned_filters.calibrate(scores, fpr=0.5)
+  assert np.sum(scores > threshold) == 1_500_000
+
+
 def test_scores_that_are_no_numbers_are_the_largest():
   scores = jnp.array([jnp.nan, jnp.inf, 1.0, 2.0, -jnp.inf])
   assert learned_filters.calibrate(scores, fpr=0.4) == 2.0
@@ -133,6 +139,43 @@ def test_scores_that_differ_by_rounding_are_no_reason_to_deny():
   assert not found(again, elements, threshold, backup).all()
 
 
+def test_the_margin_is_of_the_size_of_scores():
+  missed = learned_filters.missed
+  # A place in a thousandth of 10^4 is rounding.
+  near = jnp.array([1e4, -1e4]) + jnp.array(0.01)
+  assert missed(near, jnp.array([1e4, -1e4])).all()
+  assert not missed(near, jnp.array([1e4, -1e4]), margin=1e-7).any()
+  assert not missed(jnp.array(1.002e4), jnp.array(1e4))
+  for dtype in (jnp.bfloat16, jnp.float16):
+    one = jnp.ones((), dtype)
+    next_one = one + jnp.finfo(dtype).eps
+    assert missed(next_one, one) and not missed(1.1 * one, one)
+    assert not missed(next_one, one, margin=0.0)
+  # At the threshold none passes, also without a margin.
+  assert missed(jnp.array(2.0), jnp.array(2.0), margin=0.0)
+  scores = jnp.array([-jnp.inf, -1e30, 0.0, jnp.inf, jnp.nan])
+  found = missed(scores, jnp.array(-jnp.inf)).tolist()
+  assert found == [True, False, False, False, True]
+  assert missed(scores, jnp.array(jnp.inf)).all()
+  assert missed(scores, jnp.array(jnp.nan)).all()
+
+
+def test_a_backup_is_made_of_all_within_the_margin():
+  elements, zero = jnp.arange(60), jnp.zeros(())
+  scores = 5e-4 * (jnp.arange(60) % 3)  # 0, half the margin, the margin
+  for margin, missed in ((1e-3, 60), (6e-4, 40), (0.0, 20)):
+    made = learned_filters.make_backup(
+      *(jax.random.key(0), elements, scores, zero), fpr=0.01, margin=margin
+    )
+    num_bits, num_hashes = bloom.optimal_size(60, 0.01)
+    rate = bloom.false_positive_rate(made.num_bits, num_hashes, missed)
+    assert rate <= 0.01 * (1 + 1e-5)
+    assert made.num_bits <= num_bits * missed / 60 + 1
+    is_held = found(jnp.full(60, -1.0), elements, zero, made)
+    assert is_held[scores <= margin].all()
+    assert is_held.sum() <= missed + 2
+
+
 @pytest.mark.parametrize("num_values", [3, 1000])
 def test_the_area_is_that_of_all_pairs(num_values):
   rng = np.random.default_rng(num_values)
@@ -152,7 +195,14 @@ def test_the_area_of_what_separates_and_of_what_does_not():
   assert learned_filters.auc(high, low) == 1
   assert learned_filters.auc(low, high) == 0
   assert learned_filters.auc(jnp.ones(2), jnp.ones(3)) == 0.5
-  assert learned_filters.auc(low, jnp.full(2, jnp.nan)) == 0
+  nothing = jnp.full(2, jnp.nan)
+  assert learned_filters.auc(low, nothing) == 0
+  # Not found by any threshold: a network without an answer is not perfect.
+  assert learned_filters.auc(nothing, low) == 0
+  assert learned_filters.auc(nothing, nothing) == 0
+  # Also of whole numbers.
+  found = learned_filters.auc(jnp.array([1, 2]), jnp.array([0, 1]))
+  assert found == 0.875
 
 
 @pytest.mark.parametrize("num_missed", [0, 1, 20, 60])
@@ -210,6 +260,11 @@ def test_space_is_of_memory_and_backup():
   assert learned_filters.space(8 * 4, 0, fpr=0.01) == 1024
   # A Memory Network's, of words of 2 numbers.
   assert learned_filters.space(500 * 2, 0, fpr=0.01) / 500 == 64
+  many = 3_000_000_000
+  assert_close(learned_filters.space(many, 0, fpr=0.1), 32.0 * many, rtol=1e-6)
+  many = jnp.array(100_000_000)
+  assert_close(learned_filters.space(many, 0, fpr=0.1), 3.2e9, rtol=1e-6)
+  assert learned_filters.space(10, 0, fpr=1e-50) == 320
   found = learned_filters.space(32, 10, fpr=0.01, bits=8)
   expected = 8 * 32 + 10 * np.log2(200) * np.log2(np.e)
   assert_close(found, expected, rtol=1e-6)
@@ -219,6 +274,8 @@ def test_bad_arguments_are_refused():
   for bad in (-0.1, 1.1, np.nan):
     with pytest.raises(ValueError, match=r"fpr is .*; it must be from 0 to 1"):
       learned_filters.calibrate(jnp.ones(3), fpr=bad)
+    with pytest.raises(ValueError, match=r"fpr is .*; it must be from 0 to 1"):
+      learned_filters.calibrate(jnp.ones(3), fpr=np.float32(bad))
     with pytest.raises(ValueError, match="backup_fpr is"):
       learned_filters.false_positive_rate(0.1, bad)
   with pytest.raises(ValueError, match="scores has 0 items"):

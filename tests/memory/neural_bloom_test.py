@@ -165,6 +165,33 @@ def test_sparse_is_dense_where_all_slots_are_kept():
   )
 
 
+def test_addresses_of_few_bits_are_the_same_sparse_and_dense():
+  given = np.random.default_rng(6).normal(size=(9, 8))
+  query, *keys = jnp.asarray(given, jnp.bfloat16)
+  keys = jnp.stack(keys)
+  dense = neural_bloom.address(query, keys)
+  _, weights = neural_bloom.sparse_address(query, keys, count=8)
+  assert dense.dtype == weights.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(weights, dense)
+
+
+def test_slots_of_equal_scores_are_the_first():
+  keys = jnp.ones((5, 2)).at[1].set(0.0)
+  slots, weights = neural_bloom.sparse_address(jnp.ones(2), keys, count=2)
+  np.testing.assert_array_equal(slots, [0, 2])
+  np.testing.assert_array_equal(weights, [0.5, 0.5])
+
+
+def test_words_of_more_bits_than_the_memory_are_not_rounded_first():
+  # By a bfloat16 of 1 + 0.4 / 128, which is 1, there would be 3.
+  addresses, words = jnp.full((3, 1), 1 + 0.4 / 128), jnp.ones((3, 1))
+  memory = neural_bloom.init(1, 1, dtype=jnp.bfloat16)
+  assert neural_bloom.write(memory, addresses, words) == 3 + 2**-6
+  slots = jnp.zeros((3, 1), jnp.int32)
+  found = neural_bloom.sparse_write(memory, slots, addresses, words)
+  assert found == 3 + 2**-6
+
+
 def test_keys_stay_when_there_are_more():
   few = neural_bloom.random_keys(jax.random.key(1), 50, 40)
   many = neural_bloom.random_keys(jax.random.key(1), 60, 40)

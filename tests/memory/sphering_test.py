@@ -98,6 +98,50 @@ def test_features_that_never_change_or_repeat_are_finite(offset):
   assert_close(theta, expected, rtol=0.01, atol=0.01 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.99])
+@pytest.mark.parametrize("offset", [100.0, 1e4])
+def test_means_far_above_deviations_are_finite(offset, decay):
+  batches = np.random.default_rng(0).normal(size=(50, 512, 8))
+  batches[..., 0] = offset
+  batches[..., 1] = batches[..., 2] + offset
+  batches[..., 2] += offset
+  batches[..., 3:] *= 2
+  batches = jnp.asarray(batches, jnp.float32)
+
+  @jax.jit
+  def learn(state):
+    def step(state, i):
+      return sphering.update(state, batches[i % 50], decay=decay), None
+
+    return jax.lax.scan(step, state, jnp.arange(2000))[0]
+
+  state = learn(sphering.init(8))
+  theta = refresh(state, decay=0.0).projection
+  assert np.isfinite(theta).all()
+  np.testing.assert_array_equal(theta, theta.T)
+  # The other features, of deviation 2, know nothing of these.
+  assert_close(theta[3:, 3:], 0.5 * np.eye(5), atol=0.1)
+  assert np.abs(theta[3:, :3]).max() < 0.15
+
+
+def test_a_projection_stays_a_number():
+  state = sphering.init(3)
+  state = sphering.update(state, jnp.full((2, 3), jnp.nan))
+  found = refresh(state, decay=0.5).projection
+  np.testing.assert_array_equal(found, np.eye(3))
+
+
+def test_wide_spectra_in_double_precision():
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(1)
+    vectors = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    cov = vectors @ np.diag(np.logspace(-4, 3, 8)) @ vectors.T
+    state = sphering.init(8, dtype=jnp.float64)
+    state = state._replace(second_moment=jnp.asarray(cov))
+    theta = refresh(state, decay=0.0, epsilon=1e-12).projection
+    assert_close(theta, inverse_root(cov), rtol=1e-5, atol=1e-5)
+
+
 def test_wide_spectra_in_single_precision():
   rng = np.random.default_rng(1)
   vectors = np.linalg.qr(rng.normal(size=(32, 32)))[0]

@@ -247,6 +247,24 @@ def test_a_memory_network_knows_the_most_similar_word():
   assert_close(score, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_an_empty_set_can_be_asked():
+  make_core = lambda i, o: cores.lstm(i, o, hidden_size=3)
+  network = set_memories.memory_network(encoder(), word_size=2)
+  for memory in (
+    made(),
+    made(num_sparse=2),
+    set_memories.recurrent(encoder(), make_core, hidden_size=8),
+    network,
+  ):
+    params, state = started(memory)
+    written = jax.jit(memory.write)(params, state, ELEMENTS[:0])
+    assert not any(leaf.any() for leaf in jax.tree.leaves(written))
+    score = jax.jit(memory.score)(params, state, written, OTHER)
+    assert np.isfinite(score)
+  # As little familiar as can be.
+  assert_close(score, params["bias"] - params["gain"], rtol=1e-6)
+
+
 def test_images_go_through_convolutions():
   encode = set_memories.encoder(output_size=5, num_filters=2)
   memory = set_memories.bloom(encode, **SIZES)
@@ -271,7 +289,8 @@ def test_bad_sizes_are_refused():
     ("read is 'all'; it must be one of", {"read": "all"}),
     ("num_sparse is 5; it must be from 0 to 4", {"num_sparse": 5}),
     ("num_sparse is -1; it must be from 0 to 4", {"num_sparse": -1}),
-    ("read_scale is 0.0; it must be positive", {"read_scale": 0.0}),
+    ("read_scale is 0.0; it must be positive, and", {"read_scale": 0.0}),
+    ("read_scale is inf; it must", {"read_scale": float("inf")}),
     ("sphering_decay is 2; it must", {"is_sphered": True, "sphering_decay": 2}),
     ("sphering_every is 0", {"is_sphered": True, "sphering_every": 0}),
   ):
