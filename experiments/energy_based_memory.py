@@ -160,9 +160,8 @@ class Setting(NamedTuple):
 
 def make_task(data_dir: Any) -> Any:
   """The flags' task."""
-  if FLAGS.flag_values_dict()["task"] == "binary":
+  if (task := FLAGS["task"].value) == "binary":
     return patterns.binary_task(**pick("num_bits", "num_redrawn"))
-  task = FLAGS.flag_values_dict()["task"]
   return patterns.image_task(task, data_dir, **pick("block_size", "fill"))
 
 
@@ -223,8 +222,7 @@ def start(key: Any, hyper: Any, setting: Setting) -> State:
   if setting.variant not in TRAINED:
     return State((), (), hyper, key, jax.random.key(1))
   key, key_params = jax.random.split(key)
-  pattern = jnp.zeros(setting.task.shape)
-  params = setting.memory.init(key_params, pattern)
+  params = setting.memory.init(key_params, jnp.zeros(setting.task.shape))
   moments = optimiser_of(hyper).init(params)
   return State(params, moments, hyper, key, jax.random.key(1))
 
@@ -238,9 +236,8 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
   """Writes and reads some sets; rules learn nothing."""
   if setting.variant not in TRAINED:
     return state, {}
-  given = FLAGS.flag_values_dict()
   key, key_sets = jax.random.split(state.key)
-  count = given["num_patterns"]
+  count, num_sets = pick("num_patterns", "num_sets").values()
 
   def loss_of(params, keys):
     stored = setting.task.sample(keys[0], data, count)
@@ -251,7 +248,7 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
     return loss, jnp.mean(distance(setting)(reads[:, -1], stored))
 
   def loss(params):
-    keys = jax.random.split(key_sets, (given["num_sets"], 2))
+    keys = jax.random.split(key_sets, (num_sets, 2))
     found = jax.vmap(loss_of, (None, 0))(params, keys)
     return jax.tree.map(jnp.mean, found)
 
@@ -273,7 +270,7 @@ def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
       stored = setting.task.test(keys[0], data, count)
       each = jax.random.split(keys[1], count)
       queries = jax.vmap(setting.task.damage)(each, stored)
-      found = own(keys[2], setting, state.params, stored, queries)
+      found = own(keys[2], setting, state.params, stored, queries, data)
       wrong = distance(setting)(queries.pattern, stored)
       return jax.tree.map(jnp.mean, found | {"query": wrong})
 
@@ -289,17 +286,20 @@ def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
 
 
 def of_trained(
-  _: Any, setting: Setting, params: Any, stored: Any, queries: Any
+  key: Any, setting: Setting, params: Any, stored: Any, queries: Any, data: Any
 ) -> dict[str, Any]:
-  """Errors of reads, and energies: of what is stored, and as it is read."""
+  """Errors of reads, also where another set was written, and energies."""
   found = setting.memory.recall(params, stored, queries.pattern)
+  other = setting.task.test(key, data, len(stored))
+  other = setting.memory.recall(params, other, queries.pattern)
+  error = lambda x: distance(setting)(x.iterates[:, -1], stored)
+  errors = {"error": error(found), "error_elsewhere": error(other)}
   start = params.written if setting.variant in ENERGIES else None
-  error = {"error": distance(setting)(found.iterates[:, -1], stored)}
-  return error | energy_memory.measures(found, start, stored, queries.pattern)
+  return errors | energy_memory.measures(found, start, stored, queries.pattern)
 
 
 def of_rule(
-  key: Any, setting: Setting, _: Any, stored: Any, queries: Any
+  key: Any, setting: Setting, _: Any, stored: Any, queries: Any, __: Any
 ) -> dict[str, Any]:
   """Errors of what needs no training, also where it knows what is damaged."""
   if setting.variant == "query":
@@ -339,7 +339,6 @@ def check() -> None:
   given = FLAGS.flag_values_dict()
   chosen, counts, network = given["variants"], given["counts"], given["network"]
   shown = f"--variants={','.join(chosen)}"
-  rate = given["write_rate"]
   wrong = {
     f"{shown} names no memory; there are {', '.join(VARIANTS)}.": (
       not chosen or set(chosen) - set(VARIANTS)
@@ -358,7 +357,9 @@ def check() -> None:
     f"--network={network} is of images; --task=binary has --network=gated.": (
       given["task"] == "binary" and network != "gated"
     ),
-    "--write_rate must be positive and finite.": not 0 < rate < math.inf,
+    "--write_rate must be positive and finite.": (
+      not 0 < given["write_rate"] < math.inf
+    ),
     "--momentum must be at most 1.": not given["momentum"] <= 1,
   }
   for sentence, is_wrong in wrong.items():

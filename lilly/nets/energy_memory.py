@@ -196,13 +196,8 @@ def retrieve(
     raise ValueError(f"rule is {rule!r}; it must be one of {names}.")
   if not len(patterns):
     raise ValueError("patterns has 0 items; give 1 or more.")
-  is_bits = jnp.all((patterns == 0) | (patterns == 1))
-  is_traced = isinstance(is_bits, jax.core.Tracer)
-  if rule in RULES and not is_traced and not is_bits:
-    raise ValueError(
-      f"patterns are not of 0 and 1 only, and {rule} stores nothing else; round "
-      'them, or give "modern".'
-    )
+  if rule in RULES:
+    _check_bits(patterns)
   flat = lambda x: x.reshape(len(x), -1)
   signs = 2 * flat(patterns) - 1
   keys = jax.random.split(key, len(queries))
@@ -218,3 +213,16 @@ def retrieve(
 
   found = jax.vmap(one)(keys, 2 * flat(queries) - 1, flat(is_known))
   return (1 + found.reshape(queries.shape)) / 2
+
+
+def _check_bits(patterns):
+  """Checks values, where there are any yet."""
+  try:
+    is_bits = bool(jnp.all((patterns == 0) | (patterns == 1)))
+  except jax.errors.TracerBoolConversionError:
+    return
+  if not is_bits:
+    raise ValueError(
+      "patterns are not of 0 and 1 only, and Hopfield's rules store nothing "
+      'else; round them, or give "modern".'
+    )

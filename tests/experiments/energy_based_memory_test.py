@@ -19,6 +19,7 @@ def test_memories_are_compared_and_drawn(tmp_path):
   assert found["eval/query"] == hebb["eval/query"] == query["eval/error"]
   assert 1 < found["eval/query"] < 3
   assert found["eval/error"] == found["eval/error_at_2"]
+  assert found["eval/error_elsewhere"] != found["eval/error"]
   assert found["eval/energy_after"] < found["eval/energy_before"]
   # It helps to know which bits were not drawn anew.
   assert hebb["eval/error_clamped_at_1"] == 0
@@ -73,7 +74,7 @@ def test_hopfield_s_errors_are_the_published_ones():
     stored = setting.task.test(keys[0], (), 32)
     each = jax.random.split(keys[1], 32)
     queries = jax.vmap(setting.task.damage)(each, stored)
-    return experiment.of_rule(keys[2], setting, (), stored, queries)
+    return experiment.of_rule(keys[2], setting, (), stored, queries, ())
 
   keys = jax.random.split(jax.random.key(0), (20, 3))
   found = jax.jit(jax.vmap(errors))(keys)
@@ -96,12 +97,14 @@ def test_what_is_measured_by_hand():
     return energy_memory.Recall(-2.0, energy_of, reads)
 
   memory = pattern_memories.PatternMemory(lambda key, x: (), recall)
-  setting = setting._replace(memory=memory)
+  other = lambda key, data, count: jnp.zeros((count, 3))
+  setting = setting._replace(memory=memory, task=task._replace(test=other))
   params = energy_memory.Params(3.0, None, None, None)
-  found = experiment.of_trained(None, setting, params, stored, queries)
+  found = experiment.of_trained(None, setting, params, stored, queries, ())
   expected = {
     "loss": [4.0, 4.0],  # 1 + 3: steps are added, the query is left out
     "error": [3.0, 3.0],
+    "error_elsewhere": [1.0, 2.0],  # reads of a set of zeros are ones
     "energy_before": [6.0, 3.0],
     "energy_after": [-4.0, -2.0],
     # Sums of x: 0.75, 3, 1 and 0.75, 0, 2; the energy is -2 times that.
