@@ -48,21 +48,24 @@ TASKS = ("binary", "digits", "generated", "omniglot", "mnist", "cifar10")
 NETWORKS = ("gated", "residual", "convolutional")
 FILLS = ("bits", "noise", "hidden")
 _DIGITS = {"network": "residual", "block_size": 4, "num_filters": 0}
-_IMAGES = {"network": "convolutional", "num_patterns": 8, "num_sets": 4}
-_IMAGES |= {"dynamic_size": 4, "hidden_size": 128, "block_size": 12}
+_IMAGES = {"block_size": 12, "step_size": 2.0, "num_updates": 6000}
+_DEEP = {"network": "convolutional", "num_patterns": 8, "num_sets": 4}
+_DEEP |= {"dynamic_size": 4, "hidden_size": 128, "write_rate": 0.03}
 _CPU: dict[str, Any] = {"task=binary": {}, "task=digits": _DIGITS}
 _CPU |= {f"task={name}": _IMAGES for name in TASKS[2:5]}
-_CPU |= {"task=cifar10": _IMAGES | {"fill": "noise", "block_size": 16}}
+_CPU |= {"task=cifar10": _IMAGES | _DEEP | {"fill": "noise", "block_size": 16}}
 _BITS = {"num_bits": 128, "num_redrawn": 64, "dynamic_size": 63}
 _BITS |= {"num_hops": 5, "write_steps": 5, "read_steps": 5}
 _GPU = {"learning_rate": 3e-4, "write_rate": 0.2, "num_updates": 10_000}
 _GPU |= {"num_patterns": 16, "counts": ["8", "16", "32"]}
+_GPU_BITS = _BITS | {"hidden_size": 512, "num_sets": 64}
 _PAPER = {"learning_rate": 5e-5, "max_norm": 0.05, "write_rate": 1e-4}
 _PAPER |= {"num_updates": 2_000_000, "write_steps": 5, "read_steps": 5}
 _PAPER_BITS = {"hidden_size": 1024, "num_patterns": 32}
 _PAPER_BITS |= {"counts": ["16", "32", "48", "64", "96"]}
-_PAPER_IMAGES = {"num_filters": 32, "hidden_size": 512, "num_patterns": 64}
-_PAPER_IMAGES |= {"dynamic_size": 8, "block_size": 16, "counts": ["64"]}
+_PAPER_IMAGES = _DEEP | {"num_filters": 32, "hidden_size": 512}
+_PAPER_IMAGES |= {"dynamic_size": 8, "block_size": 16, "write_rate": 1e-4}
+_PAPER_IMAGES |= {"num_patterns": 64, "counts": ["64"]}
 _SMOKE = {"num_updates": 2, "log_every": 1, "eval_every": 1, "num_bits": 8}
 _SMOKE |= {"num_redrawn": 4, "hidden_size": 6, "dynamic_size": 3}
 _SMOKE |= {"num_sets": 2, "num_patterns": 2, "num_hops": 1, "write_steps": 1}
@@ -82,9 +85,7 @@ def _preset(all_tasks, bits, images):
 PRESETS: dict[str, dict[str, Any]] = {
   "cpu": _LEARN | _CPU,
   "smoke": {name: row | _SMOKE for name, row in _CPU.items()},
-  "gpu": _preset(
-    _GPU, _BITS | {"hidden_size": 512, "num_sets": 64}, {"num_filters": 16}
-  ),
+  "gpu": _preset(_GPU, _GPU_BITS, _DEEP | {"num_filters": 16}),
   "paper": _preset(_PAPER, _BITS | _PAPER_BITS, _PAPER_IMAGES),
 }
 
@@ -199,9 +200,8 @@ def make_setting(name: str, task: Any) -> Setting:
 
 def optimiser_of(hyper: Any) -> Any:
   """AdamW; the gradients through both loops are clipped, not those inside."""
-  given = FLAGS.flag_values_dict()
-  clip = optax.clip_by_global_norm(given["max_norm"])
-  adam = optax.adamw(hyper["learning_rate"], weight_decay=given["weight_decay"])
+  clip = optax.clip_by_global_norm(*pick("max_norm").values())
+  adam = optax.adamw(hyper["learning_rate"], **pick("weight_decay"))
   return training.skip_nonfinite(optax.chain(clip, adam))
 
 

@@ -38,7 +38,7 @@ def test_memories_are_compared_and_drawn(tmp_path):
     [
       "--task=generated",
       "--variants=ebmm,query",
-      "--hidden_size=4",
+      "--network=convolutional",
     ],
   ],
 )
