@@ -290,9 +290,8 @@ def recalled(params: Any, setting: Setting, images: Any, queries: Any) -> Any:
   count = FLAGS["num_reads"].value
 
   def one(images, queries, other):
-    own, wrong = (
-      model.written(nets, memory, params, x) for x in (images, other)
-    )
+    write = functools.partial(model.written, nets, memory, params)
+    own, wrong = write(images), write(other)
     read = functools.partial(model.recall, nets, memory, params)
     seen, value = jax.vmap(lambda x: read(own, x, num_reads=count))(queries)
     control, _ = jax.vmap(lambda x: read(wrong, x, num_reads=1))(queries)
@@ -346,6 +345,8 @@ def check() -> None:
   for name in ("lengths", "classes"):
     sentence = f"--{name}={','.join(given[name])} must be positive integers."
     wrong[sentence] = not all(x.isdecimal() and int(x) for x in given[name])
+  for name in ("learning_rate", "noise_variance"):
+    wrong[f"--{name} must be finite."] = not given[name] < float("inf")
   for sentence, is_wrong in wrong.items():
     if is_wrong:
       raise training.RunError(sentence)

@@ -288,6 +288,8 @@ def check() -> None:
   for name in ("lengths", "classes"):
     sentence = f"--{name}={','.join(given[name])} must be positive integers."
     wrong[sentence] = not all(x.isdecimal() and int(x) for x in given[name])
+  for name in ("learning_rate", "noise_variance", "address_noise"):
+    wrong[f"--{name} must be finite."] = not given[name] < float("inf")
   for sentence, is_wrong in wrong.items():
     if is_wrong:
       raise training.RunError(sentence)

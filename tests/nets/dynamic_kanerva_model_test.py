@@ -128,6 +128,45 @@ def test_a_core_has_seen_what_was_written():
   np.testing.assert_array_equal(drawn.code, found)
 
 
+def test_a_core_is_told_whether_it_is_shown_or_asked():
+  # It forgets half of what it has seen at each step.
+  core = recurrent.Core(
+    init=lambda key: (),
+    initial_state=lambda: jnp.zeros(2),
+    apply=lambda params, x, state: (0.5 * state + x,) * 2,
+  )
+  memory = model.core_memory(core)
+  state, kl = memory.write((), jnp.array([[3.0], [5.0]]))
+  np.testing.assert_allclose(state, [6.5, 1.5])
+  assert kl == 0
+  found = memory.read((), state, jnp.array([7.0]))
+  np.testing.assert_allclose(found.code, [10.25, 0.75])
+  assert found.kl == 0
+
+
+def test_how_an_episode_is_written_and_read_is_passed_on():
+  codes = jnp.asarray(np.random.default_rng(2).normal(size=(T, C)), jnp.float32)
+  _, params = started("dkm")
+  own = params["memory"]
+  prior = kanerva.prior(own["mean"], own["log_variance"])
+  given = {"noise_variance": NOISE, "method": "squared"}
+  memory = model.dynamic_memory(K, C, num_iterations=2, **given)
+  state, _ = memory.write(own, codes)
+  wanted, _ = dynamic_kanerva.write(prior, codes, num_iterations=2, **given)
+  np.testing.assert_allclose(state.mean, wanted.mean, rtol=1e-5)
+  read = memory.read(own, state, codes[0])
+  wanted = dynamic_kanerva.read(state, codes[0], **given)
+  np.testing.assert_allclose(read.code, wanted.code, rtol=1e-5)
+
+
+def test_sizes_are_positive():
+  for rows, size, name in ((0, 4, "num_rows"), (2, -1, "code_size")):
+    with pytest.raises(ValueError, match=f"{name} is .*; it must be at least"):
+      model.dynamic_memory(rows, size)
+  with pytest.raises(ValueError, match="num_codes is 0; it must be at least"):
+    model.list_memory(0)
+
+
 def test_parts_begin_as_in_the_released_module():
   params = MEMORIES["dkm"].init(jax.random.key(0))
   assert params["log_variance"] == 0
