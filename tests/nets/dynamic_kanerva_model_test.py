@@ -81,6 +81,27 @@ def test_the_loss_is_that_of_items_one_by_one():
   np.testing.assert_allclose(less, -bound, rtol=1e-4)
 
 
+def test_each_term_teaches_encoder_and_memory():
+  memory, params = started("dkm")
+
+  @jax.jit
+  @jax.jacrev
+  def slopes(params):
+    return model.loss(jax.random.key(0), NETS, memory, params, images())[1]
+
+  for name, of in slopes(params)._asdict().items():
+    of_encoder = of["nets"]["encoder/~/layers/~/linear_1"]["w"]
+    assert jnp.abs(of_encoder).max() > 1e-4
+    of_memory = of["memory"]
+    is_learnt = name != "autoencoder"
+    assert bool(jnp.abs(of_memory["mean"]).max() > 1e-4) == is_learnt
+    assert bool(jnp.abs(of_memory["log_variance"]) > 1e-5) == is_learnt
+    # It is drawn from to read alone.
+    is_learnt = name in ("bound", "log_likelihood", "kl_weights")
+    spread = jnp.abs(of_memory["log_weight_stddev"])
+    assert bool(spread > 1e-4) == is_learnt
+
+
 @pytest.mark.parametrize("name", list(MEMORIES))
 def test_a_query_is_read_again_and_again(name):
   memory, params = started(name)
