@@ -491,6 +491,6 @@ def loss(
 
 def _check(**positive):
   for name, value in positive.items():
-    if isinstance(value, numbers.Real) and not 0 < value < math.inf:
+    if isinstance(value, numbers.Real) and not 0 < float(value) < math.inf:
       raise ValueError(f"{name} is {value}; it must be positive and finite.")
     chex.assert_rank(value, 0)

@@ -156,7 +156,7 @@ def conditional_bound(
 def _checked(noise_variance, dtype):
   """The noise's variance in the memory's type, one for all items."""
   is_number = isinstance(noise_variance, numbers.Real)
-  if is_number and not 0 < noise_variance < math.inf:
+  if is_number and not 0 < float(noise_variance) < math.inf:
     raise ValueError(
       f"noise_variance is {noise_variance}; it must be positive and finite."
     )
