@@ -90,7 +90,8 @@ def address(
       address and write are both steps up one bound.
 
   Returns:
-    μ, [K]. Under `vmap` over codes alone one matrix is inverted, O(K³).
+    μ, [K]. Under `vmap` over codes alone one matrix is inverted, O(K³). Not a
+    number where rows depend on each other and λ is lost to rounding beside G.
 
   Raises:
     ValueError: if the method is unknown, or a variance is a number that is not
