@@ -92,7 +92,7 @@ for _name, _value, _least, _text in (
   ("num_iterations", 1, 1, "Of finding an address as an item is written."),
   ("num_reads", 10, 1, "Of a query."),
 ):
-  flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
+  flags.DEFINE_integer(_name, _value, _text, _least, 10**6, **_OWN)
 for _name, _value, _text in (
   ("learning_rate", 1e-3, "Of Adam."),
   ("noise_variance", 1.0, "Of codes."),
@@ -125,9 +125,8 @@ def make_setting(variant: str, task: Any) -> Setting:
   """A model with the flags' sizes; all variants have the same nets."""
   given = FLAGS.flag_values_dict()
   sizes = {n: given[n] for n in ("code_size", "hidden_size", "num_filters")}
-  sizes["likelihood"] = likelihoods.GAUSSIAN
-  if task.is_binary:
-    sizes["likelihood"] = likelihoods.BERNOULLI
+  kinds = likelihoods.GAUSSIAN, likelihoods.BERNOULLI
+  sizes["likelihood"] = kinds[task.is_binary]
   if variant == "vae":
     return make_vae(task, sizes)
   nets = model.networks(task.shape, **sizes)
@@ -290,9 +289,8 @@ def recalled(params: Any, setting: Setting, images: Any, queries: Any) -> Any:
   count = FLAGS["num_reads"].value
 
   def one(images, queries, other):
-    own, wrong = (
-      model.written(nets, memory, params, x) for x in (images, other)
-    )
+    write = functools.partial(model.written, nets, memory, params)
+    own, wrong = write(images), write(other)
     read = functools.partial(model.recall, nets, memory, params)
     seen, value = jax.vmap(lambda x: read(own, x, num_reads=count))(queries)
     control, _ = jax.vmap(lambda x: read(wrong, x, num_reads=1))(queries)
@@ -343,9 +341,12 @@ def check() -> None:
     "--flipped must be at most 1.": not given["flipped"] <= 1,
   }
   wrong["--lengths is empty; name at least one."] = not given["lengths"]
+  fits = lambda x: x.isdecimal() and 0 < int(x) <= 10**6
   for name in ("lengths", "classes"):
-    sentence = f"--{name}={','.join(given[name])} must be positive integers."
-    wrong[sentence] = not all(x.isdecimal() and int(x) for x in given[name])
+    sentence = f"--{name}={','.join(given[name])} must be integers, 1 to 10**6."
+    wrong[sentence] = not all(map(fits, given[name]))
+  for name in ("learning_rate", "noise_variance"):
+    wrong[f"--{name} must be finite."] = not given[name] < float("inf")
   for sentence, is_wrong in wrong.items():
     if is_wrong:
       raise training.RunError(sentence)

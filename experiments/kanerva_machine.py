@@ -91,7 +91,7 @@ for _name, _value, _least, _text in (
   ("hidden_size", 128, 1, "Units of hidden layers."),
   ("num_filters", 0, 0, "Of convolutions; 0: perceptrons."),
 ):
-  flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
+  flags.DEFINE_integer(_name, _value, _text, _least, 10**6, **_OWN)
 flags.DEFINE_float("learning_rate", 1e-3, "Of Adam.", 0.0, **_OWN)
 for _name, _value, _text in (
   ("noise_variance", 1.0, "Of codes."),
@@ -285,9 +285,12 @@ def check() -> None:
     "--noise_variance must be positive.": not given["noise_variance"] > 0,
   }
   wrong["--lengths is empty; name at least one."] = not given["lengths"]
+  fits = lambda x: x.isdecimal() and 0 < int(x) <= 10**6
   for name in ("lengths", "classes"):
-    sentence = f"--{name}={','.join(given[name])} must be positive integers."
-    wrong[sentence] = not all(x.isdecimal() and int(x) for x in given[name])
+    sentence = f"--{name}={','.join(given[name])} must be integers, 1 to 10**6."
+    wrong[sentence] = not all(map(fits, given[name]))
+  for name in ("learning_rate", "noise_variance", "address_noise"):
+    wrong[f"--{name} must be finite."] = not given[name] < float("inf")
   for sentence, is_wrong in wrong.items():
     if is_wrong:
       raise training.RunError(sentence)

@@ -13,6 +13,8 @@ mean must not be 0; draw it.
 """
 
 import functools
+import math
+import numbers
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -88,7 +90,8 @@ def address(
       address and write are both steps up one bound.
 
   Returns:
-    μ, [K]. Under `vmap` over codes alone one matrix is inverted, O(K³).
+    μ, [K]. Under `vmap` over codes alone one matrix is inverted, O(K³). Not a
+    number where rows depend on each other and λ is lost to rounding beside G.
 
   Raises:
     ValueError: if the method is unknown, or a variance is a number that is not
@@ -111,6 +114,7 @@ def _system(state, noise_variance, weight_variance, method):
   _check(noise_variance=noise_variance, weight_variance=weight_variance)
   mean, cov = state
   chex.assert_rank(mean, 2)
+  chex.assert_type(mean, float)
   chex.assert_shape(cov, (len(mean), len(mean)))
   gram = matrix = _product(mean, mean.T)
   right = mean
@@ -305,7 +309,7 @@ def retrieve(
 
   Args:
     state: the memory, which stays as it is.
-    x: what to begin with, [...].
+    x: what to begin with, floats, [...].
     encode: e: x -> a code, [C].
     decode: d: a code -> the mode or the mean of p(x | z), as x.
     log_likelihood: of x and a code: ln p(x | z), [].
@@ -331,15 +335,15 @@ def retrieve(
   [[2.0, 1.0], [1.0, 0.0], [0.5, 0.0]]
   """
   _check(num_steps=num_steps)
+  chex.assert_type(x, float)  # what is decoded is cast to its type
   system = _system(state, noise_variance, weight_variance, method)
   addresses = small_matrices.solve_by_inverse(*system)
+  kl = functools.partial(weight_kl, weight_variance=weight_variance)
 
   def step(x, _):
     w = _product(addresses, encode(x))
     z = _product(w, state.mean)
-    spread = weight_kl(
-      w, weight_stddev=weight_stddev, weight_variance=weight_variance
-    )
+    spread = kl(w, weight_stddev=weight_stddev)
     new = jnp.asarray(project(decode(z)), x.dtype)
     return new, (new, lyapunov(log_likelihood(x, z), spread))
 
@@ -399,6 +403,7 @@ def weight_kl(
   """
   _check(weight_stddev=weight_stddev, weight_variance=weight_variance)
   chex.assert_rank(weights, 1)
+  chex.assert_type(weights, float)
   variance = jnp.asarray(weight_variance, weights.dtype)
   ratio = jnp.square(jnp.asarray(weight_stddev, weights.dtype)) / variance
   squares = jnp.sum(jnp.square(weights)) / variance
@@ -487,5 +492,6 @@ def loss(
 
 def _check(**positive):
   for name, value in positive.items():
-    if isinstance(value, int | float) and not value > 0:
-      raise ValueError(f"{name} is {value}; it must be positive.")
+    if isinstance(value, numbers.Real) and not 0 < float(value) < math.inf:
+      raise ValueError(f"{name} is {value}; it must be positive and finite.")
+    chex.assert_rank(value, 0)

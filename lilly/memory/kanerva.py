@@ -12,6 +12,8 @@ few rows and addresses that differ, else in float64.
 """
 
 import functools
+import math
+import numbers
 from typing import Literal, NamedTuple
 
 import chex
@@ -442,6 +444,8 @@ def step_kl(
 
 def _check_sizes(mean):
   chex.assert_rank(mean, 2)
+  # Variances are cast to its type: of whole numbers nothing would be left.
+  chex.assert_type(mean, float)
   for name, size in zip(("rows", "columns"), mean.shape, strict=True):
     if not size:
       raise ValueError(f"the mean has 0 {name}; give 1 or more.")
@@ -457,11 +461,19 @@ def _check_item(state, weights, value, noise_variance):
   _check_state(state)
   chex.assert_shape(weights, state.mean.shape[:1])
   chex.assert_shape(value, state.mean.shape[1:])
-  if isinstance(noise_variance, int | float) and not noise_variance > 0:
+  return _checked(noise_variance, state.mean.dtype)
+
+
+def _checked(noise_variance, dtype):
+  """The noise's variance in the memory's type, one for all items."""
+  is_number = isinstance(noise_variance, numbers.Real)
+  if is_number and not 0 < float(noise_variance) < math.inf:
     raise ValueError(
-      f"noise_variance is {noise_variance}; it must be positive."
+      f"noise_variance is {noise_variance}; it must be positive and finite."
     )
-  return jnp.asarray(noise_variance, state.mean.dtype)
+  noise = jnp.asarray(noise_variance, dtype)
+  chex.assert_rank(noise, 0)
+  return noise
 
 
 def _check_items(state, weights, values, noise_variance):

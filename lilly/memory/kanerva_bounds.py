@@ -3,6 +3,8 @@
 In nats; sums over the dimensions of an item.
 """
 
+import math
+import numbers
 from typing import NamedTuple
 
 import chex
@@ -106,9 +108,11 @@ def code_kl(
   1.0
   """
   chex.assert_rank(mean, 1)
+  chex.assert_type(mean, float)
   chex.assert_equal_shape([mean, stddev, read_mean])
   noise = _checked(noise_variance, mean.dtype)
   variance = jnp.asarray(read_variance, mean.dtype)
+  chex.assert_rank(variance, 0)
   squares = jnp.square(stddev) + jnp.square(mean - read_mean) + variance
   logs = mean.size * jnp.log(noise) - 2 * jnp.sum(jnp.log(stddev))
   return 0.5 * (jnp.sum(squares) / noise - mean.size + logs)
@@ -150,12 +154,15 @@ def conditional_bound(
 
 
 def _checked(noise_variance, dtype):
-  """The noise's variance in the memory's type."""
-  if isinstance(noise_variance, int | float) and not noise_variance > 0:
+  """The noise's variance in the memory's type, one for all items."""
+  is_number = isinstance(noise_variance, numbers.Real)
+  if is_number and not 0 < float(noise_variance) < math.inf:
     raise ValueError(
-      f"noise_variance is {noise_variance}; it must be positive."
+      f"noise_variance is {noise_variance}; it must be positive and finite."
     )
-  return jnp.asarray(noise_variance, dtype)
+  noise = jnp.asarray(noise_variance, dtype)
+  chex.assert_rank(noise, 0)
+  return noise
 
 
 def _check_items(weights, values):

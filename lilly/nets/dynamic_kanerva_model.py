@@ -115,8 +115,7 @@ def dynamic_memory(
   """Makes the Dynamic Kanerva Machine's memory, with a learned prior.
 
   Args:
-    num_rows: K, less than C: as many rows as a code has numbers give back any
-      query, whatever was written.
+    num_rows: K, less than C: C rows give back any query, whatever was written.
     code_size: C.
     noise_variance: σ² of codes.
     num_iterations: how often the address of an item is found as it is written.
@@ -126,12 +125,13 @@ def dynamic_memory(
     The memory.
 
   Raises:
-    ValueError: a size is not positive or a method unknown, when called.
+    ValueError: a size is not positive; a method is unknown, when called.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556, begun as the authors' released module.
   """
   given = {"noise_variance": noise_variance, "method": method}
+  _check(num_rows=num_rows, code_size=code_size)
 
   def init(key):
     shape = num_rows, code_size
@@ -204,7 +204,11 @@ def list_memory(num_codes: int) -> Memory:
 
   Returns:
     The memory, without parameters; trained, it leaves an autoencoder.
+
+  Raises:
+    ValueError: num_codes is not positive.
   """
+  _check(num_codes=num_codes)
 
   def write(params, codes):
     return codes[-num_codes:], jnp.zeros(())
@@ -214,6 +218,12 @@ def list_memory(num_codes: int) -> Memory:
     return Reading(codes[nearest], jnp.zeros(()))
 
   return Memory(lambda key: (), write, read, _undrawn(read))
+
+
+def _check(**sizes):
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f"{name} is {size}; it must be at least 1.")
 
 
 def _undrawn(read):

@@ -70,12 +70,16 @@ def matrix(
     The memory.
 
   Raises:
-    ValueError: a size is not positive, when called.
+    ValueError: a size is not positive.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756. How it begins is not confirmed:
     R ~ N(0, 1), U = I, A ~ N(0, 1 / S).
   """
+  sizes = {"num_rows": num_rows, "code_size": code_size}
+  for name, size in (sizes | {"address_size": address_size}).items():
+    if size < 1:
+      raise ValueError(f"{name} is {size}; it must be at least 1.")
 
   def init(key):
     keys = jax.random.split(key)

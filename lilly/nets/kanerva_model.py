@@ -67,11 +67,14 @@ def networks(
     The networks.
 
   Raises:
-    ValueError: a size is not positive, when called.
+    ValueError: a size is not positive; of encoder and decoder, when called.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756, section 3. Sizes are not confirmed.
   """
+  for name, size in (("code", code_size), ("address", address_size)):
+    if size < 1:
+      raise ValueError(f"{name}_size is {size}; it must be at least 1.")
 
   def build():
     encoder, decoder = encoders.pair(

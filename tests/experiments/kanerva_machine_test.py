@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from experiments import kanerva_machine as experiment
-from lilly.memory import kanerva
+from lilly import training
+from lilly.memory import kanerva, kanerva_bounds
 from lilly.tasks import image_episodes
+from lilly.training import claims
 from tests.running import final, parse, run
 
 DATA = pathlib.Path(os.environ.get("LILLY_DATA_DIR", "../shared/data"))
@@ -69,19 +71,111 @@ def test_a_write_is_of_the_episode_alone():
 
 def test_it_is_measured_on_images_to_test_on():
   parse(experiment, "--preset=smoke")
-  blank, black = (np.full((4, 8, 8, 1), ink, np.uint8) for ink in (0, 255))
-  labels, starts = np.zeros(4, np.int32), np.array([0, 4], np.int32)
-  parts = [image_episodes.Part(x, labels, starts) for x in (blank, black)]
-  task = image_episodes.task("digits")._replace(data=tuple(parts))
+  task = episodes_of_ink()
   setting = experiment.make_setting("vae", task)
   state = experiment.start(jax.random.key(0), {"learning_rate": 0.0}, setting)
   # A decoder that says that all is ink is right of what is tested on alone.
   own = state.params["nets"]
   last = max(name for name in own if "decoder" in name)
   own[last] = {"w": 0 * own[last]["w"], "b": 0 * own[last]["b"] + 9}
-  data = jax.tree.map(jnp.asarray, task.data)
-  found = experiment.measure(state.params, data, setting, 4)
+  found = experiment.measure(state.params, task.data, setting, 4)
   assert found["nll"] < 1
+
+
+def episodes_of_ink():
+  """A task of blank images to train on and black ones to test on."""
+  blank, black = (np.full((4, 8, 8, 1), ink, np.uint8) for ink in (0, 255))
+  labels, starts = np.zeros(4, np.int32), np.array([0, 4], np.int32)
+  parts = [image_episodes.Part(x, labels, starts) for x in (blank, black)]
+  data = jax.tree.map(jnp.asarray, tuple(parts))
+  return image_episodes.task("digits")._replace(data=data)
+
+
+def test_it_learns_from_images_to_train_on_and_tests_on_others(monkeypatch):
+  def bound(key, setting, params, images):
+    # Nats that say how many images there are, and what is on them.
+    nats = len(images) + 100 * jnp.mean(images)
+    zero = sum(jnp.sum(0 * x) for x in jax.tree.leaves(params))
+    terms = kanerva_bounds.ConditionalTerms(-nats, nats, nats)
+    return zero - nats, terms
+
+  monkeypatch.setattr(experiment, "bound", bound)
+  parse(experiment, "--preset=smoke", "--lengths=8,2")
+  task = episodes_of_ink()
+  setting = experiment.make_setting("vae", task)
+  params, hyper = {"w": jnp.ones(())}, {"learning_rate": 1.0}
+  moments = experiment.optimiser_of(hyper).init(params)
+  state = experiment.State(params, moments, hyper, jax.random.key(0))
+  update = jax.jit(lambda *x: experiment.update(*x, setting))
+  _, metrics = update(state, task.data)
+  assert metrics["nats"] == metrics["nll"] == 4
+  found = experiment.evaluate(state, task.data, setting)
+  assert found["nats"] == found["kl_code"] == 104
+  assert found["nats_at_8"] == 108 and found["nats_at_2"] == 102
+  assert "bits" not in found
+  colours = task._replace(is_binary=False, shape=(8, 8, 3))
+  setting = setting._replace(task=colours)
+  found = experiment.evaluate(state, task.data, setting)
+  np.testing.assert_allclose(found["bits"], 104 / (192 * np.log(2)) + 8)
+
+
+def test_flags_reach_the_model(monkeypatch):
+  flags = ["--noise_variance=2", "--address_noise=0.3", "--expected"]
+  parse(experiment, "--preset=smoke", *flags)
+  given = {}
+  monkeypatch.setattr(
+    experiment.model, "bound", lambda *x, **y: given.update(y)
+  )
+  task = image_episodes.task("digits")
+  for variant in experiment.VARIANTS:
+    setting = experiment.make_setting(variant, task)
+    experiment.bound(None, setting, None, None)
+    wanted = {"noise_variance": 2.0, "address_noise": 0.3, "expected": True}
+    assert given == wanted | {"one_draw": variant == "one_draw"}
+    assert setting.nets.likelihood.num_numbers == 1
+    assert setting.memory.is_addressed == (variant != "vae")
+  colours = task._replace(is_binary=False)
+  setting = experiment.make_setting("vae", colours)
+  assert setting.nets.likelihood.num_numbers == 2
+  memory = experiment.make_memory("kanerva")
+  params = memory.init(jax.random.key(0))
+  b, z = jnp.ones((1, 2)), jnp.ones((1, 4))
+  wanted = kanerva.rank_one_write(
+    kanerva.prior(params["mean"], params["log_variance"]),
+    *(params["addresses"] @ b[0], z[0]),
+    noise_variance=2.0,
+  )
+  found = memory.write(params, b, z)
+  np.testing.assert_allclose(found.mean, wanted.mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("unwritten", "failed"),
+  [(18.2, set()), (20.2, {"unwritten"}), (16.2, {"unwritten"})],
+)
+def test_claims_are_what_the_card_asks_for(unwritten, failed):
+  nats = {
+    "kanerva": 14.1,
+    "vae": 18.3,
+    "one_draw": 14.0,
+    "unwritten": unwritten,
+  }
+  results = training.Results(
+    summary={"variants": {name: {"failed": []} for name in nats}},
+    states={},
+    metrics={
+      name: {"eval/nats": (np.array([1]), np.full((1, 1), value))}
+      for name, value in nats.items()
+    },
+    runs=dict.fromkeys(nats, ({"seed": 0},)),
+    options=None,
+  )
+  for claim in experiment.CLAIMS:
+    task, name = claim.name.split("/")
+    if task == "digits":
+      value = claim.measure(results)[0]
+      holds = claims._HOLDS[claim.relation](value, claim.threshold)
+      assert holds == (name not in failed)
 
 
 def test_a_sweep_is_drawn(tmp_path):
@@ -95,8 +189,13 @@ def test_a_sweep_is_drawn(tmp_path):
   [
     (["--variants="], "names no model"),
     (["--variants=vae,vae"], "names a model twice"),
-    (["--lengths=4,x"], "must be positive integers"),
+    (["--lengths=4,x"], "must be integers, 1 to"),
+    (["--lengths=999999999999"], "must be integers, 1 to"),
+    (["--num_items=999999999999"], "not an integer in the range"),
     (["--noise_variance=0"], "must be positive"),
+    (["--noise_variance=inf"], "noise_variance must be finite"),
+    (["--address_noise=nan"], "address_noise must be finite"),
+    (["--learning_rate=nan"], "learning_rate must be finite"),
   ],
 )
 def test_a_bad_flag_is_one_sentence(tmp_path, capsys, flags, sentence):

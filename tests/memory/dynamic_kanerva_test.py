@@ -283,12 +283,15 @@ def test_retrieval_encodes_decodes_and_projects():
     log_likelihood=of_code,
     project=lambda x: x > 0.5,
     num_steps=3,
+    weight_stddev=0.8,
   )
   x, items, values = start, [start], []
   for _ in range(3):
     w = naive_address(state, mix @ x, "ridge")
     p = 1 / (1 + np.exp(-mix.T @ (w @ state.mean)))
-    spread = dynamic_kanerva.weight_kl(w, weight_variance=SPREAD)
+    spread = dynamic_kanerva.weight_kl(
+      w, weight_stddev=0.8, weight_variance=SPREAD
+    )
     values.append(spread - np.sum(np.log(np.where(x > 0.5, p, 1 - p))))
     x = np.float32(p > 0.5)
     items.append(x)
@@ -437,9 +440,11 @@ def test_bad_arguments_are_refused():
   )
   for function in functions:
     for name in ("noise_variance", "weight_variance"):
-      for bad in (0.0, -1.0, float("nan")):
+      for bad in (0.0, -1.0, float("nan"), float("inf"), np.float32(0)):
         with pytest.raises(ValueError, match=f"{name} is {bad}"):
           function(**{name: bad})
+      with pytest.raises(AssertionError):
+        function(**{name: jnp.ones(K)})
     with pytest.raises(ValueError, match="method is 'cholesky'; it must be"):
       function(method="cholesky")
   for function in (
@@ -466,6 +471,14 @@ def test_bad_arguments_are_refused():
       dynamic_kanerva.address(state, bad)
   with pytest.raises(AssertionError):
     dynamic_kanerva.address(state._replace(cov=jnp.eye(2)), z)
+  whole = state._replace(mean=state.mean.astype(int))
+  with pytest.raises(AssertionError):
+    dynamic_kanerva.address(whole, z)
+  with pytest.raises(AssertionError):
+    dynamic_kanerva.weight_kl(jnp.ones(K, int))
+  # Or else it would be read as what is cut off of it.
+  with pytest.raises(AssertionError):
+    retrieved(state, z.astype(int))
   with pytest.raises(AssertionError):
     dynamic_kanerva.write(state, values[:, 1:])
   with pytest.raises(AssertionError):

@@ -417,9 +417,15 @@ def test_bad_arguments_are_refused():
     (kanerva.step_kl, item),
   )
   for function, given in functions:
-    for bad in (0.0, -1, float("nan")):
+    for bad in (0.0, -1, float("nan"), float("inf"), np.float32(0)):
       with pytest.raises(ValueError, match="noise_variance is"):
         function(state, *given, noise_variance=bad)
+    # One for all: neither of each row nor of each item.
+    with pytest.raises(AssertionError):
+      function(state, *given, noise_variance=jnp.ones(3))
+    # Of whole numbers a variance of a half would be 0.
+    with pytest.raises(AssertionError):
+      function(state._replace(mean=jnp.ones((3, 2), int)), *given, **noisy)
     with pytest.raises(AssertionError):
       function(state, given[0][..., 1:], *given[1:], **noisy)
     with pytest.raises(AssertionError):
@@ -429,8 +435,12 @@ def test_bad_arguments_are_refused():
   code = values[0]
   with pytest.raises(ValueError, match="noise_variance is"):
     kanerva_bounds.code_kl(code, code, code, noise_variance=0.0)
-  with pytest.raises(AssertionError):
-    kanerva_bounds.code_kl(code, code, code[1:], **noisy)
+  for given in ((code, code, code[1:]), (code.astype(int), code, code)):
+    with pytest.raises(AssertionError):
+      kanerva_bounds.code_kl(*given, **noisy)
+  for name in ("noise_variance", "read_variance"):
+    with pytest.raises(AssertionError):
+      kanerva_bounds.code_kl(code, code, code, **(noisy | {name: jnp.ones(2)}))
   for function, _ in functions[:4]:
     with pytest.raises(ValueError, match="weights has 0 items"):
       function(state, weights[:0], values[:0], **noisy)
@@ -441,6 +451,8 @@ def test_bad_arguments_are_refused():
   for shape in ((0, 2), (2, 0)):
     with pytest.raises(ValueError, match="the mean has 0"):
       kanerva.prior(jnp.ones(shape), jnp.zeros(()))
+  with pytest.raises(AssertionError):
+    kanerva.prior(jnp.ones((2, 2), int), 0.5)
   with pytest.raises(AssertionError):
     kanerva.kl(state, state._replace(mean=state.mean[:2]))
   with pytest.raises(AssertionError):

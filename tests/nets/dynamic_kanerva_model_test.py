@@ -81,6 +81,27 @@ def test_the_loss_is_that_of_items_one_by_one():
   np.testing.assert_allclose(less, -bound, rtol=1e-4)
 
 
+def test_each_term_teaches_encoder_and_memory():
+  memory, params = started("dkm")
+
+  @jax.jit
+  @jax.jacrev
+  def slopes(params):
+    return model.loss(jax.random.key(0), NETS, memory, params, images())[1]
+
+  for name, of in slopes(params)._asdict().items():
+    of_encoder = of["nets"]["encoder/~/layers/~/linear_1"]["w"]
+    assert jnp.abs(of_encoder).max() > 1e-4
+    of_memory = of["memory"]
+    is_learnt = name != "autoencoder"
+    assert bool(jnp.abs(of_memory["mean"]).max() > 1e-4) == is_learnt
+    assert bool(jnp.abs(of_memory["log_variance"]) > 1e-5) == is_learnt
+    # It is drawn from to read alone.
+    is_learnt = name in ("bound", "log_likelihood", "kl_weights")
+    spread = jnp.abs(of_memory["log_weight_stddev"])
+    assert bool(spread > 1e-4) == is_learnt
+
+
 @pytest.mark.parametrize("name", list(MEMORIES))
 def test_a_query_is_read_again_and_again(name):
   memory, params = started(name)
@@ -126,6 +147,45 @@ def test_a_core_has_seen_what_was_written():
   assert jnp.abs(found - memory.read(own, empty, codes[0]).code).max() > 1e-4
   drawn = memory.sample(jax.random.key(0), own, state, codes[0])
   np.testing.assert_array_equal(drawn.code, found)
+
+
+def test_a_core_is_told_whether_it_is_shown_or_asked():
+  # It forgets half of what it has seen at each step.
+  core = recurrent.Core(
+    init=lambda key: (),
+    initial_state=lambda: jnp.zeros(2),
+    apply=lambda params, x, state: (0.5 * state + x,) * 2,
+  )
+  memory = model.core_memory(core)
+  state, kl = memory.write((), jnp.array([[3.0], [5.0]]))
+  np.testing.assert_allclose(state, [6.5, 1.5])
+  assert kl == 0
+  found = memory.read((), state, jnp.array([7.0]))
+  np.testing.assert_allclose(found.code, [10.25, 0.75])
+  assert found.kl == 0
+
+
+def test_how_an_episode_is_written_and_read_is_passed_on():
+  codes = jnp.asarray(np.random.default_rng(2).normal(size=(T, C)), jnp.float32)
+  _, params = started("dkm")
+  own = params["memory"]
+  prior = kanerva.prior(own["mean"], own["log_variance"])
+  given = {"noise_variance": NOISE, "method": "squared"}
+  memory = model.dynamic_memory(K, C, num_iterations=2, **given)
+  state, _ = memory.write(own, codes)
+  wanted, _ = dynamic_kanerva.write(prior, codes, num_iterations=2, **given)
+  np.testing.assert_allclose(state.mean, wanted.mean, rtol=1e-5)
+  read = memory.read(own, state, codes[0])
+  wanted = dynamic_kanerva.read(state, codes[0], **given)
+  np.testing.assert_allclose(read.code, wanted.code, rtol=1e-5)
+
+
+def test_sizes_are_positive():
+  for rows, size, name in ((0, 4, "num_rows"), (2, -1, "code_size")):
+    with pytest.raises(ValueError, match=f"{name} is .*; it must be at least"):
+      model.dynamic_memory(rows, size)
+  with pytest.raises(ValueError, match="num_codes is 0; it must be at least"):
+    model.list_memory(0)
 
 
 def test_parts_begin_as_in_the_released_module():

@@ -112,6 +112,22 @@ def test_what_is_written_is_learnt_through_the_write():
     assert jnp.abs(grads["memory"]["mean"]).max() > 1e-5
 
 
+def test_where_it_is_written_is_learnt_through_the_write():
+  memory, params = started("kanerva")
+
+  @jax.jit
+  @jax.grad
+  def of(params):
+    state = model.written(jax.random.key(0), NETS, memory, params, images())
+    return jnp.sum(jnp.sin(state.mean))
+
+  grads = of(params)
+  assert jnp.abs(grads["memory"]["addresses"]).max() > 1e-4
+  for name in ("address", "expand", "code"):
+    of_layer = grads["nets"][f"{name}/~/linear_1"]["w"]
+    assert jnp.abs(of_layer).max() > 1e-4
+
+
 def test_an_expectation_over_the_memory_costs_its_variance():
   _, params = started("kanerva")
   given = params, jax.random.key(0), images()
@@ -138,6 +154,34 @@ def test_addresses_are_found_from_noisy_images():
   np.testing.assert_allclose(found[0].kl_code, found[1].kl_code, rtol=1e-6)
 
 
+def test_codes_are_written_from_images_without_noise():
+  """A memory that gives back the mean of the codes, which have no spread."""
+  memory = kanerva_memories.Memory(
+    init=lambda key: (),
+    write=lambda params, b, z: z.mean(0),
+    read=lambda params, state, b: (state, jnp.zeros(())),
+  )
+  _, params = started("vae")
+  last = params["nets"]["code/~/linear_1"]
+  last = {"w": last["w"].at[:, C:].set(0), "b": last["b"].at[C:].set(-30.0)}
+  own = params["nets"] | {"code/~/linear_1": last}
+  params, x = params | {"nets": own}, images()
+  found = [
+    model.bound(
+      *(jax.random.key(0), NETS, memory, params, x),
+      address_noise=address_noise,
+    )[1]
+    for address_noise in (0.0, 0.5)
+  ]
+  np.testing.assert_allclose(found[0].kl_code, found[1].kl_code, rtol=1e-5)
+  _, key = jax.random.split(jax.random.key(0))
+  noise = 0.5 * jax.random.normal(key, x.shape)
+  for terms, seen in zip(found, (x, x + noise), strict=True):
+    q_y = [NETS.address(own, NETS.features(own, image)) for image in seen]
+    wanted = np.mean([divergence(*normal, 0.0, 1.0) for normal in q_y])
+    np.testing.assert_allclose(terms.kl_address, wanted, rtol=1e-4)
+
+
 def test_a_core_is_asked_without_being_changed():
   memory, params = started("gru")
   b, z = jnp.ones((T, S)), jnp.arange(T * C, dtype=jnp.float32).reshape(T, C)
@@ -150,6 +194,32 @@ def test_a_core_is_asked_without_being_changed():
   # And it has seen what was written.
   empty = memory.write(own, b[:0], z[:0])
   assert jnp.abs(memory.read(own, empty, b[0])[0] - before).max() > 1e-4
+
+
+def test_a_core_is_told_whether_it_is_shown_or_asked():
+  # It forgets half of what it has seen at each step.
+  core = recurrent.Core(
+    init=lambda key: (),
+    initial_state=lambda: jnp.zeros(3),
+    apply=lambda params, x, state: (0.5 * state + x,) * 2,
+  )
+  memory = kanerva_memories.of_core(core)
+  b, z = jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [5.0]])
+  state = memory.write((), b, z)
+  code, variance = memory.read((), state, jnp.array([7.0]))
+  # A half of [2.5, 6.5, 1.5], and the question [7, 0, 0].
+  np.testing.assert_allclose(code, [8.25, 3.25, 0.75])
+  assert variance == 0
+
+
+def test_sizes_are_positive():
+  for name in ("code_size", "address_size"):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least"):
+      model.networks((2, 2, 1), **{name: 0})
+  given = {"num_rows": 2, "code_size": 3, "address_size": 2}
+  for name in given:
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least"):
+      kanerva_memories.matrix(**(given | {name: 0}))
 
 
 def test_what_is_written_read_and_made_by_hand():

@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +164,20 @@ def test_images_are_sorted_by_class():
   assert part.images[:, 0, 0, 0].tolist() == [3, 9, 0, 6]
   assert part.labels.tolist() == [2, 2, 7, 7]
   assert part.starts.tolist() == [0, 2, 4] and part.images.shape == (4, 1, 1, 3)
+
+
+def test_photographs_are_dequantised(monkeypatch):
+  whole = types.SimpleNamespace(
+    images=np.full((5, 4, 4, 3), 128, np.uint8), labels=np.zeros(5, np.int32)
+  )
+  load = lambda name, part, data_dir: whole
+  monkeypatch.setattr(image_episodes.datasets, "load", load)
+  task = image_episodes.task("cifar10")
+  assert not task.is_binary
+  for draw in (task.sample, task.test):
+    images = np.asarray(draw(jax.random.key(0), task.data, 5))
+    assert len(np.unique(images)) > 100
+    assert images.min() >= 0.5 and images.max() < 129 / 256
 
 
 def test_data_are_an_argument():
