@@ -462,14 +462,14 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="decay is"):
       energy.read_rates(2, decay=bad)
   for bad in (0.0, -1.0, np.inf, np.nan, 1e300, 1e-320):
-    with pytest.raises(ValueError, match="initial is.* must be positive and"):
+    with pytest.raises(ValueError, match="it must be positive and finite, fr"):
       energy.write_rates(params, initial=bad)
   with pytest.raises(ValueError, match=r"initial is 1000000.0.*to 6\.6e\+04"):
     energy.write_rates(params, initial=1e6, dtype=jnp.float16)
   with pytest.raises(ValueError, match="num_steps is 0"):
     energy.read_rates(0)
   for bad in (-1, np.inf, np.nan, 1e300):
-    with pytest.raises(ValueError, match="step_size is .*; it must be from 0"):
+    with pytest.raises(ValueError, match="; it must be from 0 to "):
       energy.read_rates(2, step_size=bad)
   with pytest.raises(ValueError, match=r"momentum is 1.5"):
     energy.read_rates(2, momentum=1.5)

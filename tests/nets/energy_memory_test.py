@@ -44,6 +44,8 @@ def test_starts_with_a_rate_a_layer_and_a_term():
     assert term.keys() == {"memory"}
     np.testing.assert_allclose(jax.nn.softplus(term["memory"]), 0.2, rtol=1e-5)
   assert params.read.step_size_logits.shape == (1,)
+  for logits in (params.read.step_size_logits, params.read.momentum_logits):
+    np.testing.assert_allclose(jax.nn.sigmoid(logits), 0.9, rtol=1e-5)
   np.testing.assert_allclose(params.read.step_size, 0.4, rtol=1e-6)
   np.testing.assert_allclose(params.read.momentum, 0.3, rtol=1e-6)
   assert started(gradient_norm=False).write.gradient_norm is None
@@ -101,7 +103,12 @@ def test_what_has_no_energy_is_measured_by_its_errors():
   found = recall(started())
   whole = energy_memory.measures(found, started().written, PATTERNS, QUERIES)
   values = energy_memory.energies(found, QUERIES)
-  np.testing.assert_array_equal(whole["falling"], np.diff(values) <= 1e-5)
+  path = np.concatenate([QUERIES[:, None], found.iterates], axis=1)
+  centre = np.asarray(found.written["memory"]["b"] + 0.25)
+  rises = np.diff(np.sum((path - centre) ** 2, axis=-1))
+  # From the queries, of which one lies lower than its pattern.
+  np.testing.assert_array_equal(whole["falling"], rises <= 0)
+  assert (np.diff(values) < 0).any()
   own = 0.5 * np.sum((PATTERNS - 0.25) ** 2, axis=1)
   np.testing.assert_allclose(whole["energy_before"], own, rtol=1e-6)
   centre = np.asarray(found.written["memory"]["b"] + 0.25)
@@ -114,6 +121,26 @@ def test_what_has_no_energy_is_measured_by_its_errors():
   assert list(bare) == ["loss"]
   np.testing.assert_array_equal(bare["loss"], whole["loss"])
   assert not energy_memory.energies(without, QUERIES).any()
+
+
+def test_the_modern_network_takes_one_step_from_where_signs_are():
+  stored = jnp.array([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+  query = jnp.array([[0.5, 0.4, 0.5]])
+  known, key = jnp.zeros((1, 3), bool), jax.random.key(0)
+  found = energy_memory.retrieve(key, "modern", stored, query, known)
+  # The scores of -1, 1, 1 and -1, -1, 1 by 0, -0.2, 0.
+  weights = np.exp([-0.2, 0.2]) / np.exp([-0.2, 0.2]).sum()
+  np.testing.assert_allclose(found[0], [0, weights[0], 1], atol=1e-6)
+
+
+def test_queries_settle_in_orders_of_their_own():
+  # Of two stored opposites a query that is as near to both goes to either.
+  stored = jnp.array([[0.0, 0.0, 1.0, 1.0, 0.0, 1.0]])
+  queries = jnp.tile(jnp.array([0.0, 0.0, 1.0, 0.0, 1.0, 0.0]), (16, 1))
+  known = jnp.zeros(queries.shape, bool)
+  key = jax.random.key(0)
+  found = energy_memory.retrieve(key, "hebb", stored, queries, known)
+  assert len({x.tobytes() for x in np.asarray(found)}) == 2
 
 
 @pytest.mark.parametrize("rule", [*energy_memory.RULES, "modern"])
