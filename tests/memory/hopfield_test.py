@@ -147,6 +147,24 @@ def test_units_are_updated_one_after_another_in_any_order():
   assert tuple(at_once.tolist()) == (-1.0, -1.0, -1.0)
 
 
+def test_each_sweep_has_an_order_of_its_own(monkeypatch):
+  orders, permutation = [], jax.random.permutation
+
+  def noted(key, size):
+    orders.append(tuple(permutation(key, size).tolist()))
+    return np.array(orders[-1])
+
+  monkeypatch.setattr(jax.random, "permutation", noted)
+  weights = np.triu(np.ones((5, 5)), 1)
+  weights -= weights.T  # nothing is stable
+  with jax.disable_jit():
+    found = hopfield.retrieve_asynchronously(
+      jax.random.key(0), weights, np.ones(5), max_sweeps=4
+    )
+  assert not found.is_stable
+  assert len(orders) == 4 and len(set(orders)) > 1
+
+
 def test_all_units_at_once_may_not_settle():
   weights, query = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1.0, -1.0])
   found = retrieve_at_once(weights, query, max_sweeps=5)

@@ -103,12 +103,12 @@ def test_what_has_no_energy_is_measured_by_its_errors():
   found = recall(started())
   whole = energy_memory.measures(found, started().written, PATTERNS, QUERIES)
   values = energy_memory.energies(found, QUERIES)
-  path = np.concatenate([QUERIES[:, None], found.iterates], axis=1)
-  centre = np.asarray(found.written["memory"]["b"] + 0.25)
-  rises = np.diff(np.sum((path - centre) ** 2, axis=-1))
-  # From the queries, of which one lies lower than its pattern.
-  np.testing.assert_array_equal(whole["falling"], rises <= 0)
-  assert (np.diff(values) < 0).any()
+  np.testing.assert_array_equal(whole["falling"], np.diff(values) <= 1e-5)
+  # Steps begin at the query, not at the pattern: up from where it is lowest.
+  lowest = jnp.tile(found.written["memory"]["b"] + 0.25, (2, 1))
+  still = found._replace(iterates=jnp.stack([PATTERNS, PATTERNS], axis=1))
+  up = energy_memory.measures(still, started().written, PATTERNS, lowest)
+  np.testing.assert_array_equal(up["falling"], [[0, 1], [0, 1]])
   own = 0.5 * np.sum((PATTERNS - 0.25) ** 2, axis=1)
   np.testing.assert_allclose(whole["energy_before"], own, rtol=1e-6)
   centre = np.asarray(found.written["memory"]["b"] + 0.25)
@@ -133,8 +133,28 @@ def test_the_modern_network_takes_one_step_from_where_signs_are():
   np.testing.assert_allclose(found[0], [0, weights[0], 1], atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", [*energy_memory.RULES, "modern"])
+@pytest.mark.parametrize("dtype", [jnp.uint8, bool, jnp.int32])
+def test_bits_of_any_type_are_patterns(rule, dtype):
+  stored = jnp.array([[0, 1, 1, 0], [1, 1, 0, 0]])
+  queries, known = 1 - stored, jnp.zeros((2, 4), bool).at[:, :2].set(True)
+  given = jax.random.key(0), rule
+  expected = energy_memory.retrieve(
+    *given, *(x.astype(jnp.float32) for x in (stored, queries)), known
+  )
+  given = jax.random.clone(given[0]), rule
+  bits = stored.astype(dtype), queries.astype(dtype)
+  found = energy_memory.retrieve(*given, *bits, known)
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  given = jax.random.clone(given[0]), rule
+  none = energy_memory.retrieve(*given, bits[0], bits[1][:0], known[:0])
+  assert none.shape == (0, 4)
+
+
 def test_queries_settle_in_orders_of_their_own():
-  # Of two stored opposites a query that is as near to both goes to either.
+  # A pattern and its opposite are stable; a query that is as near to both goes
+  # to either.
   stored = jnp.array([[0.0, 0.0, 1.0, 1.0, 0.0, 1.0]])
   queries = jnp.tile(jnp.array([0.0, 0.0, 1.0, 0.0, 1.0, 0.0]), (16, 1))
   known = jnp.zeros(queries.shape, bool)
