@@ -353,8 +353,8 @@ def read(
   if not lower < upper:
     raise ValueError(f"lower is {lower}; it must be below upper, {upper}.")
   chex.assert_type(query, float)
-  query = jnp.asarray(query)  # of the type that there is
   clip = functools.partial(jnp.clip, min=lower, max=upper)
+  query = clip(jnp.asarray(query))  # of the type that there is
   slope = jax.grad(energy, argnums=1)
 
   def step(carry, rates):
@@ -368,8 +368,7 @@ def read(
   step_sizes = decayed(rates.step_size, rates.step_size_logits)
   momenta = decayed(rates.momentum, rates.momentum_logits)
   schedule = tuple(x.astype(query.dtype) for x in (step_sizes, momenta))
-  start = clip(query), jnp.zeros_like(query)
-  return jax.lax.scan(step, start, schedule)[1]
+  return jax.lax.scan(step, (query, jnp.zeros_like(query)), schedule)[1]
 
 
 def reconstruction_loss(iterates: jax.Array, pattern: jax.Array) -> jax.Array:
