@@ -99,11 +99,8 @@ flags.DEFINE_list(
   f"To compare: {', '.join(VARIANTS)}.",
   **_OWN,
 )
-for _name, _values, _text in (
-  ("counts", ["2", "4", "8"], "Patterns in sets of tests."),
-  ("dynamic_sizes", [], "To compare, in place of --dynamic_size."),
-):
-  flags.DEFINE_list(_name, _values, _text, **_OWN)
+flags.DEFINE_list("counts", ["2", "4", "8"], "Patterns in a test.", **_OWN)
+flags.DEFINE_list("dynamic_sizes", [], "For --dynamic_size, each.", **_OWN)
 for _name, _values, _text in (
   ("network", NETWORKS, "The energy; of bits: gated."),
   ("fill", FILLS, "Of blocks of images."),
@@ -128,7 +125,7 @@ for _name, _value, _least, _text in (
   ("num_hops", 3, 1, "Updates of the network's own state."),
   ("num_filters", 8, 0, "Of the first convolutions; 0: none."),
 ):
-  flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
+  flags.DEFINE_integer(_name, _value, _text, _least, 10**6, **_OWN)
 for _name, _value, _text in (
   ("learning_rate", 2e-3, "Of AdamW."),
   ("weight_decay", 1e-6, "Of AdamW."),
@@ -339,6 +336,7 @@ def check() -> None:
   given = FLAGS.flag_values_dict()
   chosen, counts, network = given["variants"], given["counts"], given["network"]
   shown = f"--variants={','.join(chosen)}"
+  fits = lambda x: x.isdecimal() and 0 < int(x) <= 10**6
   wrong = {
     f"{shown} names no memory; there are {', '.join(VARIANTS)}.": (
       not chosen or set(chosen) - set(VARIANTS)
@@ -349,19 +347,20 @@ def check() -> None:
     ),
     "--counts is empty; it must have a number of patterns.": not counts,
     **{
-      f"--{name}={','.join(given[name])} must be positive integers.": (
-        not all(x.isdecimal() and int(x) for x in given[name])
+      f"--{name}={','.join(given[name])} must be integers, 1 to 10**6.": (
+        not all(map(fits, given[name]))
       )
       for name in ("counts", "dynamic_sizes")
     },
     f"--network={network} is of images; --task=binary has --network=gated.": (
       given["task"] == "binary" and network != "gated"
     ),
-    "--write_rate must be positive and finite.": (
-      not 0 < given["write_rate"] < math.inf
-    ),
     "--momentum must be at most 1.": not given["momentum"] <= 1,
+    "--max_norm must be positive.": not given["max_norm"] > 0,
+    "--write_rate must be positive.": not given["write_rate"] > 0,
   }
+  for name in ("learning_rate", "weight_decay", "write_rate", "step_size"):
+    wrong[f"--{name} must be finite."] = not given[name] < math.inf
   for sentence, is_wrong in wrong.items():
     if is_wrong:
       raise training.RunError(sentence)
@@ -391,7 +390,7 @@ def draw(results: training.Results, out_dir: Any) -> None:
     image_pictures.grid(rows, out_dir / f"{name}.png")
     energies |= {name: values} if setting.variant in ENERGIES else {}
     sizes[name] = setting.variant, setting.num_floats
-  if given["dynamic_sizes"] and trained:
+  if given["dynamic_sizes"] and trained and not results.options.sweep:
     labels = "numbers that are written", f"{kind} of a pattern"
     path = out_dir / "sizes.png"
     image_pictures.by_size(results, sizes, "eval/error", path, labels)

@@ -67,15 +67,15 @@ def write_rates(
   Args:
     layers: a tree, for its form: of each leaf there is a rate. Give θ for one
       rate an array, or a tree that ends at θ's layers for one a layer.
-    initial: the rate, softplus(ρ); positive. Of few updates little comes of
-      the paper's 1e-4: 0.1 to 0.3 learns sooner.
+    initial: the rate, softplus(ρ); positive, and a normal number of `dtype`.
+      Of few updates little comes of the paper's 1e-4: 0.1 to 0.3 learns sooner.
     dtype: of ρ.
 
   Returns:
     ρ.
 
   Raises:
-    ValueError: if `initial` is not positive and finite.
+    ValueError: if `initial` is not as said.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix C.
@@ -84,8 +84,12 @@ def write_rates(
   >>> f"{jax.nn.softplus(rates.prior['w']):.2f}"
   '0.50'
   """
-  if not (initial > 0 and math.isfinite(initial)):
-    raise ValueError(f"initial is {initial}; it must be positive and finite.")
+  least, most = (float(getattr(jnp.finfo(dtype), x)) for x in ("tiny", "max"))
+  if not least <= initial <= most:
+    raise ValueError(
+      f"initial is {initial}; it must be positive and finite, from {least:.2g} "
+      f"to {most:.2g}."
+    )
   logit = initial + math.log(-math.expm1(-initial))  # where softplus is it
   term = lambda: jax.tree.map(lambda _: jnp.asarray(logit, dtype), layers)
   return WriteRates(term(), term(), term())
@@ -103,7 +107,7 @@ def read_rates(
 
   Args:
     num_steps: K, at least 1.
-    step_size: γ_1, not negative.
+    step_size: γ_1, not negative, and finite.
     momentum: ψ_1, in [0, 1].
     decay: γ_k / γ_{k-1} and ψ_k / ψ_{k-1} at first, in (0, 1).
     dtype: of the rates.
@@ -122,8 +126,11 @@ def read_rates(
   """
   if num_steps < 1:
     raise ValueError(f"num_steps is {num_steps}; it must be 1 or more.")
-  if not 0 <= step_size < math.inf:
-    raise ValueError(f"step_size is {step_size}; it must not be negative.")
+  most = float(jnp.finfo(dtype).max)
+  if not 0 <= step_size <= most:
+    raise ValueError(
+      f"step_size is {step_size}; it must be from 0 to {most:.2g}."
+    )
   if not 0 <= momentum <= 1:
     raise ValueError(f"momentum is {momentum}; it must be from 0 to 1.")
   if not 0 < decay < 1:
@@ -347,6 +354,7 @@ def read(
     raise ValueError(f"lower is {lower}; it must be below upper, {upper}.")
   chex.assert_type(query, float)
   clip = functools.partial(jnp.clip, min=lower, max=upper)
+  query = clip(jnp.asarray(query))  # of the type that there is
   slope = jax.grad(energy, argnums=1)
 
   def step(carry, rates):
@@ -360,8 +368,7 @@ def read(
   step_sizes = decayed(rates.step_size, rates.step_size_logits)
   momenta = decayed(rates.momentum, rates.momentum_logits)
   schedule = tuple(x.astype(query.dtype) for x in (step_sizes, momenta))
-  start = clip(query), jnp.zeros_like(query)
-  return jax.lax.scan(step, start, schedule)[1]
+  return jax.lax.scan(step, (query, jnp.zeros_like(query)), schedule)[1]
 
 
 def reconstruction_loss(iterates: jax.Array, pattern: jax.Array) -> jax.Array:
@@ -382,6 +389,7 @@ def reconstruction_loss(iterates: jax.Array, pattern: jax.Array) -> jax.Array:
   """
   chex.assert_equal_shape_suffix([iterates, pattern], pattern.ndim)
   chex.assert_rank(iterates, pattern.ndim + 1)
+  chex.assert_type(iterates, float)
   return jnp.sum(jnp.square(iterates - pattern[None]))
 
 
@@ -453,7 +461,8 @@ def error_bits(x: jax.Array, pattern: jax.Array) -> jax.Array:
     pattern: what was stored, 0 and 1, [...].
 
   Returns:
-    How many lie on the other side of 1/2, which itself counts as 1, [] int32.
+    How many lie on the other side of 1/2, which itself counts as 1, or are not
+    numbers, [] int32.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4.
@@ -462,7 +471,7 @@ def error_bits(x: jax.Array, pattern: jax.Array) -> jax.Array:
   1
   """
   chex.assert_equal_shape([x, pattern])
-  wrong = (x >= 0.5) != (pattern >= 0.5)
+  wrong = jnp.isnan(x) | ((x >= 0.5) != (pattern >= 0.5))
   return jnp.sum(wrong, dtype=jnp.int32)
 
 

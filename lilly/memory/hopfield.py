@@ -14,6 +14,7 @@ makes of them.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import chex
@@ -36,7 +37,7 @@ class Retrieval(NamedTuple):
 
   state: jax.Array  # s, [D], of -1 and 1
   num_sweeps: jax.Array  # updates of all units, with the one without change
-  is_stable: jax.Array  # whether there was one without change
+  is_stable: jax.Array  # whether there was one without change; W of NaN: never
 
 
 def hebb(patterns: jax.Array, *, zero_diagonal: bool = True) -> jax.Array:
@@ -124,7 +125,7 @@ def pseudo_inverse(
     W, [D, D], symmetric. Time is O(min(N, D)³ + N D²).
 
   Raises:
-    ValueError: as `hebb`, or if the ridge is negative.
+    ValueError: as `hebb`, or if the ridge is negative or not finite.
 
   Reference:
     Personnaz, Guyon and Dreyfus (1985), Journal de Physique Lettres 46:L359;
@@ -134,8 +135,10 @@ def pseudo_inverse(
   >>> pseudo_inverse(X, zero_diagonal=False, ridge=0.0)[0].tolist()
   [0.5, 0.5, 0.0, 0.0]
   """
-  if not ridge >= 0:
-    raise ValueError(f"ridge is {ridge}; it must not be negative.")
+  if not 0 <= ridge < math.inf:
+    raise ValueError(
+      f"ridge is {ridge}; it must be finite and must not be negative."
+    )
   x, dtype = _checked_patterns(patterns)
   count, size = x.shape
   is_wide = count <= size
@@ -178,7 +181,11 @@ def energy(weights: jax.Array, state: jax.Array) -> jax.Array:
   (-0.5, 0.5)
   """
   _check_state(weights, state)
-  return -0.5 * _product(state, _product(weights, state))
+  dtype = jnp.result_type(weights, state, 0.5)
+  wide = jnp.promote_types(dtype, jnp.float32)  # sums are above the energy
+  weights, state = jnp.asarray(weights, wide), jnp.asarray(state, wide)
+  value = -0.5 * _product(state, _product(weights, state))
+  return value.astype(dtype)
 
 
 def retrieve_asynchronously(
@@ -271,23 +278,26 @@ def retrieve_synchronously(
 
 
 def _sign(field, state):
-  """The sign; where there is none the state."""
-  return jnp.where(field == 0, state, jnp.where(field > 0, 1, -1))
+  """The sign; where there is none, as of NaN, the state."""
+  return jnp.where(field > 0, 1, jnp.where(field < 0, -1, state))
 
 
 def _settle(sweep, key, weights, query, max_sweeps):
   """Sweeps until nothing changes."""
 
+  is_known = ~jnp.isnan(weights).any()
+
   def step(carry):
     key, found = carry
     key, state = sweep(key, found.state)
-    is_stable = jnp.all(state == found.state)
+    is_stable = is_known & jnp.all(state == found.state)
     return key, Retrieval(state, found.num_sweeps + 1, is_stable)
 
   def goes_on(carry):
     _, found = carry
     return ~found.is_stable & (found.num_sweeps < max_sweeps)
 
+  query = jnp.asarray(query)  # of the type that there is
   state = query.astype(jnp.promote_types(weights.dtype, jnp.float32))
   start = Retrieval(state, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
   _, found = jax.lax.while_loop(goes_on, step, (key, start))
@@ -307,13 +317,13 @@ def modern_energy(
   Args:
     patterns: x_i, [N, D], of any real numbers.
     state: ξ, [D].
-    inverse_temperature: β; positive.
+    inverse_temperature: β; positive and finite.
 
   Returns:
     E, [], not negative.
 
   Raises:
-    ValueError: if N is 0, or β is a number that is not positive.
+    ValueError: if N is 0, or β is a number that is not positive and finite.
 
   Reference:
     Ramsauer et al. (2021), arXiv:2008.02217, equation 2.
@@ -347,8 +357,8 @@ def modern_retrieve(
     patterns: X, [N, D], of any real numbers; they are the memory. One that is
       there twice weighs twice; N is not limited.
     query: ξ, where it begins, [D].
-    inverse_temperature: β; positive. If large, what is most like the query
-      is retrieved; if small, a mean.
+    inverse_temperature: β; positive and finite. If large, what is most like
+      the query is retrieved; if small, a mean.
     num_steps: how many updates; not negative.
     clamped: numbers that stay as they are, booleans, [D]; None is none.
 
@@ -388,9 +398,10 @@ def _check_modern(patterns, state, inverse_temperature):
   chex.assert_type([patterns, state], float)
   _check_sizes(patterns)
   is_number = isinstance(inverse_temperature, int | float)
-  if is_number and not inverse_temperature > 0:
+  if is_number and not 0 < inverse_temperature < math.inf:
     raise ValueError(
-      f"inverse_temperature is {inverse_temperature}; it must be positive."
+      f"inverse_temperature is {inverse_temperature}; it must be positive and "
+      "finite."
     )
 
 
@@ -405,6 +416,7 @@ def _checked_patterns(patterns):
   chex.assert_rank(patterns, 2)
   _check_sizes(patterns)
   _check_signs("patterns", patterns)
+  patterns = jnp.asarray(patterns)  # of the type that there is
   is_float = jnp.issubdtype(patterns.dtype, jnp.floating)
   dtype = patterns.dtype if is_float else jnp.result_type(float)
   return patterns.astype(jnp.promote_types(dtype, jnp.float32)), dtype
@@ -414,7 +426,7 @@ def _checked_query(weights, query, clamped, max_sweeps):
   """Which units are free."""
   _check_state(weights, query)
   _check_signs("query", query)
-  if max_sweeps < 1:
+  if not max_sweeps >= 1:
     raise ValueError(f"max_sweeps is {max_sweeps}; it must be 1 or more.")
   return _free(query, clamped)
 

@@ -4,6 +4,7 @@ Patterns and queries are from 0 to 1 and of any shape; what is read is, too.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -198,8 +199,13 @@ def retrieve(
     raise ValueError("patterns has 0 items; give 1 or more.")
   if rule in RULES:
     _check_bits(patterns)
-  flat = lambda x: x.reshape(len(x), -1)
+
+  def flat(x):  # bytes would go round at 0
+    x = jnp.asarray(x, jnp.result_type(x, 0.5))
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
   signs = 2 * flat(patterns) - 1
+  is_clamped = is_known.reshape(len(queries), math.prod(queries.shape[1:]))
   keys = jax.random.split(key, len(queries))
   weights = RULES[rule](signs) if rule in RULES else None
 
@@ -211,7 +217,7 @@ def retrieve(
     )
     return found.state
 
-  found = jax.vmap(one)(keys, 2 * flat(queries) - 1, flat(is_known))
+  found = jax.vmap(one)(keys, 2 * flat(queries) - 1, is_clamped)
   return (1 + found.reshape(queries.shape)) / 2
 
 

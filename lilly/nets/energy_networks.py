@@ -100,6 +100,10 @@ def _check(**sizes):
       raise ValueError(f"{name} is {size}; it must be a positive integer.")
 
 
+def _check_channels(channels):
+  _check(**{f"channels[{l}]": size for l, size in enumerate(channels)})
+
+
 def _check_dynamic(dynamic_size, name, size):
   if not 1 <= dynamic_size < size:
     raise ValueError(
@@ -251,6 +255,7 @@ def residual(
   (6, 2)
   """
   _check(num_hops=num_hops, code_size=code_size, last_size=last_size)
+  _check_channels(channels)
   _check_dynamic(dynamic_size, "hidden_size", hidden_size)
 
   def build(image):
@@ -308,6 +313,7 @@ def convolutional(
   [(27, 2), (27, 2)]
   """
   _check(num_hops=num_hops, bottleneck=bottleneck, last_size=last_size)
+  _check_channels(channels)
   _check_dynamic(dynamic_size, "width", width)
 
   def build(image):
@@ -363,6 +369,7 @@ def proportioned(
     channels = (f, 2 * f, 3 * f) if f else ()
     return residual(channels=channels, last_size=last_size, **sizes)
   if kind == "convolutional":
+    _check(num_filters=f)
     sizes |= {"width": 4 * f, "bottleneck": 2 * f, "last_size": last_size}
     return convolutional(channels=(f, 2 * f), **sizes)
   raise ValueError(f"kind is {kind!r}; it must be one of {NETWORKS}.")

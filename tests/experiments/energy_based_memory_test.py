@@ -115,6 +115,132 @@ def test_what_is_measured_by_hand():
     np.testing.assert_allclose(found[name], values, err_msg=name)
 
 
+TRAIN = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], np.float32)
+
+
+def linear(data=(TRAIN, 1 - TRAIN)):
+  """Reads w x̃, then 2 w x̃ + b; a set and its queries are always the same."""
+
+  def recall(params, stored, queries):
+    first = params["w"] * queries
+    reads = jnp.stack([first, 2 * first + params["b"][None]], axis=1)
+    return energy_memory.Recall((), None, reads)
+
+  task = experiment.make_task(None)._replace(
+    is_binary=False,
+    shape=(3,),
+    sample=lambda key, data, count: data[0],
+    test=None,
+    data=data,
+    damage=lambda key, x: patterns.Query(0.5 * x + 0.25, x > 0),
+  )
+  init = lambda key, x: {"w": jnp.array(2.0), "b": jnp.zeros(3)}
+  memory = pattern_memories.PatternMemory(init, recall)
+  return experiment.Setting(task, "ebmm", memory, 0)
+
+
+def numpy_slopes(w, b, x):
+  """Of the loss, which is given too, and of the last step's error."""
+  query = 0.5 * x + 0.25
+  first, last = x - w * query, x - 2 * w * query - b
+  errors = (first**2).sum(1).mean(), (last**2).sum(1).mean()
+  by_w = (-2 * first * query - 4 * last * query).sum(1).mean()
+  return sum(errors), errors[1], np.array([by_w, *(-2 * last.mean(0))])
+
+
+def test_an_update_is_clipped_adam_with_weight_decay():
+  given = ["--num_sets=3", "--max_norm=0.5", "--weight_decay=0.1"]
+  parse(experiment, "--preset=smoke", *given)
+  setting = linear()
+  hyper = {"learning_rate": jnp.array(0.3)}
+  state = experiment.start(jax.random.key(0), hyper, setting)
+  step = jax.jit(lambda *given: experiment.update(*given, setting))
+  w, m, v = np.array([2.0, 0, 0, 0]), 0.0, 0.0
+  for t in range(1, 4):
+    # The second set is far easier: norms differ, but none is clipped after.
+    scale = 0.1 if t == 2 else 1.0
+    loss, error, slope = numpy_slopes(w[0], w[1:], scale * TRAIN)
+    norm = np.linalg.norm(slope)
+    assert norm > 0.5
+    state, metrics = step(state, (scale * TRAIN, None))
+    assert {**metrics} == pytest.approx(
+      {"loss": loss, "error": error, "norm": norm}, rel=1e-4
+    )
+    slope = slope / norm * 0.5
+    m, v = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope**2
+    adam = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    w = w - 0.3 * (adam + 0.1 * w)
+    np.testing.assert_allclose(state.params["w"], w[0], rtol=1e-4)
+    np.testing.assert_allclose(state.params["b"], w[1:], rtol=1e-4)
+  after, _ = step(state, (np.nan * TRAIN, None))
+  np.testing.assert_array_equal(after.params["b"], state.params["b"])
+  assert after.moments.bad_total == 1 and state.moments.bad_total == 0
+
+
+def drawn(setting):
+  """Of random damage: reads are what it is from the first query's."""
+  damage = lambda key, x: patterns.Query(jax.random.normal(key, x.shape), x > 0)
+
+  def recall(params, stored, queries):
+    reads = stored + queries - queries[:1] + 0 * params["w"]
+    return energy_memory.Recall((), None, reads[:, None])
+
+  memory = setting.memory._replace(recall=recall)
+  return setting._replace(
+    memory=memory, task=setting.task._replace(damage=damage)
+  )
+
+
+def test_each_query_of_each_update_is_damaged_for_itself():
+  parse(experiment, "--preset=smoke", "--num_sets=2000")
+  setting = drawn(linear())
+  hyper = {"learning_rate": jnp.array(0.0)}
+  state = experiment.start(jax.random.key(0), hyper, setting)
+  step = jax.jit(lambda *given: experiment.update(*given, setting))
+  errors = []
+  for _ in range(2):
+    state, metrics = step(state, setting.task.data)
+    errors.append(float(metrics["error"]))
+  assert errors[0] != errors[1]
+  # Between two damages is 6, three normal numbers each; of the first query 0.
+  np.testing.assert_allclose(errors, 3, atol=0.3)
+
+
+def test_evaluations_are_of_the_same_test_sets_at_every_time():
+  given = ["--counts=1,3", "--num_tests=2000", "--num_sets=500"]
+  parse(experiment, "--preset=smoke", *given)
+  setting = drawn(linear())
+  stored = lambda key, data, count: jnp.zeros((count, 3)) + data[1][:1]
+  task = setting.task._replace(test=stored, sample=None)
+  setting = setting._replace(task=task, variant="memory_network")
+  hyper = {"learning_rate": jnp.array(0.0)}
+  made = [experiment.start(jax.random.key(i), hyper, setting) for i in range(2)]
+  evaluate = jax.jit(lambda *x: experiment.evaluate(*x, setting))
+  found, again = (evaluate(state, task.data) for state in made)
+  assert found == again
+  errors = [float(found[f"error_at_{n}"]) for n in (1, 2, 3)]
+  # As above; each test has a damage of its own, or means were far from that.
+  np.testing.assert_allclose(errors, [0, 3, 4], atol=0.3)
+  assert found["error"] == errors[1]  # of as many as are trained on
+
+
+def test_variants_differ_in_how_they_write(monkeypatch):
+  made = []
+  keep = lambda network, **given: made.append(given)
+  monkeypatch.setattr(pattern_memories, "energy", keep)
+  flags = ["--write_steps=4", "--nogradient_norm", "--remat"]
+  flags += ["--step_size=0.25", "--momentum=0.125", "--write_rate=0.2"]
+  parse(experiment, *flags, "--read_steps=5")
+  rates = {"step_size": 0.25, "momentum": 0.125, "write_rate": 0.2}
+  rates |= {"gradient_norm": False, "remat": True, "read_steps": 5}
+  task = experiment.make_task(None)
+  for variant in experiment.ENERGIES:
+    experiment.make_setting(variant, task)
+    steps = 0 if variant == "unwritten" else 4
+    own = {"write_steps": steps, "first_order": variant == "first_order"}
+    assert made[-1] == own | rates
+
+
 def test_a_memory_network_is_as_large_as_what_is_written():
   parse(experiment, "--num_bits=32", "--num_patterns=40", "--dynamic_size=15")
   task = experiment.make_task(None)
@@ -150,6 +276,10 @@ def test_memories_of_several_sizes_are_compared(tmp_path):
   found = {final(tmp_path, f"memory_network-{n}")["eval/loss"] for n in (2, 3)}
   assert len(found) == 2
   assert (tmp_path / "run" / "sizes.png").stat().st_size > 1000
+  # Of a sweep there would be several lines for each: it is not drawn.
+  flags += ["--sweep=learning_rate=1e-3,1e-2", "--dynamic_sizes=2"]
+  assert run(experiment, tmp_path / "swept", *flags) == 0
+  assert not (tmp_path / "swept" / "run" / "sizes.png").exists()
   parse(experiment, "--dynamic_size=7")
   task = experiment.make_task(None)
   sizes = [
@@ -173,9 +303,12 @@ def test_errors_of_colours_are_squares():
     (["--variants=storky"], "names no memory"),
     (["--variants=query,query"], "names a memory twice"),
     (["--task=cifar10", "--variants=hebb"], "rules are of bits"),
-    (["--counts=0"], "must be positive integers"),
+    (["--counts=0"], "--counts=0 must be integers, 1 to 10**6"),
+    (["--counts=2,1000001"], "--counts=2,1000001 must be integers"),
+    (["--num_bits=1000000000000"], "--num_bits=1000000000000"),
     (["--counts="], "--counts is empty"),
-    (["--dynamic_sizes=3,0"], "--dynamic_sizes=3,0 must be positive"),
+    (["--dynamic_sizes=3,0"], "--dynamic_sizes=3,0 must be integers"),
+    (["--dynamic_sizes=abc"], "--dynamic_sizes=abc must be integers"),
     (["--num_redrawn=9"], "num_redrawn is 9; it must be from 0 to 8"),
     (["--network=residual"], "is of images"),
     (["--dynamic_size=6"], "dynamic_size is 6; it must be from 1 to 5"),
@@ -184,8 +317,18 @@ def test_errors_of_colours_are_squares():
       "to 3, less than width",
     ),
     (["--task=digits", "--block_size=9"], "it must be from 1 to 8"),
-    (["--write_rate=0"], "must be positive and finite"),
-    (["--write_rate=inf"], "must be positive and finite"),
+    (
+      ["--task=digits", "--network=convolutional", "--num_filters=0"],
+      "num_filters is 0; it must be a positive integer",
+    ),
+    (["--write_rate=0"], "--write_rate must be positive"),
+    (["--write_rate=inf"], "--write_rate must be finite"),
+    (["--write_rate=1e300"], "initial is 1e+300; it must be positive and"),
+    (["--step_size=nan"], "--step_size must be finite"),
+    (["--learning_rate=nan"], "--learning_rate must be finite"),
+    (["--weight_decay=inf"], "--weight_decay must be finite"),
+    (["--max_norm=0"], "--max_norm must be positive"),
+    (["--max_norm=nan"], "--max_norm must be positive"),
     (["--momentum=nan"], "must be at most 1"),
   ],
 )

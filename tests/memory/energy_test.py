@@ -432,6 +432,26 @@ def test_bits_are_rounded():
   x = jnp.array([0.49, 0.5, 0.51, 0.0])
   assert int(energy.error_bits(x, jnp.array([0.0, 0.0, 0.0, 1.0]))) == 3
   assert int(energy.error_bits(x, jnp.array([0.0, 1.0, 1.0, 0.0]))) == 0
+  # What diverged is wrong everywhere, not right where 0 was stored.
+  for pattern in (jnp.zeros(4), jnp.ones(4)):
+    assert int(energy.error_bits(jnp.full(4, jnp.nan), pattern)) == 4
+
+
+def test_numbers_of_numpy_are_taken_in_the_type_that_there_is():
+  (params, rates, schedule, static), patterns, queries = example()
+  with jax.enable_x64(False):
+    learned, *given = jax.tree.map(
+      jnp.float32, ((params, rates, schedule, static), patterns, queries)
+    )
+    params, rates, schedule, static = learned
+    function = functools.partial(energy_of, static)
+    settings = function, rates, schedule
+    found = energy.loss(params, patterns, queries, *settings, num_steps=1)
+    expected = energy.loss(params, *given, *settings, num_steps=1)
+    assert found[0].dtype == jnp.float32
+    np.testing.assert_array_equal(found[1], expected[1])
+    found = energy.read(params, queries[0], function, schedule)
+    assert found.dtype == jnp.float32
 
 
 def test_bad_arguments_are_refused():
@@ -441,13 +461,16 @@ def test_bad_arguments_are_refused():
   for bad in (0.0, 1.0, -0.5, np.nan):
     with pytest.raises(ValueError, match="decay is"):
       energy.read_rates(2, decay=bad)
-  for bad in (0.0, -1.0, np.inf, np.nan):
-    with pytest.raises(ValueError, match="initial is"):
+  for bad in (0.0, -1.0, np.inf, np.nan, 1e300, 1e-320):
+    with pytest.raises(ValueError, match="it must be positive and finite, fr"):
       energy.write_rates(params, initial=bad)
+  with pytest.raises(ValueError, match=r"initial is 1000000.0.*to 6\.6e\+04"):
+    energy.write_rates(params, initial=1e6, dtype=jnp.float16)
   with pytest.raises(ValueError, match="num_steps is 0"):
     energy.read_rates(0)
-  with pytest.raises(ValueError, match="step_size is -1"):
-    energy.read_rates(2, step_size=-1)
+  for bad in (-1, np.inf, np.nan, 1e300):
+    with pytest.raises(ValueError, match="; it must be from 0 to "):
+      energy.read_rates(2, step_size=bad)
   with pytest.raises(ValueError, match=r"momentum is 1.5"):
     energy.read_rates(2, momentum=1.5)
   with pytest.raises(ValueError, match="num_steps is -1"):
@@ -469,5 +492,7 @@ def test_bad_arguments_are_refused():
     energy.write(params, patterns, several, rates, num_steps=1)
   with pytest.raises(AssertionError):
     energy.reconstruction_loss(jnp.ones((2, 3)), jnp.ones(2))
+  with pytest.raises(AssertionError):  # bytes would go round at 256
+    energy.reconstruction_loss(jnp.ones((2, 3), jnp.uint8), jnp.ones(3))
   with pytest.raises(AssertionError):
     energy.error_bits(jnp.ones((2, 3)), jnp.ones(3))

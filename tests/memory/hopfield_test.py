@@ -147,6 +147,24 @@ def test_units_are_updated_one_after_another_in_any_order():
   assert tuple(at_once.tolist()) == (-1.0, -1.0, -1.0)
 
 
+def test_each_sweep_has_an_order_of_its_own(monkeypatch):
+  orders, permutation = [], jax.random.permutation
+
+  def noted(key, size):
+    orders.append(tuple(permutation(key, size).tolist()))
+    return np.array(orders[-1])
+
+  monkeypatch.setattr(jax.random, "permutation", noted)
+  weights = np.triu(np.ones((5, 5)), 1)
+  weights -= weights.T  # nothing is stable
+  with jax.disable_jit():
+    found = hopfield.retrieve_asynchronously(
+      jax.random.key(0), weights, np.ones(5), max_sweeps=4
+    )
+  assert not found.is_stable
+  assert len(orders) == 4 and len(set(orders)) > 1
+
+
 def test_all_units_at_once_may_not_settle():
   weights, query = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1.0, -1.0])
   found = retrieve_at_once(weights, query, max_sweeps=5)
@@ -168,6 +186,39 @@ def test_a_unit_without_a_field_stays():
     np.testing.assert_array_equal(found.state, query)
     assert found.is_stable
     assert int(found.num_sweeps) == 1
+
+
+def test_weights_that_are_no_numbers_settle_nothing():
+  # As of patterns that depend on each other, without a ridge.
+  patterns, query = np.stack([signs(4)] * 2), signs(4, seed=1)
+  weights = hopfield.pseudo_inverse(patterns, ridge=0.0)
+  assert np.isnan(weights).any()
+  for found in (
+    retrieve(jax.random.key(0), weights, query, max_sweeps=3),
+    retrieve_at_once(weights, query, max_sweeps=3),
+  ):
+    assert not found.is_stable
+    assert int(found.num_sweeps) == 3
+    np.testing.assert_array_equal(found.state, query)
+
+
+def test_energies_of_half_precision_do_not_overflow():
+  for dtype in (jnp.float16, jnp.bfloat16):
+    found = hopfield.energy(jnp.ones((300, 300), dtype), jnp.ones(300, dtype))
+    assert found.dtype == dtype
+    assert_close(float(found), -0.5 * 300**2, rtol=2e-3)
+
+
+def test_signs_of_numpy_are_taken_in_the_type_that_there_is():
+  patterns = np.random.default_rng(0).choice([-1, 1], (2, 6))
+  with jax.enable_x64(False):  # each warning is an error here
+    for rule in RULES.values():
+      for kind in (np.int64, np.float64):
+        weights = rule(patterns.astype(kind))
+        assert weights.dtype == jnp.float32
+        found = hopfield.retrieve_synchronously(weights, patterns[0])
+        assert found.state.dtype == jnp.int32
+        np.testing.assert_array_equal(found.state, patterns[0])
 
 
 def test_states_settle_where_the_energy_is_low():
@@ -339,9 +390,12 @@ def test_bad_arguments_are_refused():
       rule(patterns[:, :0])
     with pytest.raises(AssertionError):
       rule(patterns[0])
-  for bad in (-1e-3, np.nan):
+  for bad in (-1e-3, np.nan, np.inf):
     with pytest.raises(ValueError, match="ridge is"):
       hopfield.pseudo_inverse(patterns, ridge=bad)
+  for bad in (0, np.nan):
+    with pytest.raises(ValueError, match=f"max_sweeps is {bad}"):
+      hopfield.retrieve_synchronously(weights, patterns[0], max_sweeps=bad)
   with pytest.raises(ValueError, match="max_sweeps is 0"):
     hopfield.retrieve_asynchronously(key, weights, patterns[0], max_sweeps=0)
   with pytest.raises(AssertionError):
@@ -351,7 +405,7 @@ def test_bad_arguments_are_refused():
   with pytest.raises(AssertionError):
     hopfield.energy(weights, patterns)
   for function in (hopfield.modern_energy, hopfield.modern_retrieve):
-    for bad in (0.0, -1, np.nan):
+    for bad in (0.0, -1, np.nan, np.inf):
       with pytest.raises(ValueError, match="inverse_temperature is"):
         function(patterns, patterns[0], inverse_temperature=bad)
     with pytest.raises(ValueError, match="patterns has 0 items"):

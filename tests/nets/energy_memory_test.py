@@ -44,6 +44,8 @@ def test_starts_with_a_rate_a_layer_and_a_term():
     assert term.keys() == {"memory"}
     np.testing.assert_allclose(jax.nn.softplus(term["memory"]), 0.2, rtol=1e-5)
   assert params.read.step_size_logits.shape == (1,)
+  for logits in (params.read.step_size_logits, params.read.momentum_logits):
+    np.testing.assert_allclose(jax.nn.sigmoid(logits), 0.9, rtol=1e-5)
   np.testing.assert_allclose(params.read.step_size, 0.4, rtol=1e-6)
   np.testing.assert_allclose(params.read.momentum, 0.3, rtol=1e-6)
   assert started(gradient_norm=False).write.gradient_norm is None
@@ -102,6 +104,11 @@ def test_what_has_no_energy_is_measured_by_its_errors():
   whole = energy_memory.measures(found, started().written, PATTERNS, QUERIES)
   values = energy_memory.energies(found, QUERIES)
   np.testing.assert_array_equal(whole["falling"], np.diff(values) <= 1e-5)
+  # Steps begin at the query, not at the pattern: up from where it is lowest.
+  lowest = jnp.tile(found.written["memory"]["b"] + 0.25, (2, 1))
+  still = found._replace(iterates=jnp.stack([PATTERNS, PATTERNS], axis=1))
+  up = energy_memory.measures(still, started().written, PATTERNS, lowest)
+  np.testing.assert_array_equal(up["falling"], [[0, 1], [0, 1]])
   own = 0.5 * np.sum((PATTERNS - 0.25) ** 2, axis=1)
   np.testing.assert_allclose(whole["energy_before"], own, rtol=1e-6)
   centre = np.asarray(found.written["memory"]["b"] + 0.25)
@@ -114,6 +121,46 @@ def test_what_has_no_energy_is_measured_by_its_errors():
   assert list(bare) == ["loss"]
   np.testing.assert_array_equal(bare["loss"], whole["loss"])
   assert not energy_memory.energies(without, QUERIES).any()
+
+
+def test_the_modern_network_takes_one_step_from_where_signs_are():
+  stored = jnp.array([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+  query = jnp.array([[0.5, 0.4, 0.5]])
+  known, key = jnp.zeros((1, 3), bool), jax.random.key(0)
+  found = energy_memory.retrieve(key, "modern", stored, query, known)
+  # The scores of -1, 1, 1 and -1, -1, 1 by 0, -0.2, 0.
+  weights = np.exp([-0.2, 0.2]) / np.exp([-0.2, 0.2]).sum()
+  np.testing.assert_allclose(found[0], [0, weights[0], 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [*energy_memory.RULES, "modern"])
+@pytest.mark.parametrize("dtype", [jnp.uint8, bool, jnp.int32])
+def test_bits_of_any_type_are_patterns(rule, dtype):
+  stored = jnp.array([[0, 1, 1, 0], [1, 1, 0, 0]])
+  queries, known = 1 - stored, jnp.zeros((2, 4), bool).at[:, :2].set(True)
+  given = jax.random.key(0), rule
+  expected = energy_memory.retrieve(
+    *given, *(x.astype(jnp.float32) for x in (stored, queries)), known
+  )
+  given = jax.random.clone(given[0]), rule
+  bits = stored.astype(dtype), queries.astype(dtype)
+  found = energy_memory.retrieve(*given, *bits, known)
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  given = jax.random.clone(given[0]), rule
+  none = energy_memory.retrieve(*given, bits[0], bits[1][:0], known[:0])
+  assert none.shape == (0, 4)
+
+
+def test_queries_settle_in_orders_of_their_own():
+  # A pattern and its opposite are stable; a query that is as near to both goes
+  # to either.
+  stored = jnp.array([[0.0, 0.0, 1.0, 1.0, 0.0, 1.0]])
+  queries = jnp.tile(jnp.array([0.0, 0.0, 1.0, 0.0, 1.0, 0.0]), (16, 1))
+  known = jnp.zeros(queries.shape, bool)
+  key = jax.random.key(0)
+  found = energy_memory.retrieve(key, "hebb", stored, queries, known)
+  assert len({x.tobytes() for x in np.asarray(found)}) == 2
 
 
 @pytest.mark.parametrize("rule", [*energy_memory.RULES, "modern"])

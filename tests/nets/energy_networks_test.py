@@ -230,6 +230,13 @@ def test_blank_places_do_not_blow_up_what_is_written(kind):
     ("residual", {"code_size": 0}, "code_size is 0; it must be a positive"),
     ("convolutional", {"bottleneck": 0}, "bottleneck is 0; it must be a"),
     ("convolutional", {"dynamic_size": 128}, "to 127, less than width"),
+    ("convolutional", {"channels": (2, 0)}, r"channels\[1\] is 0; it must be"),
+    ("residual", {"channels": (-1,)}, r"channels\[0\] is -1; it must be a"),
+    (
+      "proportioned",
+      {"kind": "convolutional", "num_hops": 1},
+      "num_filters is 0; it must be a positive",
+    ),
   ],
 )
 def test_bad_sizes_are_refused(make, options, message):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.tasks import patterns
+from lilly.tasks import image_episodes, patterns
 
 NUM_DRAWS = 2000
 
@@ -87,6 +87,18 @@ def test_tasks_are_sets_and_their_damage():
     query = task.damage(key_damage, found[0])
     assert query.is_damaged.sum() == damaged
   assert (query.pattern[query.is_damaged] == 0).all()
+
+
+def test_images_are_those_of_the_data_set(monkeypatch):
+  """To train on are others than to test on, and colours are no bits."""
+  of = lambda value: lambda key, data, count: jnp.full((count, 4, 4, 3), value)
+  given = image_episodes.Task((4, 4, 3), False, of(0.25), of(0.5), ("a", "b"))
+  monkeypatch.setattr(image_episodes, "task", lambda name, data_dir: given)
+  task = patterns.image_task("cifar10", block_size=2)
+  assert not task.is_binary
+  assert task.shape == (4, 4, 3) and task.data == ("a", "b")
+  assert (task.sample(None, (), 2) == 0.25).all()
+  assert (task.test(None, (), 2) == 0.5).all()
 
 
 def test_distance_counts_bits_or_adds_squares():
