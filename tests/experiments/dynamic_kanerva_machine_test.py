@@ -7,6 +7,7 @@ import pytest
 
 from experiments import dynamic_kanerva_machine as experiment
 from lilly.memory import dynamic_kanerva, kanerva
+from lilly.nets import dynamic_kanerva_model
 from lilly.tasks import image_episodes
 from tests.running import final, parse, run
 
@@ -130,8 +131,9 @@ def test_recalls_by_hand(monkeypatch):
     value = jnp.array([4.0, 3.0, 3.5, 1.0])[: num_reads + 1]
     return jnp.stack(seen), value
 
-  monkeypatch.setattr(experiment.model, "written", written)
-  monkeypatch.setattr(experiment.model, "recall", recall)
+  # Of the module itself: from a lazy one they would not come back.
+  monkeypatch.setattr(dynamic_kanerva_model, "written", written)
+  monkeypatch.setattr(dynamic_kanerva_model, "recall", recall)
   setting = experiment.make_setting("dkm", task)
   found = experiment.recalled({}, setting, images, queries)
   assert found["query"] == 64 and found["wrong"] == 1

@@ -11,6 +11,7 @@ import pytest
 from experiments import kanerva_machine as experiment
 from lilly import training
 from lilly.memory import kanerva, kanerva_bounds
+from lilly.nets import kanerva_model
 from lilly.tasks import image_episodes
 from lilly.training import claims
 from tests.running import final, parse, run
@@ -123,9 +124,9 @@ def test_flags_reach_the_model(monkeypatch):
   flags = ["--noise_variance=2", "--address_noise=0.3", "--expected"]
   parse(experiment, "--preset=smoke", *flags)
   given = {}
-  monkeypatch.setattr(
-    experiment.model, "bound", lambda *x, **y: given.update(y)
-  )
+  # Of the module itself: from a lazy one it would not come back.
+  bound = lambda *_, **options: given.update(options)
+  monkeypatch.setattr(kanerva_model, "bound", bound)
   task = image_episodes.task("digits")
   for variant in experiment.VARIANTS:
     setting = experiment.make_setting(variant, task)
