@@ -138,8 +138,11 @@ def test_a_full_disk_is_one_sentence(start_toy):
 def test_two_processes_do_not_share_a_directory(start_toy):
   first, directory = start_toy(*LONG)
   wait_for(lambda: (directory / "config.json").exists(), first)
+  # It must not end before the other one has begun.
+  first.send_signal(signal.SIGSTOP)
   second, _ = start_toy(*LONG)
   status, _, err = finish(second)
+  first.send_signal(signal.SIGCONT)
   assert status == 1 and "another process is running" in err
   assert err.count("\n") == 1
   assert finish(first)[0] == 0
