@@ -125,8 +125,8 @@ def make_setting(variant: str, task: Any) -> Setting:
   """A model with the flags' sizes; all variants have the same nets."""
   given = FLAGS.flag_values_dict()
   sizes = {n: given[n] for n in ("code_size", "hidden_size", "num_filters")}
-  kinds = likelihoods.GAUSSIAN, likelihoods.BERNOULLI
-  sizes["likelihood"] = kinds[task.is_binary]
+  likelihood = likelihoods.BERNOULLI if task.is_binary else likelihoods.GAUSSIAN
+  sizes["likelihood"] = likelihood
   if variant == "vae":
     return make_vae(task, sizes)
   nets = model.networks(task.shape, **sizes)

@@ -197,7 +197,7 @@ def make_setting(name: str, task: Any) -> Setting:
 
 def optimiser_of(hyper: Any) -> Any:
   """AdamW; the gradients through both loops are clipped, not those inside."""
-  clip = optax.clip_by_global_norm(*pick("max_norm").values())
+  clip = optax.clip_by_global_norm(FLAGS["max_norm"].value)
   adam = optax.adamw(hyper["learning_rate"], **pick("weight_decay"))
   return training.skip_nonfinite(optax.chain(clip, adam))
 
@@ -296,7 +296,7 @@ def of_trained(
 
 
 def of_rule(
-  key: Any, setting: Setting, _: Any, stored: Any, queries: Any, __: Any
+  key: Any, setting: Setting, _params: Any, stored: Any, queries: Any, _: Any
 ) -> dict[str, Any]:
   """Errors of what needs no training, also where it knows what is damaged."""
   if setting.variant == "query":

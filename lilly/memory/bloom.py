@@ -12,6 +12,7 @@ numbers of 64 bits are cut to 32 before, unless JAX is told to keep them
 """
 
 import math
+import numbers
 from typing import NamedTuple
 
 import chex
@@ -23,7 +24,6 @@ __all__ = ["State", "cuckoo_space", "false_positive_rate", "init", "insert"]
 __all__ += ["least_space", "optimal_size", "query", "space"]
 
 _MOST_BITS = 2**31
-_NUMBERS = int | float | np.number
 _ABSENT = np.uint32(2**32 - 1)  # a place behind those of any filter
 
 
@@ -322,14 +322,14 @@ def least_space(
   """
   _check(num_elements, fpr)
   # A rate below 1e-38 is 0 in single precision.
-  log = math.log2 if isinstance(fpr, _NUMBERS) else jnp.log2
+  log = math.log2 if isinstance(fpr, numbers.Real) else jnp.log2
   return jnp.asarray(1.0 * num_elements * -log(fpr))
 
 
 def _check(num_elements, fpr):
-  if isinstance(num_elements, _NUMBERS) and not num_elements >= 0:
+  if isinstance(num_elements, numbers.Real) and not float(num_elements) >= 0:
     raise ValueError(
       f"num_elements is {num_elements}; it must not be negative."
     )
-  if isinstance(fpr, _NUMBERS) and not 0 < fpr < 1:
+  if isinstance(fpr, numbers.Real) and not 0 < float(fpr) < 1:
     raise ValueError(f"fpr is {fpr}; it must be between 0 and 1.")

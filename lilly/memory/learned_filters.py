@@ -7,18 +7,16 @@ are; how good they are tells how large the backup must be.
 """
 
 import math
+import numbers
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lilly.memory import bloom
 
 __all__ = ["auc", "calibrate", "contains", "false_positive_rate"]
 __all__ += ["fill_backup", "make_backup", "missed", "space"]
-
-_NUMBERS = int | float | np.number
 
 
 def auc(members: jax.Array, strangers: jax.Array) -> jax.Array:
@@ -306,11 +304,11 @@ def space(
   >>> float(space(8 * 4, 0, fpr=0.01))
   1024.0
   """
-  if isinstance(fpr, _NUMBERS) and not 0 < fpr < 1:
+  if isinstance(fpr, numbers.Real) and not 0 < float(fpr) < 1:
     raise ValueError(f"fpr is {fpr}; it must be between 0 and 1.")
   return 1.0 * bits * num_floats + bloom.space(num_missed, fpr / 2)
 
 
 def _check_rate(name, value):
-  if isinstance(value, _NUMBERS) and not 0 <= value <= 1:
+  if isinstance(value, numbers.Real) and not 0 <= float(value) <= 1:
     raise ValueError(f"{name} is {value}; it must be from 0 to 1.")
