@@ -400,7 +400,9 @@ def _state(task, *rows, min_seeds=8):
     name: [stated.get(name, FLAGS[name].default)] for name in _STATED
   }
   where["task"] = [task]
-  return tuple(claims.Claim(*row, where, min_seeds) for row in rows)
+  return tuple(
+    claims.Claim(*row, where=where, min_seeds=min_seeds) for row in rows
+  )
 
 
 def _cost(name):

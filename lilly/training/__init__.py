@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
   from lilly.training.claims import Claim, final, trajectory
-  from lilly.training.command_line import define_flags, main, parse
+  from lilly.training.command_line import main, parse
   from lilly.training.compilation import compiled
   from lilly.training.driver import finish, load, run
   from lilly.training.experiment import (
@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     Results,
     RunError,
   )
+  from lilly.training.flag_command_line import define_flags
   from lilly.training.host_loop import loop
   from lilly.training.nonfinite import NonfiniteState, skip_nonfinite
+  from lilly.training.script import Reproduction, Script
 
 _HOMES = {
   "claims": ("Claim", "final", "trajectory"),
-  "command_line": ("define_flags", "main", "parse"),
+  "command_line": ("main", "parse"),
   "compilation": ("compiled",),
   "driver": ("finish", "load", "run"),
   "experiment": ("Experiment", "Options", "Program", "Results", "RunError"),
+  "flag_command_line": ("define_flags",),
   "host_loop": ("loop",),
   "nonfinite": ("NonfiniteState", "skip_nonfinite"),
+  "script": ("Reproduction", "Script"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -39,8 +43,10 @@ __all__ = [
   "NonfiniteState",
   "Options",
   "Program",
+  "Reproduction",
   "Results",
   "RunError",
+  "Script",
   "compiled",
   "define_flags",
   "final",

@@ -44,11 +44,12 @@ class Claim(NamedTuple):
   # '<=', '>=', '<' or '>': how the statistic must stand to the threshold
   relation: str
   threshold: float
-  # flag -> the values for which the claim was calibrated
-  where: Mapping[str, Sequence[Any]]
-  min_seeds: int = 8
   # a name in statistics.STATISTICS
   statistic: str = "median"
+  # of scripts that define their flags themselves:
+  # flag -> the values for which the claim was calibrated
+  where: Mapping[str, Sequence[Any]] = {}
+  min_seeds: int = 8
 
 
 _HOLDS = {
@@ -221,25 +222,31 @@ def rank_correlation(variant: str, metric: str, hyper: str) -> Measure:
 
 
 def judge(
-  claims: Sequence[Claim], results: experiment.Results
+  statements: Sequence[Any], results: experiment.Results
 ) -> list[dict[str, Any]]:
   """Judges each claim.
 
   Args:
-    claims: of the script.
+    statements: as from `reproduction.state`.
     results: of `run`.
 
   Returns:
     For each claim a row: name, sentence, value, interval (95 %, bootstrap over
     seeds), relation, threshold, seeds it was judged on, failed seeds, verdict
-    (holds, fails, not applicable) and, for the last, the reason.
+    (holds, fails, not calibrated, not applicable) and, for the last two, the
+    reason.
   """
-  return [_judge(claim, results) for claim in claims]
+  return [_judge(statement, results) for statement in statements]
 
 
-def _judge(claim, results):
+def _judge(statement, results):
+  if isinstance(statement, Claim):
+    claim, name, min_seeds = statement, statement.name, statement.min_seeds
+    reason, is_calibrated = None, True
+  else:
+    name, claim, min_seeds, reason, is_calibrated = statement
   row: dict[str, Any] = {
-    "name": claim.name,
+    "name": name,
     "sentence": claim.sentence,
     "value": None,
     "interval": None,
@@ -250,23 +257,29 @@ def _judge(claim, results):
     "verdict": "not applicable",
     "reason": None,
   }
+  if reason is not None:
+    return row | {"reason": reason}
   try:
-    values, failed = _measured(claim, results)
-  except NotApplicable as reason:
-    return row | {"reason": str(reason)}
+    values, failed = _measured(claim, min_seeds, results)
+  except NotApplicable as error:
+    return row | {"reason": str(error)}
   statistic = statistics.STATISTICS[claim.statistic]
   value = float(statistic(values))
   holds = bool(_HOLDS[claim.relation](value, claim.threshold))
+  verdict = "holds" if holds else "fails"
+  if not is_calibrated:
+    verdict = "not calibrated"
+    row["reason"] = "no calibration is recorded for these settings"
   return row | {
     "value": value,
     "interval": list(statistics.bootstrap_interval(values, statistic)),
     "seeds": len(values),
     "failed": failed,
-    "verdict": "holds" if holds else "fails",
+    "verdict": verdict,
   }
 
 
-def _measured(claim, results):
+def _measured(claim, min_seeds, results):
   for flag, allowed in claim.where.items():
     value = results.options.flags.get(flag)
     if value not in allowed:
@@ -275,8 +288,6 @@ def _measured(claim, results):
       raise NotApplicable(f"stated for --{flag}={wanted}")
   values = np.asarray(claim.measure(results), np.float64)
   finished = values[np.isfinite(values)]
-  if finished.size < claim.min_seeds:
-    raise NotApplicable(
-      f"needs {claim.min_seeds} seeds, {finished.size} finished"
-    )
+  if finished.size < min_seeds:
+    raise NotApplicable(f"needs {min_seeds} seeds, {finished.size} finished")
   return finished, values.size - finished.size

@@ -5,7 +5,6 @@ Imports no JAX: `--help` and a bad flag answer at once.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -16,226 +15,196 @@ import sys
 import textwrap
 import time
 import traceback
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from lilly.training import experiment
+from lilly.training import experiment, flag_command_line, reproduction
+from lilly.training import script as script_lib
+from lilly.training import settings as settings_lib
 
-__all__ = ["define_flags", "fail", "main", "parse"]
+__all__ = ["fail", "main", "parse"]
 
-# What define_flags was told, for parse.
-_PRESETS: weakref.WeakKeyDictionary[
-  flags.FlagValues, Mapping[str, Mapping[str, Any]]
-] = weakref.WeakKeyDictionary()
-
-
-def _define_enum(name, default, text, *, enum_values, **own):
-  flags.DEFINE_enum(name, default, enum_values, text, **own)
-
-
-def define_flags(
-  flag_values: flags.FlagValues, presets: Mapping[str, Mapping[str, Any]]
-) -> None:
-  """Defines the flags that every experiment has.
-
-  Args:
-    flag_values: the script's own flags.
-    presets: for each value of --preset the flags it sets. A key such as
-      'task=mnist' holds a mapping that applies where that flag has that value,
-      over the plain keys. A flag given by the user beats a preset. The first
-      preset is the default.
-  """
-  _PRESETS[flag_values] = presets
-  own: dict[str, Any] = {"flag_values": flag_values}
-  names = list(presets)
-  flags.DEFINE_enum("preset", names[0], names, "Which scale to run at.", **own)
-  for define, name, default, text, *checks in _COMMON:
-    define(name, default, text, **own, **dict(checks))
-
-
-# fmt: off
-_COMMON: tuple[tuple[Any, ...], ...] = (
-  (flags.DEFINE_bool, "help", False, "Show this text."),
-  (flags.DEFINE_integer, "seed", 0, "First seed.", ("lower_bound", 0)),
-  (flags.DEFINE_integer, "num_seeds", 1, "Seeds, trained together.",
-   ("lower_bound", 1)),
-  (flags.DEFINE_multi_string, "sweep", [],
-   "Hyper-parameter and values, learning_rate=1e-4,3e-4; repeat for a grid."),
-  (_define_enum, "seed_batching", "vmap",
-   "vmap: all runs at once; map: one after another, each with exactly the "
-   "bits it has alone, in 1.5 times the memory.",
-   ("enum_values", ["vmap", "map"])),
-  (flags.DEFINE_integer, "num_updates", 1,
-   "Updates in all; may grow when a run is resumed.", ("lower_bound", 1)),
-  (flags.DEFINE_integer, "log_every", 1, "Updates in a row of metrics.",
-   ("lower_bound", 1)),
-  (flags.DEFINE_integer, "eval_every", 0,
-   "Updates between evaluations; 0: at the start and the end only.",
-   ("lower_bound", 0)),
-  (flags.DEFINE_string, "out_dir", None,
-   "Where files go [runs/<experiment>/<time>]."),
-  (_define_enum, "resume", "auto",
-   "auto: go on with the run in --out_dir if there is one; never: refuse if "
-   "there is one; must: refuse if there is none.",
-   ("enum_values", ["auto", "never", "must"])),
-  (flags.DEFINE_bool, "eval_only", False,
-   "Only evaluate the run in --out_dir."),
-  (flags.DEFINE_float, "checkpoint_every_s", 600.0,
-   "Seconds between checkpoints; 0: write none.", ("lower_bound", 0.0)),
-  (flags.DEFINE_float, "max_checkpoint_gb", 8.0,
-   "Largest state, in GB, that is checkpointed.", ("lower_bound", 0.0)),
-  (flags.DEFINE_integer, "max_bad_updates", 10,
-   "Non-finite updates in a row that are skipped before a run has failed.",
-   ("lower_bound", 0)),
-  (flags.DEFINE_string, "data_dir", None,
-   "Folder with the data sets' original files."),
-  (flags.DEFINE_bool, "check_claims", False,
-   "Exit with status 4 if a claim fails."),
-)
-# fmt: on
+# A resumed run keeps these as they were recorded, unless they are given again.
+_KEPT = ("num_updates", "checkpoint_every_s", "max_checkpoint_gb", "data_dir")
 
 
 def main(
-  flag_values: flags.FlagValues,
-  run: Callable[[experiment.Options], int | None],
-  argv: Sequence[str] | None = None,
+  script: script_lib.Script, *others: Any, argv: Sequence[str] | None = None
 ) -> None:
-  """Parses the flags, runs a script's main function and exits.
+  """Runs an experiment script and exits.
 
   The exit status is 0, or 1 after a sentence on what to mend, 3 where a run
   failed, 4 where a claim failed under --check_claims, 130 after SIGINT.
 
   Args:
-    flag_values: the script's flags; `define_flags` has been called on them.
-    run: maps the options to an exit status, None for 0. The text of --help is
-      the docstring of its module.
+    script: settings, presets, experiments, figures and reproductions.
+    *others: of scripts that define their flags themselves.
     argv: the command line, sys.argv by default.
   """
+  if isinstance(script, flags.FlagValues):
+    flag_command_line.main(script, *others)
+    return
   argv = list(sys.argv if argv is None else argv)
-  source = pathlib.Path(inspect.getsourcefile(run) or argv[0])
   try:
-    options = parse(flag_values, argv, source.stem)
+    probe = _parse_flags(script, argv)
+    if probe["help"].value:
+      _print(_help(script, probe))
+      sys.exit(0)
+    settings, options = _resolve(script, probe, argv)
   except (flags.Error, experiment.RunError) as error:
     fail(error)
-  if flag_values["help"].value:
-    print(_help(flag_values, inspect.getmodule(run), source.stem))
-    sys.exit(0)
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
   _use_all_cores()
   try:
-    status = run(_reserved(options))
+    status = _run(script, settings, _reserved(options))
   except KeyboardInterrupt:
     print("Interrupted.", file=sys.stderr)
     sys.exit(130)
   except Exception as error:
-    if not _is_deliberate(error, source):
+    if not _is_deliberate(error, script.path):
       raise
     fail(error)
   sys.exit(status)
 
 
-def _use_all_cores():
-  """Makes a device of each core, so that runs are spread over them.
+def _run(script, settings, options):
+  """Trains, judges and draws; returns the exit status."""
+  from lilly.training import driver
 
-  Without effect where JAX was imported already, or the user decides.
-  """
-  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-    return
-  cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-  os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(cores(0))))
-
-
-def _reserved(options):
-  """Makes the default directory: two runs may start in the same second."""
-  if options.flags["out_dir"] is not None:
-    return options
-  first = options.out_dir
-  for i in range(2, 1000):
-    try:
-      options.out_dir.mkdir(parents=True)
-      return options
-    except FileExistsError:
-      options = options._replace(out_dir=first.with_name(f"{first.name}-{i}"))
-  raise experiment.RunError(f"{first} is taken; give an --out_dir.")
+  experiments = script.make_experiments(settings, options)
+  metric = script.key_metric
+  if callable(metric):
+    metric = metric(settings)
+  results = driver.run(experiments, options, key_metric=metric)
+  draw = None
+  if script.draw is not None:
+    draw = lambda results, out_dir: script.draw(settings, results, out_dir)
+  statements = reproduction.state(script, options.flags)
+  return driver.finish(results, statements, draw)
 
 
-def parse(
-  flag_values: flags.FlagValues, argv: Sequence[str], name: str
-) -> experiment.Options:
-  """Resolves the command line into options.
+def parse(script: script_lib.Script, argv: Sequence[str], *others: Any) -> Any:
+  """Resolves a command line into settings and options.
 
   A flag takes the user's value, else the one recorded in --out_dir when a run
   is resumed, else the preset's, else its default.
 
   Args:
-    flag_values: the script's flags.
+    script: whose flags they are.
     argv: the command line, program first.
-    name: the experiment's name.
+    *others: of scripts that define their flags themselves.
 
   Returns:
-    The options.
+    The settings, and the driver's options.
 
   Raises:
     absl.flags.Error: a flag is unknown or has a value out of range.
     RunError: flags do not fit each other or the run in --out_dir.
   """
-  flag_values.unparse_flags()
+  if isinstance(script, flags.FlagValues):
+    return flag_command_line.parse(script, argv, *others)
+  return _resolve(script, _parse_flags(script, argv), argv)
+
+
+def _parse_flags(script, argv):
+  """Parses what the user gives; presets are not applied."""
+  flag_values = flags.FlagValues()
+  presets = list(script.presets)
+  flags.DEFINE_enum(
+    "preset",
+    presets[0],
+    presets,
+    "Size of the experiment: smoke (seconds), cpu (minutes on 2 cores), gpu "
+    "(minutes on one accelerator), paper (the published settings).",
+    flag_values=flag_values,
+  )
+  flags.DEFINE_bool(
+    "help",
+    False,
+    "Show this text, with the values of the preset and task given.",
+    flag_values=flag_values,
+  )
+  settings_lib.define(flag_values, script_lib.Common)
+  settings_lib.define(flag_values, script.settings)
   rest = flag_values(list(argv))[1:]
-  if flag_values["help"].value:
-    return experiment.Options()
-  if rest:
+  if rest and not flag_values["help"].value:
     raise experiment.RunError(
       f"unexpected argument {rest[0]!r}; flags have the form --name=value."
     )
-  given = {f for f in flag_values if flag_values[f].present}
-  out_dir = _out_dir(flag_values, name)
-  recorded = _recorded(flag_values, out_dir, name)
+  return flag_values
+
+
+def _given(script, flag_values):
+  """The values that the user gave, parsed."""
+  known = script_lib.parsers(script)
+  return {
+    name: known[name].parse(flag_values[name].value)
+    for name in known
+    if flag_values[name].present
+  }
+
+
+def _resolve(script, flag_values, argv):
+  given = _given(script, flag_values)
+  out_dir = _out_dir(script, given)
+  recorded = _recorded(script, out_dir, given)
   if recorded is None:
-    _apply_preset(flag_values, given)
+    preset = flag_values["preset"].value
+    row = script_lib.resolve(script, preset, given)
   else:
-    _apply_recorded(flag_values, given, recorded, out_dir)
-  return _options(flag_values, argv, name, out_dir)
+    preset = recorded.get("preset", flag_values["preset"].value)
+    if flag_values["preset"].present and flag_values["preset"].value != preset:
+      raise experiment.RunError(
+        f"the run in --out_dir={out_dir} has --preset={preset}; leave "
+        "--preset out, or give another --out_dir."
+      )
+    row = _resumed(script, preset, recorded, given, out_dir)
+  settings = script.settings(**{k: row[k] for k in script.settings._fields})
+  options = _options(script, preset, row, out_dir, argv)
+  if script.check is not None:
+    script.check(settings)
+  return settings, options
 
 
-def _options(flag_values, argv, name, out_dir):
-  value = {f: flag_values[f].value for f in flag_values}
-  data_dir = value["data_dir"]
+def _options(script, preset, row, out_dir, argv):
+  data_dir = row["data_dir"]
   if data_dir is not None and not pathlib.Path(data_dir).is_dir():
     raise experiment.RunError(
       f"--data_dir={data_dir} is not a directory; give the folder that holds "
       "the data sets."
     )
-  if value["seed"] + value["num_seeds"] > 2**32:
+  if row["seed"] + row["num_seeds"] > 2**32:
     raise experiment.RunError(
-      f"--seed={value['seed']} is too large: seeds are below 2**32."
+      f"--seed={row['seed']} is too large: seeds are below 2**32."
     )
-  fields = set(experiment.Options._fields) & set(value)
-  sweep = tuple(_sweep(text) for text in _unique(value["sweep"]))
-  _check_swept(flag_values, sweep)
-  resolved = {f: v for f, v in value.items() if f != "help"}
-  options = experiment.Options(**{f: value[f] for f in fields})._replace(
-    experiment=name,
+  sweep = tuple(_sweep(text) for text in _unique(row["sweep"]))
+  _check_swept(script, sweep)
+  fields = set(experiment.Options._fields) & set(row)
+  options = experiment.Options(**{name: row[name] for name in fields})._replace(
+    experiment=script.name,
+    preset=preset,
     out_dir=out_dir,
     sweep=sweep,
-    flags=resolved,
-    command=shlex.join(["scripts/run", name, *argv[1:]]),
+    flags={"preset": preset, **row},
+    settings=script.settings._fields,
+    command=shlex.join(["scripts/run", script.name, *argv[1:]]),
   )
   experiment.check_cadence(options)
   return options
 
 
-def _check_swept(flag_values, sweep):
-  """Holds swept values to the range of the flag of the same name."""
+def _check_swept(script, sweep):
+  """Holds swept values to the range of the setting of the same name."""
+  known = settings_lib.parsers(script.settings)
   for name, numbers in sweep:
-    for number in numbers if name in flag_values else ():
+    for number in numbers if name in known else ():
       try:
-        flag_values[name].parser.parse(number)
+        known[name].parse(number)
       except ValueError as error:
         raise experiment.RunError(
-          f"--sweep gives {name}={number:g}: {error}."
+          f"--sweep gives {name}={number:g}: it {error}."
         ) from error
 
 
@@ -269,32 +238,45 @@ def _sweep(text):
   return name.strip(), numbers
 
 
-def _out_dir(flag_values, name):
-  given = flag_values["out_dir"].value
-  if given is not None:
-    return pathlib.Path(given)
+def _out_dir(script, given):
+  if given.get("out_dir") is not None:
+    return pathlib.Path(given["out_dir"])
   for flag, wanted in (
-    ("--eval_only", flag_values["eval_only"].value),
-    ("--resume=must", flag_values["resume"].value == "must"),
+    ("--eval_only", given.get("eval_only")),
+    ("--resume=must", given.get("resume") == "must"),
   ):
     if wanted:
       raise experiment.RunError(
         f"{flag} needs --out_dir, the directory of the run."
       )
-  base = pathlib.Path("runs") / name
+  base = pathlib.Path("runs") / script.name
   return base / time.strftime("%Y%m%d-%H%M%S")
 
 
-def _recorded(flag_values, out_dir, name):
+def _reserved(options):
+  """Makes the default directory: two runs may start in the same second."""
+  if options.flags["out_dir"] is not None:
+    return options
+  first = options.out_dir
+  for i in range(2, 1000):
+    try:
+      options.out_dir.mkdir(parents=True)
+      return options
+    except FileExistsError:
+      options = options._replace(out_dir=first.with_name(f"{first.name}-{i}"))
+  raise experiment.RunError(f"{first} is taken; give an --out_dir.")
+
+
+def _recorded(script, out_dir, given):
   """Returns the flags recorded in out_dir, None where there is no run."""
   config = out_dir / "config.json"
-  resume = flag_values["resume"].value
+  resume, eval_only = given.get("resume", "auto"), given.get("eval_only", False)
   if out_dir.exists() and not out_dir.is_dir():
     raise experiment.RunError(
       f"--out_dir={out_dir} is a file; give a directory."
     )
   if not config.exists():
-    if resume == "must" or flag_values["eval_only"].value:
+    if resume == "must" or eval_only:
       raise experiment.RunError(
         f"--out_dir={out_dir} holds no run; check the path."
       )
@@ -312,82 +294,133 @@ def _recorded(flag_values, out_dir, name):
     )
   try:
     record = json.loads(config.read_text(encoding="utf-8"))
-    recorded, of = record["flags"], record["experiment"]
+    recorded, of = dict(record["flags"]), record["experiment"]
   except (ValueError, KeyError, TypeError) as error:
     raise experiment.RunError(
       f"{config} is damaged; give another --out_dir."
     ) from error
-  if of != name:
+  if of != script.name:
     raise experiment.RunError(
-      f"--out_dir={out_dir} holds a run of {of}, not of {name}; give another "
-      "one."
+      f"--out_dir={out_dir} holds a run of {of}, not of {script.name}; give "
+      "another one."
     )
   return recorded
 
 
-def _apply_recorded(flag_values, given, recorded, out_dir):
-  changed = []
-  for name in (set(recorded) & set(flag_values)) - experiment.MAY_CHANGE:
-    value = recorded[name]
-    if name not in given:
-      setattr(flag_values, name, value)
-    elif flag_values[name].value != value:
-      changed.append(f"--{name} was {value}, is {flag_values[name].value}")
-  if changed:
-    listed = "; ".join(sorted(changed))
+def _resumed(script, preset, recorded, given, out_dir):
+  """Resolves a resumed run: what it was, and what may change.
+
+  A setting that the record lacks, for it is newer, has the preset's value.
+  """
+  if preset not in script.presets:
     raise experiment.RunError(
-      f"the run in --out_dir={out_dir} has other flags ({listed}); "
+      f"the run in --out_dir={out_dir} was made with --preset={preset}, which "
+      "there is no more; give another --out_dir."
+    )
+  known = script_lib.parsers(script)
+  identity = {*script.settings._fields, *script_lib.COMMON_OF_A_RUN}
+  identity -= {"num_updates"}
+  kept = {}
+  for name in (identity | set(_KEPT)) & set(recorded):
+    try:
+      kept[name] = known[name].parse(recorded[name])
+    except ValueError as error:
+      raise experiment.RunError(
+        f"the run in --out_dir={out_dir} has --{name}={recorded[name]}, which "
+        f"{error}; give another --out_dir."
+      ) from error
+  row = script_lib.resolve(script, preset, kept)
+  changed = [
+    f"--{name} was {known[name].show(row[name])}, is "
+    f"{known[name].show(given[name])}"
+    for name in sorted(identity & set(given))
+    if given[name] != row[name]
+  ]
+  if changed:
+    raise experiment.RunError(
+      f"the run in --out_dir={out_dir} has other flags ({'; '.join(changed)}); "
       "leave them out, or give another --out_dir."
     )
-  for name in ("num_updates", "checkpoint_every_s", "max_checkpoint_gb"):
-    if name not in given and name in recorded:
-      setattr(flag_values, name, recorded[name])
-  if flag_values["num_updates"].value < recorded.get("num_updates", 0):
+  if given.get("num_updates", row["num_updates"]) < row["num_updates"]:
     raise experiment.RunError(
-      f"--num_updates={flag_values['num_updates'].value} is below the recorded "
-      f"{recorded['num_updates']}; it may only grow."
+      f"--num_updates={given['num_updates']} is below the recorded "
+      f"{row['num_updates']}; it may only grow."
     )
+  return row | given
 
 
-def _apply_preset(flag_values, given):
-  preset = _PRESETS[flag_values][flag_values["preset"].value]
-  plain = {k: v for k, v in preset.items() if "=" not in k}
-  for name, value in plain.items():
-    if name not in given:
-      setattr(flag_values, name, value)
-  for key, values in preset.items():
-    flag, equals, wanted = key.partition("=")
-    if equals and str(flag_values[flag].value) == wanted:
-      for name, value in values.items():
-        if name not in given:
-          setattr(flag_values, name, value)
+def _use_all_cores():
+  """Makes a device of each core, so that runs are spread over them.
+
+  Without effect where JAX was imported already, or the user decides.
+  """
+  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    return
+  cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+  os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(cores(0))))
 
 
-def _help(flag_values, module, name):
-  probe = flags.FlagValues()
-  define_flags(probe, {"cpu": {}})
-  common = set(probe)
-  own = sorted(f for f in flag_values if f not in common)
-  lines = [inspect.getdoc(module) or name, "", "Flags:"]
-  lines += [line for f in own for line in _flag_help(flag_values[f])]
+def _help(script, flag_values):
+  """Writes the docstring, each flag's value in force, and the presets."""
+  preset = flag_values["preset"].value
+  row = script_lib.resolve(script, preset, _given(script, flag_values))
+  shown = script_lib.describe(script, row)
+  lines = [script.text, "", f"Flags [with --preset={preset}]:"]
+  for name in script.settings._fields:
+    lines += _flag_help(flag_values[name], shown[name])
   lines += ["", "Every experiment has:"]
-  lines += [line for f in sorted(common) for line in _flag_help(flag_values[f])]
+  common = {"preset": preset, "help": "", **shown}
+  for name in ("help", "preset", *script_lib.Common._fields):
+    lines += _flag_help(flag_values[name], common[name])
+  lines += ["", "The presets set:"]
+  for name, values in script.presets.items():
+    lines += _preset_help(script, name, values)
   return "\n".join(lines)
 
 
-def _flag_help(flag):
+def _flag_help(flag, value):
   choices = getattr(flag.parser, "enum_values", None)
   kind = "|".join(choices) if choices else flag.flag_type()
-  default = flag.default
-  default = ",".join(default) if isinstance(default, list) else default
-  default = "" if default in (None, "") else f" [{default}]"
-  # absl adds the choices in front and a hint on repetition behind.
+  value = f" [{value}]" if value else ""
+  # absl adds choices in front of a text and a hint on repetition behind it.
   text = flag.help.removeprefix(f"<{kind}>: ").partition(";\n")[0]
-  indent = " " * 6
-  return [
-    f"  --{flag.name}  ({kind}){default}",
-    *textwrap.wrap(text, 78, initial_indent=indent, subsequent_indent=indent),
-  ]
+  return [f"  --{flag.name}  ({kind}){value}", *_wrapped(text, 6)]
+
+
+def _preset_help(script, name, values):
+  known = script_lib.parsers(script)
+
+  def written(values):
+    each = [
+      f"{k}={known[k].show(known[k].parse(v))}" for k, v in values.items()
+    ]
+    return " ".join(each) or "nothing: the defaults"
+
+  plain = {k: v for k, v in values.items() if "=" not in k}
+  lines = _wrapped(f"--preset={name}: {written(plain)}", 2, 6)
+  for key, own in values.items():
+    if "=" in key:
+      lines += _wrapped(f"with --{key}: {written(own)}", 4, 6)
+  return lines
+
+
+def _wrapped(text, indent, further=None):
+  return textwrap.wrap(
+    text,
+    78,
+    initial_indent=" " * indent,
+    subsequent_indent=" " * (indent if further is None else further),
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
+
+
+def _print(text):
+  """Prints, also into a pipe that is closed early."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_deliberate(error, source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import Mapping
 
@@ -97,7 +98,13 @@ def compiled(
     out_shardings=(by_run, everywhere),
     compiler_options=_for_running_long(),
   )
-  evaluate_runs = jax.jit(across(experiment.evaluate), out_shardings=everywhere)
+
+  def evaluate_one(state, data):
+    if len(inspect.signature(experiment.evaluate).parameters) == 2:
+      return experiment.evaluate(state, data)
+    return experiment.evaluate(jax.random.key(1), state, data)
+
+  evaluate_runs = jax.jit(across(evaluate_one), out_shardings=everywhere)
 
   return experiment_lib.Program(
     step_chunk=lambda state: step_runs(state, data),

@@ -92,7 +92,7 @@ def _run_variant(variant, program, item, key_metric, results):
       identity=_identity(program, item, options),
     )
     if directory is not None:
-      _write_params(directory / "params.npz", loop_result.state)
+      _write_params(directory / "params.npz", loop_result.state, item)
   results.states[variant] = loop_result.state
   results.metrics[variant] = loop_result.metrics
   results.runs[variant] = program.runs
@@ -103,16 +103,16 @@ def _run_variant(variant, program, item, key_metric, results):
 
 def finish(
   results: experiment.Results,
-  claims: Sequence[claims_lib.Claim] = (),
-  pictures: Callable[[experiment.Results, pathlib.Path], None] | None = None,
+  statements: Sequence[Any] = (),
+  draw: Callable[[experiment.Results, pathlib.Path], None] | None = None,
   out: TextIO | None = None,
 ) -> int:
-  """Judges the claims, draws the pictures, writes summary.json, tells it all.
+  """Judges the claims, draws the figures, writes summary.json, prints it all.
 
   Args:
     results: of `run`.
-    claims: of the script.
-    pictures: draws into a directory.
+    statements: claims as from `reproduction.state`.
+    draw: writes the figures into a directory.
     out: where the tables go, standard output by default.
 
   Returns:
@@ -128,11 +128,11 @@ def finish(
   if options.out_dir is not None:  # before anything a script's code can break
     _write_json(options.out_dir / name, summary)
   if not options.eval_only:
-    summary["claims"] = claims_lib.judge(claims, results)
+    summary["claims"] = claims_lib.judge(statements, results)
   if options.out_dir is not None:
     _write_json(options.out_dir / name, summary)
-    if pictures is not None and not options.eval_only:
-      pictures(results, options.out_dir)
+    if draw is not None and not options.eval_only:
+      draw(results, options.out_dir)
   _tell(results, out)
   failed = [
     (variant, failure)
@@ -278,12 +278,13 @@ def _describe(program, result, hyper):
 def _identity(program, item, options):
   """What a run must still be when it is resumed."""
   hyper = getattr(item, "hyper", {})
+  settings = set(options.flags) - experiment.MAY_CHANGE
+  if options.settings:
+    settings = {*options.settings, "seed_batching", "log_every", "eval_every"}
   return {
     "hyper": {name: float(value) for name, value in hyper.items()},
     "runs": [dict(run) for run in program.runs],
-    **{
-      k: v for k, v in options.flags.items() if k not in experiment.MAY_CHANGE
-    },
+    **{name: options.flags[name] for name in sorted(settings)},
   }
 
 
@@ -306,17 +307,23 @@ def _evaluate_only(program, options, directory, identity):
   return host_loop.LoopResult(state, metrics, newest, seconds, None, failed)
 
 
-def _write_params(path, state):
-  """Writes the parameters, or the whole state where there are none by name."""
-  params = getattr(state, "params", state)
-  if isinstance(state, Mapping):
-    params = state.get("params", state)
+def _write_params(path, state, item):
+  """Writes what the experiment exports of each run."""
+  export = getattr(item, "export", None) or _parameters
+  params = jax.vmap(export)(state)
   arrays = io.BytesIO()
   leaves: dict[str, Any] = checkpoints.host_copy(params)
   if jax.process_index() != 0:
     return
   np.savez(arrays, **leaves)
   _write_bytes(path, arrays.getvalue())
+
+
+def _parameters(state):
+  """The parameters, or the whole state where there are none by name."""
+  if isinstance(state, Mapping):
+    return state.get("params", state)
+  return getattr(state, "params", state)
 
 
 def _write_json(path, value):

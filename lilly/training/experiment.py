@@ -47,8 +47,9 @@ class Experiment(NamedTuple):
   init: Callable[[Any, Mapping[str, Any], PyTree], PyTree]
   # update(state, data) -> (state, metrics)
   update: Callable[[PyTree, PyTree], tuple[PyTree, dict[str, Any]]]
-  # evaluate(state, data) -> metrics; must not change what later updates see
-  evaluate: Callable[[PyTree, PyTree], dict[str, Any]]
+  # evaluate(key, state, data) -> metrics; the key is the same for every run,
+  # variant and evaluation, and what later updates see is not changed
+  evaluate: Callable[[Any, PyTree, PyTree], dict[str, Any]]
   # arrays of the data set, shared by all runs
   data: PyTree = ()
   # float hyper-parameters, the ones --sweep may name
@@ -56,6 +57,9 @@ class Experiment(NamedTuple):
   # what one update counts for on the horizontal axis, and its unit
   steps_per_update: int = 1
   unit: str = "updates"
+  # export(state) -> parameters and what else acting or predicting needs, for
+  # params.npz; by default the state's params, or all of it where it has none
+  export: Callable[[PyTree], PyTree] | None = None
 
 
 class Program(NamedTuple):
@@ -106,6 +110,8 @@ class Options(NamedTuple):
   check_claims: bool = False
   # every flag of the script as resolved
   flags: Mapping[str, Any] = {}
+  # the names of those that are the script's settings
+  settings: tuple[str, ...] = ()
   # the command that gives this run again, for reports
   command: str = ""
 

@@ -271,15 +271,15 @@ def check_identity(record: Mapping[str, Any], now: Any) -> None:
   Raises:
     RunError: they differ; names where.
   """
-  was, now = record.get("identity"), json.loads(json.dumps(now))
-  if was == now:
-    return
-  names = sorted(set(was or {}) | set(now or {}))
+  was, now = record.get("identity") or {}, json.loads(json.dumps(now)) or {}
+  # A name that one of them lacks belongs to another version of the program.
   changed = [
-    f"{name} was {(was or {}).get(name)}, is {(now or {}).get(name)}"
-    for name in names
-    if (was or {}).get(name) != (now or {}).get(name)
+    f"{name} was {was[name]}, is {now[name]}"
+    for name in sorted(set(was) & set(now))
+    if was[name] != now[name]
   ]
+  if not changed:
+    return
   raise experiment.RunError(
     f"the run to resume is another one ({'; '.join(changed)}); give another "
     "--out_dir."

@@ -1,0 +1,1 @@
+"""Plots, grids of images and GIFs; the only part that imports matplotlib."""

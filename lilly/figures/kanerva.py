@@ -1,0 +1,132 @@
+"""Images of Kanerva Machines: stored, read, drawn and interpolated."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.nets import kanerva_model
+from lilly.tasks import image_episodes
+from lilly.training import image_pictures
+
+__all__ = ["machines"]
+
+_NUM_READS = 9
+
+
+def machines(
+  models: Mapping[str, tuple[Any, Any, Any]],
+  images: jax.Array,
+  out_dir: pathlib.Path,
+  *,
+  is_binary: bool,
+  noise_variance: float,
+) -> None:
+  """Draws what each model makes of an episode of images.
+
+  Writes NAME.png, a grid of images; NAME_addresses.png, where the model has
+  addresses; and denoising.png, the error of damaged images over repeated reads.
+
+  Args:
+    models: by name, networks, memory and parameters, as of `kanerva_model`.
+    images: an episode, [T, H, W, C].
+    out_dir: where the PNGs go.
+    is_binary: whether pixels are 0 or 1, so that they can be flipped too.
+    noise_variance: variance of a code given the memory.
+  """
+  errors = {}
+  for name, (nets, memory, params) in models.items():
+    rows, weights, found = _read(
+      nets, memory, params, images, is_binary, noise_variance
+    )
+    errors |= {f"{name}, {query}": row for query, row in found.items()}
+    image_pictures.grid(rows, out_dir / f"{name}.png")
+    if weights is not None:
+      path = out_dir / f"{name}_addresses.png"
+      image_pictures.heat(weights, path, ("memory row", "image"))
+  if errors:
+    image_pictures.lines(
+      errors,
+      np.arange(_NUM_READS + 1),
+      out_dir / "denoising.png",
+      ("read", "squared error per image"),
+    )
+
+
+def _read(nets, memory, params, images, is_binary, noise_variance):
+  """Returns rows of images, addresses or None, and errors [1, reads]."""
+  keys = jax.random.split(jax.random.key(3), 4)
+
+  @jax.jit
+  def write(images):
+    return kanerva_model.written(keys[0], nets, memory, params, images)
+
+  state = write(images)
+  model = nets, memory, params, state
+
+  @jax.jit
+  @jax.vmap
+  def reread(image):
+    return kanerva_model.reread(*model, image)
+
+  @jax.jit
+  @jax.vmap
+  def generate(key):
+    return kanerva_model.generate(key, *model, noise_variance=noise_variance)
+
+  half = images.shape[1] // 2
+  queries = {"occluded": image_episodes.occlude(keys[1], images, half)}
+  if is_binary:
+    queries["flipped"] = image_episodes.flip(keys[3], images, 0.15)
+  errors = {}
+  rows = {"stored": images, "read": reread(images)}
+  for name, query in queries.items():
+    reads = _repeat(reread, query)
+    rows |= _rows(name, reads)
+    squares = [jnp.sum(jnp.square(x - images)) / len(images) for x in reads]
+    errors[name] = np.array(squares)[None]
+  drawn = generate(jax.random.split(keys[2], len(images)))
+  rows |= _rows("sampled", _repeat(reread, drawn))
+  between, weights = _interpolate(model, images)
+  rows["first to last"] = between
+  return rows, weights, errors
+
+
+def _repeat(reread, query):
+  """A query and what it is after each read."""
+  reads = [query]
+  for _ in range(_NUM_READS):
+    reads.append(reread(reads[-1]))
+  return reads
+
+
+def _rows(name, reads):
+  read = {f"{name}, read {count}": reads[count] for count in (1, 3, 9)}
+  return {name: reads[0]} | read
+
+
+def _interpolate(model, images):
+  """Images between the addresses of the first and the last; all addresses."""
+  nets, _, params, _ = model
+  own = params["nets"]
+
+  @jax.jit
+  @jax.vmap
+  def address(image):
+    return nets.address(own, nets.features(own, image))[0]
+
+  y = address(images)
+
+  @jax.jit
+  @jax.vmap
+  def imagine(part):
+    return kanerva_model.imagine(*model, y[0] + part * (y[-1] - y[0]))
+
+  between = imagine(jnp.linspace(0, 1, len(images)))
+  if "addresses" not in params["memory"]:
+    return between, None
+  b = jax.vmap(lambda y: nets.expand(own, y))(y)
+  return between, np.asarray(b @ params["memory"]["addresses"].T)

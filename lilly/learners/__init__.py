@@ -1,0 +1,1 @@
+"""Learners: init, act or predict, and update of one run as pure functions."""

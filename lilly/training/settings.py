@@ -1,0 +1,363 @@
+"""Settings of a script: one typed record, of which its flags are made.
+
+A field is a flag. Its annotation holds what it may be and its help, its default
+is the flag's:
+
+  num_rows: Annotated[int, at_least(1), "Memory rows, K."] = 32
+
+Types are int, float, bool, str, a Literal of strings, `T | None`, and
+`tuple[T, ...]`, which is given as a comma-separated list. Imports no JAX.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from absl import flags
+
+__all__ = [
+  "GIVEN_AGAIN",
+  "MAY_BE_EMPTY",
+  "MAY_REPEAT",
+  "Range",
+  "above",
+  "at_least",
+  "at_most",
+  "between",
+  "define",
+  "help_of",
+  "make_parser",
+  "parse",
+  "parsers",
+  "show",
+]
+
+# Whole numbers become int32 arrays and shapes.
+_LARGEST = 2**31 - 1
+
+
+class Range(NamedTuple):
+  """Numbers that a setting may have; NaN and infinities are outside."""
+
+  least: float = -math.inf
+  most: float = math.inf
+  # whether `least` itself is outside
+  is_open: bool = False
+  # what a list may be: empty, or with the same item twice
+  may_be_empty: bool = False
+  may_repeat: bool = False
+  # whether the flag is given once for each item, not once with commas
+  is_given_again: bool = False
+
+
+# Of lists: an empty one is allowed; the same item twice is allowed; the flag is
+# given once for each item.
+MAY_BE_EMPTY = Range(may_be_empty=True)
+MAY_REPEAT = Range(may_repeat=True)
+GIVEN_AGAIN = Range(may_be_empty=True, may_repeat=True, is_given_again=True)
+
+
+def at_least(least: float) -> Range:
+  """Allows numbers from `least` on."""
+  return Range(least=least)
+
+
+def at_most(most: float) -> Range:
+  """Allows numbers up to `most`."""
+  return Range(most=most)
+
+
+def between(least: float, most: float) -> Range:
+  """Allows numbers from `least` to `most`, both included."""
+  return Range(least=least, most=most)
+
+
+def above(least: float, most: float = math.inf) -> Range:
+  """Allows numbers greater than `least`, up to `most`."""
+  return Range(least=least, most=most, is_open=True)
+
+
+class _Parser(flags.ArgumentParser):
+  """Reads a value from text, or checks one that has been read."""
+
+  def parse(self, argument: Any) -> Any:
+    raise NotImplementedError
+
+  def show(self, value: Any) -> str:
+    """Writes a value as it is given on the command line."""
+    return str(value)
+
+
+class _Number(_Parser):
+  def __init__(self, kind: type, allowed: Range):
+    self._kind = kind
+    least, most = allowed.least, allowed.most
+    if kind is int:
+      least = -_LARGEST if math.isinf(least) else least
+      most = _LARGEST if math.isinf(most) else most
+    self._allowed = allowed._replace(least=least, most=most)
+
+  def parse(self, argument):
+    value = self._read(argument)
+    least, most, is_open = self._allowed[:3]
+    if value < least or value > most or (is_open and value == least):
+      raise ValueError(f"must be {self._describe()}")
+    return value
+
+  def _read(self, argument):
+    try:
+      if isinstance(argument, bool):
+        raise ValueError
+      if self._kind is int:
+        if isinstance(argument, float) and not argument.is_integer():
+          raise ValueError
+        return int(argument)
+      value = float(argument)
+    except (TypeError, ValueError, OverflowError):
+      noun = "a whole number" if self._kind is int else "a number"
+      raise ValueError(f"must be {noun}") from None
+    if not math.isfinite(value):
+      raise ValueError("must be a finite number")
+    return value
+
+  def _describe(self):
+    least, most, is_open = self._allowed[:3]
+    bounds = []
+    if not math.isinf(least):
+      lower = "above" if is_open else "at least"
+      bounds.append(f"{lower} {_shortest(least)}")
+    if not math.isinf(most):
+      bounds.append(f"at most {_shortest(most)}")
+    return " and ".join(bounds)
+
+  def show(self, value):
+    return _shortest(value)
+
+  def flag_type(self):
+    return "integer" if self._kind is int else "number"
+
+
+def _shortest(number):
+  """Writes a number so that it is read back as it is."""
+  if isinstance(number, int):
+    return str(number)
+  short = f"{number:g}"
+  return short if float(short) == number else repr(number)
+
+
+class _Flag(_Parser):
+  _WORDS: typing.ClassVar = {
+    "true": True,
+    "t": True,
+    "1": True,
+    "yes": True,
+    "false": False,
+    "f": False,
+    "0": False,
+    "no": False,
+  }
+
+  def parse(self, argument):
+    if isinstance(argument, bool):
+      return argument
+    try:
+      return self._WORDS[str(argument).lower()]
+    except KeyError:
+      raise ValueError("must be true or false") from None
+
+  def show(self, value):
+    return "true" if value else "false"
+
+  def flag_type(self):
+    return "true|false"
+
+
+class _Text(_Parser):
+  def parse(self, argument):
+    if not isinstance(argument, str):
+      raise ValueError("must be text")
+    if not argument.strip():
+      raise ValueError("must not be empty")
+    return argument
+
+  def flag_type(self):
+    return "text"
+
+
+class _Choice(_Parser):
+  def __init__(self, choices):
+    self.choices = choices
+
+  def parse(self, argument):
+    if argument not in self.choices:
+      raise ValueError(f"must be one of {', '.join(self.choices)}")
+    return argument
+
+  def flag_type(self):
+    return "|".join(self.choices)
+
+
+class _List(_Parser):
+  def __init__(self, each: _Parser, allowed: Range):
+    self.each, self.allowed = each, allowed
+
+  def parse(self, argument):
+    words = argument
+    if isinstance(argument, str):
+      words = [x.strip() for x in argument.split(",")] if argument else []
+    elif not isinstance(argument, list | tuple):
+      raise ValueError("must be a comma-separated list")
+    values = tuple(self._item(word) for word in words)
+    if not values and not self.allowed.may_be_empty:
+      raise ValueError("is empty; it must name at least one")
+    if len(set(values)) < len(values) and not self.allowed.may_repeat:
+      raise ValueError("names something twice; name it once")
+    return values
+
+  def _item(self, word):
+    try:
+      return self.each.parse(word)
+    except ValueError as error:
+      raise ValueError(f"each item {error}") from None
+
+  def show(self, value):
+    return ",".join(map(self.each.show, value))
+
+  def flag_type(self):
+    return f"{self.each.flag_type()},..."
+
+
+class _Optional(_Parser):
+  def __init__(self, inner: _Parser):
+    self._inner = inner
+
+  def parse(self, argument):
+    return None if argument is None else self._inner.parse(argument)
+
+  def show(self, value):
+    return "" if value is None else self._inner.show(value)
+
+  def flag_type(self):
+    return self._inner.flag_type()
+
+
+class _Serializer(flags.ArgumentSerializer):
+  def __init__(self, parser):
+    self._parser = parser
+
+  def serialize(self, value):
+    return self._parser.show(value)
+
+
+def make_parser(annotation: Any) -> Any:
+  """Makes the parser of an annotation.
+
+  Args:
+    annotation: a type of those that a setting may have.
+
+  Returns:
+    An absl parser: `parse` takes text or a value, and raises a ValueError that
+    goes on from the flag's name; `show` writes a value as text.
+
+  Raises:
+    TypeError: no setting may have this type.
+  """
+  allowed = Range()
+  if typing.get_origin(annotation) is Annotated:
+    annotation, *extras = typing.get_args(annotation)
+    allowed = next((x for x in extras if isinstance(x, Range)), allowed)
+  origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+  if origin in (typing.Union, types.UnionType) and type(None) in arguments:
+    (inner,) = (x for x in arguments if x is not type(None))
+    return _Optional(make_parser(Annotated[inner, allowed]))
+  if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+    return _List(make_parser(arguments[0]), allowed)
+  if origin is Literal:
+    return _Choice(arguments)
+  if annotation is bool:
+    return _Flag()
+  if annotation is str:
+    return _Text()
+  if annotation in (int, float):
+    return _Number(annotation, allowed)
+  raise TypeError(f"a setting cannot be of type {annotation}.")
+
+
+def _annotations(record: type) -> dict[str, Any]:
+  return typing.get_type_hints(record, include_extras=True)
+
+
+def parsers(record: type) -> dict[str, Any]:
+  """Makes a parser for each field of a record; see `make_parser`."""
+  return {name: make_parser(x) for name, x in _annotations(record).items()}
+
+
+def help_of(record: type) -> dict[str, str]:
+  """Returns the help of each field: the text in its annotation, else ""."""
+  found = {}
+  for name, annotation in _annotations(record).items():
+    extras = typing.get_args(annotation)[1:]
+    texts = [x for x in extras if isinstance(x, str)]
+    is_annotated = typing.get_origin(annotation) is Annotated
+    found[name] = texts[0] if is_annotated and texts else ""
+  return found
+
+
+def define(flag_values: flags.FlagValues, record: Any) -> None:
+  """Defines a flag for each field of a record.
+
+  Args:
+    flag_values: where they go.
+    record: a NamedTuple of settings; every field has a default.
+  """
+  texts = help_of(record)
+  for name, parser in parsers(record).items():
+    text, default = texts[name], record._field_defaults[name]
+    if isinstance(parser, _List) and parser.allowed.is_given_again:
+      flag = flags.MultiFlag(
+        parser.each, _Serializer(parser.each), name, list(default), text
+      )
+    else:
+      flag = flags.Flag(
+        parser,
+        _Serializer(parser),
+        name,
+        default,
+        text,
+        boolean=isinstance(parser, _Flag),
+        allow_overwrite=False,
+      )
+    flags.DEFINE_flag(flag, flag_values)
+
+
+def parse(record: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+  """Passes values through the parsers of a record's fields.
+
+  Args:
+    record: a NamedTuple of settings.
+    values: name -> value or text, such as those that JSON gives back.
+
+  Returns:
+    name -> value, for each name given.
+
+  Raises:
+    ValueError: a name is unknown, or its value is not allowed.
+  """
+  found, known = {}, parsers(record)
+  for name, value in values.items():
+    if name not in known:
+      raise ValueError(f"there is no setting {name!r}.")
+    try:
+      found[name] = known[name].parse(value)
+    except ValueError as error:
+      raise ValueError(f"{name}={value}: {error}.") from None
+  return found
+
+
+def show(record: Any, name: str, value: Any) -> str:
+  """Writes a setting as it is given on the command line."""
+  return parsers(record)[name].show(value)
