@@ -1,23 +1,16 @@
-"""An experiment of one's own: seeds, files, resuming, --sweep and a claim."""
+"""A custom experiment: flags, seeds, files, resuming, --sweep and a claim."""
 
-from absl import flags
+from typing import Annotated, NamedTuple
 
 from lilly import training
-
-FLAGS = flags.FlagValues()
-training.define_flags(FLAGS, {"cpu": {"num_updates": 200, "num_seeds": 8}})
-_RATE = flags.DEFINE_float("rate", 0.1, "Of learning.", flag_values=FLAGS)
-GOOD = training.Claim(
-  name="learns",
-  sentence="the squared error of the estimated mean ends at most 0.05",
-  measure=lambda results: training.final(results, "sgd", "eval/error"),
-  relation="<=",
-  threshold=0.05,
-  where={"preset": ["cpu"]},
-)
+from lilly.training.settings import at_least
 
 
-def main(options):
+class Settings(NamedTuple):
+  rate: Annotated[float, at_least(0.0), "Step towards a sample."] = 0.1
+
+
+def make_experiments(settings, options):
   import jax  # after the flags are parsed: --help answers at once
 
   def init(key, hyper, data):
@@ -30,11 +23,18 @@ def main(options):
     params = state["params"] - state["hyper"]["rate"] * gap
     return state | {"params": params, "key": key}, {"gap": abs(gap)}
 
-  evaluate = lambda state, data: {"error": (state["params"] - data.mean()) ** 2}
-  data, hyper = jax.numpy.array([1.0, 1.5, 2.0]), {"rate": _RATE.value}
-  learner = training.Experiment(init, update, evaluate, data, hyper)
-  return training.finish(training.run({"sgd": learner}, options), [GOOD])
+  def evaluate(key, state, data):
+    return {"error": (state["params"] - data.mean()) ** 2}
 
+  data, hyper = jax.numpy.array([1.0, 1.5, 2.0]), settings._asdict()
+  return {"sgd": training.Experiment(init, update, evaluate, data, hyper)}
+
+
+PRESETS = {"cpu": {"num_updates": 200, "num_seeds": 8}}
+ERROR = training.last("sgd", "eval/error")
+GOOD = training.Claim("learns", "final squared error", ERROR, "<=", 0.05)
+LEARNS = {"mean": training.Reproduction(claims=[GOOD], presets=["cpu"])}
+SCRIPT = training.Script(Settings, PRESETS, make_experiments, None, LEARNS)
 
 if __name__ == "__main__":
-  training.main(FLAGS, main)
+  training.main(SCRIPT)

@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from lilly.training.claims import Claim, final, trajectory
+  from lilly.training.claims import Claim, final, last, trajectory
   from lilly.training.command_line import main, parse
   from lilly.training.compilation import compiled
   from lilly.training.driver import finish, load, run
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
   from lilly.training.script import Reproduction, Script
 
 _HOMES = {
-  "claims": ("Claim", "final", "trajectory"),
+  "claims": ("Claim", "final", "last", "trajectory"),
   "command_line": ("main", "parse"),
   "compilation": ("compiled",),
   "driver": ("finish", "load", "run"),
@@ -51,6 +51,7 @@ __all__ = [
   "define_flags",
   "final",
   "finish",
+  "last",
   "load",
   "loop",
   "main",

@@ -154,13 +154,12 @@ def _resolve(script, flag_values, argv):
     preset = flag_values["preset"].value
     row = script_lib.resolve(script, preset, given)
   else:
-    preset = recorded.get("preset", flag_values["preset"].value)
-    if flag_values["preset"].present and flag_values["preset"].value != preset:
-      raise experiment.RunError(
-        f"the run in --out_dir={out_dir} has --preset={preset}; leave "
-        "--preset out, or give another --out_dir."
-      )
-    row = _resumed(script, preset, recorded, given, out_dir)
+    asked = flag_values["preset"].value
+    preset = recorded.get("preset", asked)
+    changed = []
+    if flag_values["preset"].present and asked != preset:
+      changed = [f"--preset was {preset}, is {asked}"]
+    row = _resumed(script, preset, recorded, given, out_dir, changed)
   settings = script.settings(**{k: row[k] for k in script.settings._fields})
   options = _options(script, preset, row, out_dir, argv)
   if script.check is not None:
@@ -307,7 +306,7 @@ def _recorded(script, out_dir, given):
   return recorded
 
 
-def _resumed(script, preset, recorded, given, out_dir):
+def _resumed(script, preset, recorded, given, out_dir, changed):
   """Resolves a resumed run: what it was, and what may change.
 
   A setting that the record lacks, for it is newer, has the preset's value.
@@ -330,7 +329,7 @@ def _resumed(script, preset, recorded, given, out_dir):
         f"{error}; give another --out_dir."
       ) from error
   row = script_lib.resolve(script, preset, kept)
-  changed = [
+  changed += [
     f"--{name} was {known[name].show(row[name])}, is "
     f"{known[name].show(given[name])}"
     for name in sorted(identity & set(given))

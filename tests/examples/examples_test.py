@@ -46,8 +46,9 @@ def test_a_sweep_by_vmap_holds_each_run_alone():
 def test_an_own_experiment_learns_and_leaves_files(tmp_path, capsys):
   own = load("own_experiment")
   flags = [f"--out_dir={tmp_path}", "--sweep=rate=0.1,0", "--num_seeds=2"]
-  options = training.parse(own.FLAGS, ["own", *flags], "own_experiment")
-  assert own.main(options) == 0
+  with pytest.raises(SystemExit) as stopped:
+    training.main(own.SCRIPT, argv=["own", *flags])
+  assert stopped.value.code == 0
   assert "sgd rate=0.1" in capsys.readouterr().out
   summary = json.loads((tmp_path / "summary.json").read_text())
   learns, stays = summary["variants"]["sgd"]["points"]

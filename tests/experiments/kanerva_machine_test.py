@@ -34,14 +34,18 @@ def test_models_are_compared_and_drawn(tmp_path):
 
 @pytest.mark.slow
 def test_all_models_run(tmp_path):
-  variants = ",".join(experiment.VARIANTS)
-  flags = ["--task=generated", f"--variants={variants}", "--num_filters=2"]
+  variants = ("kanerva", "one_draw", "unwritten", "vae", "dnc")
+  flags = [
+    "--task=generated",
+    f"--variants={','.join(variants)}",
+    "--num_filters=2",
+  ]
   flags += ["--lengths=4", "--classes=2", "--address_noise=0.2"]
   assert run(experiment, tmp_path, *flags) == 0
   found = final(tmp_path, "kanerva")
   assert found["eval/nats_at_4"] == found["eval/nats"]
   assert found["eval/nats_of_2_classes"] != found["eval/nats"]
-  nats = [final(tmp_path, x)["eval/nats"] for x in experiment.VARIANTS]
+  nats = [final(tmp_path, x)["eval/nats"] for x in variants]
   assert len(set(nats)) == len(nats)
 
 
@@ -58,28 +62,32 @@ def test_colours_have_bits(tmp_path):
   np.testing.assert_allclose(found["eval/bits"], bits, rtol=1e-4)
 
 
+def smoke(*flags):
+  return parse(experiment, "--preset=smoke", *flags)[0]
+
+
 def test_a_write_is_of_the_episode_alone():
   """Reads of an unwritten memory are the prior's, whatever was shown."""
-  parse(experiment, "--preset=smoke")
-  params = experiment.make_memory("kanerva").init(jax.random.key(0))
+  settings = smoke()
+  memory = experiment.make_memory(settings, "kanerva")
+  params = memory.init(jax.random.key(0))
   prior = kanerva.prior(params["mean"], params["log_variance"])
   b, z = jnp.ones((4, 2)), jnp.ones((4, 4))
   for name, is_written in (("kanerva", True), ("unwritten", False)):
-    state = experiment.make_memory(name).write(params, b, z)
+    state = experiment.make_memory(settings, name).write(params, b, z)
     same = np.array_equal(state.mean, prior.mean)
     assert same != is_written
 
 
-def test_it_is_measured_on_images_to_test_on():
-  parse(experiment, "--preset=smoke")
+def test_it_is_measured_on_test_images():
   task = episodes_of_ink()
-  setting = experiment.make_setting("vae", task)
-  state = experiment.start(jax.random.key(0), {"learning_rate": 0.0}, setting)
-  # A decoder that says that all is ink is right of what is tested on alone.
+  one = experiment.make_experiment(smoke("--lengths=4"), "vae", task)
+  state = one.init(jax.random.key(0), {"learning_rate": 0.0}, task.data)
+  # A decoder that says that all is ink is right about test images alone.
   own = state.params["nets"]
   last = max(name for name in own if "decoder" in name)
   own[last] = {"w": 0 * own[last]["w"], "b": 0 * own[last]["b"] + 9}
-  found = experiment.measure(state.params, task.data, setting, 4)
+  found = one.evaluate(jax.random.key(1), state, task.data)
   assert found["nll"] < 1
 
 
@@ -92,58 +100,71 @@ def episodes_of_ink():
   return image_episodes.task("digits")._replace(data=data)
 
 
-def test_it_learns_from_images_to_train_on_and_tests_on_others(monkeypatch):
-  def bound(key, setting, params, images):
+def test_it_learns_from_training_images_and_is_tested_on_others(monkeypatch):
+  def bound(key, nets, memory, params, images, **options):
     # Nats that say how many images there are, and what is on them.
     nats = len(images) + 100 * jnp.mean(images)
     zero = sum(jnp.sum(0 * x) for x in jax.tree.leaves(params))
     terms = kanerva_bounds.ConditionalTerms(-nats, nats, nats)
     return zero - nats, terms
 
-  monkeypatch.setattr(experiment, "bound", bound)
-  parse(experiment, "--preset=smoke", "--lengths=8,2")
-  task = episodes_of_ink()
-  setting = experiment.make_setting("vae", task)
-  params, hyper = {"w": jnp.ones(())}, {"learning_rate": 1.0}
-  moments = experiment.optimiser_of(hyper).init(params)
-  state = experiment.State(params, moments, hyper, jax.random.key(0))
-  update = jax.jit(lambda *x: experiment.update(*x, setting))
-  _, metrics = update(state, task.data)
+  monkeypatch.setattr(kanerva_model, "bound", bound)
+  settings, task = smoke("--lengths=8,2"), episodes_of_ink()
+  one = experiment.make_experiment(settings, "vae", task)
+  state = one.init(jax.random.key(0), {"learning_rate": 1.0}, task.data)
+  _, metrics = jax.jit(one.update)(state, task.data)
   assert metrics["nats"] == metrics["nll"] == 4
-  found = experiment.evaluate(state, task.data, setting)
+  found = one.evaluate(jax.random.key(1), state, task.data)
   assert found["nats"] == found["kl_code"] == 104
   assert found["nats_at_8"] == 108 and found["nats_at_2"] == 102
   assert "bits" not in found
   colours = task._replace(is_binary=False, shape=(8, 8, 3))
-  setting = setting._replace(task=colours)
-  found = experiment.evaluate(state, task.data, setting)
+  one = experiment.make_experiment(settings, "vae", colours)
+  found = one.evaluate(jax.random.key(1), state, task.data)
   np.testing.assert_allclose(found["bits"], 104 / (192 * np.log(2)) + 8)
 
 
-def test_flags_reach_the_model(monkeypatch):
-  flags = ["--noise_variance=2", "--address_noise=0.3", "--expected"]
-  parse(experiment, "--preset=smoke", *flags)
+def test_evaluating_changes_nothing_and_gives_the_same_twice():
+  """Under key-reuse checking, with the driver's key made anew."""
+  task = image_episodes.task("digits")
+  one = experiment.make_experiment(smoke(), "kanerva", task)
+  data = jax.tree.map(jnp.asarray, task.data)
+  state = one.init(jax.random.key(0), {"learning_rate": 0.0}, data)
+  first, second = (
+    one.evaluate(jax.random.key(1), state, data) for _ in range(2)
+  )
+  assert first == second
+
+
+def test_settings_reach_the_model(monkeypatch):
+  settings = smoke("--noise_variance=2", "--address_noise=0.3", "--expected")
   given = {}
-  # Of the module itself: from a lazy one it would not come back.
-  bound = lambda *_, **options: given.update(options)
+
+  def bound(key, nets, memory, params, images, **options):
+    given.update(options, nets=nets, memory=memory)
+    return jnp.zeros(()), kanerva_bounds.ConditionalTerms(0.0, 0.0, 0.0)
+
   monkeypatch.setattr(kanerva_model, "bound", bound)
   task = image_episodes.task("digits")
-  for variant in experiment.VARIANTS:
-    setting = experiment.make_setting(variant, task)
-    experiment.bound(None, setting, None, None)
-    wanted = {"noise_variance": 2.0, "address_noise": 0.3, "expected": True}
+  wanted = {"noise_variance": 2.0, "address_noise": 0.3, "expected": True}
+  for variant in experiment.Settings().variants:
+    one = experiment.make_experiment(settings, variant, task)
+    state = one.init(jax.random.key(0), {"learning_rate": 0.0}, task.data)
+    jax.eval_shape(one.evaluate, jax.random.key(1), state, task.data)
+    nets, memory = given.pop("nets"), given.pop("memory")
     assert given == wanted | {"one_draw": variant == "one_draw"}
-    assert setting.nets.likelihood.num_numbers == 1
-    assert setting.memory.is_addressed == (variant != "vae")
+    assert nets.likelihood.num_numbers == 1
+    assert memory.is_addressed == (variant != "vae")
   colours = task._replace(is_binary=False)
-  setting = experiment.make_setting("vae", colours)
-  assert setting.nets.likelihood.num_numbers == 2
-  memory = experiment.make_memory("kanerva")
+  nets = experiment.make_networks(settings, colours)
+  assert nets.likelihood.num_numbers == 2
+  memory = experiment.make_memory(settings, "kanerva")
   params = memory.init(jax.random.key(0))
   b, z = jnp.ones((1, 2)), jnp.ones((1, 4))
   wanted = kanerva.rank_one_write(
     kanerva.prior(params["mean"], params["log_variance"]),
-    *(params["addresses"] @ b[0], z[0]),
+    params["addresses"] @ b[0],
+    z[0],
     noise_variance=2.0,
   )
   found = memory.write(params, b, z)
@@ -171,12 +192,10 @@ def test_claims_are_what_the_card_asks_for(unwritten, failed):
     runs=dict.fromkeys(nats, ({"seed": 0},)),
     options=None,
   )
-  for claim in experiment.CLAIMS:
-    task, name = claim.name.split("/")
-    if task == "digits":
-      value = claim.measure(results)[0]
-      holds = claims._HOLDS[claim.relation](value, claim.threshold)
-      assert holds == (name not in failed)
+  for claim in experiment.REPRODUCTIONS["digits"].claims:
+    value = claim.measure(results)[0]
+    holds = claims._HOLDS[claim.relation](value, claim.threshold)
+    assert holds == (claim.name not in failed)
 
 
 def test_a_sweep_is_drawn(tmp_path):
@@ -188,15 +207,17 @@ def test_a_sweep_is_drawn(tmp_path):
 @pytest.mark.parametrize(
   ("flags", "sentence"),
   [
-    (["--variants="], "names no model"),
-    (["--variants=vae,vae"], "names a model twice"),
-    (["--lengths=4,x"], "must be integers, 1 to"),
-    (["--lengths=999999999999"], "must be integers, 1 to"),
-    (["--num_items=999999999999"], "not an integer in the range"),
-    (["--noise_variance=0"], "must be positive"),
-    (["--noise_variance=inf"], "noise_variance must be finite"),
-    (["--address_noise=nan"], "address_noise must be finite"),
-    (["--learning_rate=nan"], "learning_rate must be finite"),
+    (["--variants="], "it must name at least one"),
+    (["--variants=vae,vae"], "names something twice"),
+    (["--variants=vea"], "must be one of kanerva"),
+    (["--lengths=4,x"], "each item must be a whole number"),
+    (["--lengths=999999999999"], "at most 1000000"),
+    (["--num_items=999999999999"], "at most 1000000"),
+    (["--noise_variance=0"], "must be above 0"),
+    (["--noise_variance=inf"], "must be a finite number"),
+    (["--address_noise=nan"], "must be a finite number"),
+    (["--learning_rate=nan"], "must be a finite number"),
+    (["--classes=99"], "has 10 test classes"),
   ],
 )
 def test_a_bad_flag_is_one_sentence(tmp_path, capsys, flags, sentence):

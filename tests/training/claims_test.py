@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lilly import training
-from lilly.training import claims, statistics
+from lilly.training import claims, reproduction, statistics
 
 
 def make_results(values, runs=None, failed=(), flags=None):
@@ -243,3 +243,18 @@ def test_variants_are_compared_seed_by_seed():
   row = verdict(make_claim(gap, ">=", 0.9), results)
   assert (row["verdict"], row["value"], row["seeds"]) == ("holds", 1.0, 3)
   assert row["interval"] == [1.0, 1.0]
+
+
+def test_a_claim_without_calibration_is_measured_and_not_judged():
+  claim = make_claim(threshold=1.0)
+  results = make_results({"a": [2.0, 3.0]})
+  for reason, is_calibrated, expected in (
+    (None, True, "fails"),
+    (None, False, "not calibrated"),
+    ("stated for others", True, "not applicable"),
+  ):
+    statement = reproduction.Statement("r/c", claim, 1, reason, is_calibrated)
+    (row,) = claims.judge([statement], results)
+    assert row["verdict"] == expected and row["name"] == "r/c"
+    assert row["value"] == (None if reason else 2.5)
+    assert (row["reason"] is None) == (expected == "fails")

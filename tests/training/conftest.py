@@ -28,7 +28,7 @@ def run_toy(tmp_path, capsys):
     directory = tmp_path / out_dir
     argv = ["toy", f"--out_dir={directory}", *flags]
     with pytest.raises(SystemExit) as stopped:
-      training.main(toy.FLAGS, toy.main, argv)
+      training.main(toy.SCRIPT, argv=argv)
     return stopped.value.code or 0, directory, capsys.readouterr().err
 
   return run

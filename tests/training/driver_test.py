@@ -206,9 +206,8 @@ def test_eval_only_tells_of_a_run_that_failed(run_toy):
 
 def test_another_experiment_is_not_resumed_silently(tmp_path):
   """As after an edit of a default, which no flag shows."""
-  toy.FLAGS(["toy"])
   options = training.Options(num_updates=4, log_every=2, out_dir=tmp_path)
-  one = toy.make_experiment(options)
+  one = toy.make_experiment(toy.Settings())
   training.run({"a": one}, options)
   other = one._replace(hyper={**one.hyper, "noise": 0.5})
   with pytest.raises(training.RunError, match="hyper was"):
@@ -234,7 +233,7 @@ def test_the_recorded_command_gives_the_run_again(run_toy):
   run_toy("--num_updates=16")
   config = json.loads((directory / "config.json").read_text())
   command = config["command"].split()[2:]
-  options = training.parse(toy.FLAGS, ["toy", *command], "toy")
+  _, options = training.parse(toy.SCRIPT, ["toy", *command])
   assert "--preset=smoke" in command and options.num_updates == 16
   assert config["hyper"]["adam"]["noise"] == 0.2
 
@@ -320,9 +319,9 @@ def test_variant_names_must_be_file_names():
 
 
 def test_runs_in_memory_without_a_directory():
-  toy.FLAGS(["toy"])
   options = training.Options(num_updates=4, log_every=2, num_seeds=2)
-  results = training.run({"adam": toy.make_experiment(options)}, options)
+  one = toy.make_experiment(toy.Settings())
+  results = training.run({"adam": one}, options)
   steps, values = results.metrics["adam"]["train/loss"]
   assert steps.tolist() == [16, 32] and values.shape == (2, 2)
   assert results.states["adam"].step.tolist() == [4, 4]

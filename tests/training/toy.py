@@ -3,12 +3,12 @@
 Run as `python toy.py --flags`, by the tests of the driver.
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from absl import flags
 from etils import epy
 
 from lilly import training
+from lilly.training.settings import at_least
 
 with epy.lazy_imports():
   import jax
@@ -16,30 +16,23 @@ with epy.lazy_imports():
   import numpy as np
   import optax
 
-FLAGS = flags.FlagValues()
-training.define_flags(
-  FLAGS,
-  {
-    "cpu": {"num_updates": 40, "log_every": 4, "eval_every": 8},
-    "smoke": {"num_updates": 8, "log_every": 4, "task=big": {"num_updates": 4}},
-  },
-)
-_RATE = flags.DEFINE_float(
-  "learning_rate", 0.1, "Per update.", lower_bound=0.0, flag_values=FLAGS
-)
-_NOISE = flags.DEFINE_float("noise", 0.1, "Of the data.", flag_values=FLAGS)
-_POISON = flags.DEFINE_integer(
-  "poison",
-  -1,
-  "The seed whose data are NaN from update 10 on.",
-  flag_values=FLAGS,
-)
-_VARIANTS = flags.DEFINE_list(
-  "variants", ["adam"], "Names of equal learners.", flag_values=FLAGS
-)
-_TASK = flags.DEFINE_enum(
-  "task", "small", ["small", "big"], "Which size.", flag_values=FLAGS
-)
+
+class Settings(NamedTuple):
+  """The toy's settings."""
+
+  task: Annotated[Literal["small", "big"], "Size of the state."] = "small"
+  variants: Annotated[tuple[str, ...], "Names of equal learners."] = ("adam",)
+  learning_rate: Annotated[float, at_least(0.0), "Learning rate of Adam."] = 0.1
+  noise: Annotated[float, "Standard deviation of the targets' noise."] = 0.1
+  poison: Annotated[
+    int, at_least(-1), "Seed whose data are NaN from update 10 on; -1: none."
+  ] = -1
+
+
+PRESETS = {
+  "cpu": {"num_updates": 40, "log_every": 4, "eval_every": 8},
+  "smoke": {"num_updates": 8, "log_every": 4, "task=big": {"num_updates": 4}},
+}
 
 
 class State(NamedTuple):
@@ -53,12 +46,12 @@ class State(NamedTuple):
   flag: Any
 
 
-def make_experiment(options):
+def make_experiment(settings):
   """Fits y = 2 x_0 - x_1; the data may hold NaN for one seed."""
   optimiser = training.skip_nonfinite(
     optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
   )
-  shape = (4000, 32) if _TASK.value == "big" else (20, 3)
+  shape = (4000, 32) if settings.task == "big" else (20, 3)
 
   def init(key, hyper, data):
     del data
@@ -102,45 +95,53 @@ def make_experiment(options):
     )
     return state, {"loss": value}
 
-  def evaluate(state, data):
-    del data
+  def evaluate(key, state, data):
+    del key, data
     error = jnp.sum((state.params["w"] - jnp.array([2.0, -1.0])) ** 2)
     return {"error": error + state.params["b"] ** 2}
 
   poisoned = -1
-  if _POISON.value >= 0:
-    key_s = jax.random.split(jax.random.key(_POISON.value), 4)[2]
+  if settings.poison >= 0:
+    key_s = jax.random.split(jax.random.key(settings.poison), 4)[2]
     poisoned = int(jax.random.randint(key_s, (), 0, 1 << 30))
   return training.Experiment(
     init=init,
     update=update,
     evaluate=evaluate,
     data={"poisoned": np.int32(poisoned)},
-    hyper={"learning_rate": _RATE.value, "noise": _NOISE.value},
+    hyper={"learning_rate": settings.learning_rate, "noise": settings.noise},
     steps_per_update=8,
     unit="examples",
   )
 
 
-CLAIMS = (
-  training.Claim(
-    name="learns",
-    sentence="the squared error of the weights ends at most 0.5",
-    measure=lambda results: training.final(results, "adam", "eval/error"),
-    relation="<=",
-    threshold=0.5,
-    where={"preset": ["cpu"]},
-    min_seeds=2,
-  ),
+def make_experiments(settings, options):
+  del options
+  return dict.fromkeys(settings.variants, make_experiment(settings))
+
+
+SCRIPT = training.Script(
+  Settings,
+  PRESETS,
+  make_experiments,
+  reproductions={
+    "line": training.Reproduction(
+      claims=[
+        training.Claim(
+          "learns",
+          "the squared error of the weights ends at most 0.5",
+          lambda results: training.final(results, "adam", "eval/error"),
+          "<=",
+          0.5,
+        )
+      ],
+      min_seeds=2,
+      presets=["cpu"],
+    )
+  },
+  free=("variants", "learning_rate"),
+  key_metric="eval/error",
 )
 
-
-def main(options):
-  one = make_experiment(options)
-  experiments = dict.fromkeys(_VARIANTS.value, one)
-  results = training.run(experiments, options, key_metric="eval/error")
-  return training.finish(results, CLAIMS)
-
-
 if __name__ == "__main__":
-  training.main(FLAGS, main)
+  training.main(SCRIPT)
