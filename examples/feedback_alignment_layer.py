@@ -1,4 +1,4 @@
-"""Feedback alignment in a haiku network: one layer is not haiku's own."""
+"""Feedback alignment in a haiku network: one layer has its own backward pass."""
 
 import haiku as hk
 import jax
@@ -18,19 +18,19 @@ def main(num_updates=100):
   (x, labels), test = (datasets.load("digits", s) for s in ("train", "test"))
   params, state = network.init(jax.random.key(0), x)
   optimiser = optax.adam(1e-2)
-  moments = optimiser.init(params)
+  opt_state = optimiser.init(params)
 
   def loss(params):  # the random feedback is state: no optimiser sees it
     y, _ = network.apply(params, state, None, x)
     return optax.softmax_cross_entropy_with_integer_labels(y, labels).mean()
 
   @jax.jit
-  def update(params, moments):
-    updates, moments = optimiser.update(jax.grad(loss)(params), moments)
-    return optax.apply_updates(params, updates), moments
+  def update(params, opt_state):
+    updates, opt_state = optimiser.update(jax.grad(loss)(params), opt_state)
+    return optax.apply_updates(params, updates), opt_state
 
   for _ in range(num_updates):
-    params, moments = update(params, moments)
+    params, opt_state = update(params, opt_state)
   y, _ = network.apply(params, state, None, test.images)
   return (y.argmax(-1) == test.labels).mean()
 
