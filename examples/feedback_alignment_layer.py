@@ -1,4 +1,4 @@
-"""Feedback alignment in a haiku network: one layer has its own backward pass."""
+"""Feedback alignment in a haiku network: one layer has random feedback."""
 
 import haiku as hk
 import jax

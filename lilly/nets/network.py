@@ -59,7 +59,9 @@ def from_haiku(transformed: hk.TransformedWithState) -> Network:
   """
 
   def init(key, *inputs):
-    return transformed.init(key, *inputs, is_training=False)
+    # Batch normalisation begins its averages where it is training; the state
+    # that haiku returns is the one before.
+    return transformed.init(key, *inputs, is_training=True)
 
   def apply(params, state, key, *inputs, is_training=False):
     return transformed.apply(
