@@ -35,16 +35,20 @@ def variables():
 
 def test_a_batch_is_normalised_as_by_a_batched_network(variables):
   batched = hk.transform_with_state(batch)
-  # What haiku keeps of a batch has an axis for it.
-  own = jax.tree.map(lambda x: x[None] if x.ndim else x, variables.state)
+  # What haiku's normalisation keeps of a batch has an axis for it.
+  params = dict(variables.params)
+  params["batch_norm"] = jax.tree.map(lambda x: x[None], params["batch_norm"])
+  state = jax.tree.map(lambda x: x[None] if x.ndim else x, variables.state)
   for is_training in (True, False):
-    found, state = network.apply(NET, variables, 2 * X, is_training=is_training)
+    found, found_state = network.apply(
+      NET, variables, 2 * X, is_training=is_training
+    )
     wanted, wanted_state = batched.apply(
-      variables.params, own, None, 2 * X, is_training=is_training
+      params, state, None, 2 * X, is_training=is_training
     )
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     for x, y in zip(
-      jax.tree.leaves(state), jax.tree.leaves(wanted_state), strict=True
+      jax.tree.leaves(found_state), jax.tree.leaves(wanted_state), strict=True
     ):
       np.testing.assert_allclose(x.ravel(), y.ravel(), atol=1e-5)
 
