@@ -4,17 +4,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lilly.nets import cores
+from lilly.nets import cores, recurrent
 
 SEGMENT, LAG = 20, 6  # steps between updates; recall what was 6 steps ago
 SIZES = {"hidden_size": 32, "num_slots": 4096, "word_size": 8, "num_heads": 1}
-CORE = cores.sam(1, 1, gradient_rows=SEGMENT * (4 + 1), **SIZES)  # K + 1
+CORE = cores.make("sam", 1, 1, gradient_rows=SEGMENT * 5, **SIZES)  # K + 1
 OPTIMISER = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(3e-3))
 
 
 def loss(params, memory, bits, targets):
   start = CORE.detach(memory)  # the words stay, no gradient goes further back
-  memory, logits = cores.unroll(CORE, params, bits, start)
+  memory, logits = recurrent.unroll(CORE, params, bits, start)
   return optax.sigmoid_binary_cross_entropy(logits, targets).mean(), memory
 
 

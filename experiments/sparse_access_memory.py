@@ -24,6 +24,7 @@ from absl import flags
 from etils import epy
 
 from lilly import training
+from lilly.nets import cores
 from lilly.training import claims
 
 with epy.lazy_imports():
@@ -33,7 +34,7 @@ with epy.lazy_imports():
   import optax
 
   from lilly.memory import nearest_neighbors
-  from lilly.nets import cores, memories, sequence_learner
+  from lilly.nets import recurrent, sequence_learner
   from lilly.tasks import (
     algorithmic,
     curriculum,
@@ -43,8 +44,10 @@ with epy.lazy_imports():
   from lilly.training import cost, pictures
 
 ALGORITHMIC = ("copy", "repeat_copy", "associative_recall", "priority_sort")
-SPARSE = ("sam", "sam_no_read", "sdnc")
-CORES = ("lstm", "gru", "ntm", "dam", "dnc", *SPARSE)
+SPARSE = ("sam", "sdnc")
+DENSE = tuple(name for name in cores.MEMORIES if name not in SPARSE)
+CORES = (*cores.CORES, "sam_no_read")
+MEASURED = (*DENSE, "sam_exact", "sam_lsh", "sdnc_lsh")
 SYSTEMS = ("ntm", "dam", "dnc", "sam_exact", "sam_lsh", "sdnc_lsh")
 FIRST_EXPONENT = 8  # --task=scaling starts at 2^8 words
 
@@ -98,7 +101,7 @@ _CORES = flags.DEFINE_list(
   "cores",
   ["sam", "dam", "lstm"],
   f"Cores to compare: {', '.join(CORES)}; with --task=scaling memories: "
-  f"{', '.join(SYSTEMS)}.",
+  f"{', '.join(MEASURED)}.",
   **_OWN,
 )
 _SEARCH = flags.DEFINE_enum(
@@ -223,37 +226,36 @@ def make_task(options: training.Options) -> Any:
 
 def make_memory(name: str, num_slots: int, num_steps: int = 1) -> Any:
   """A memory with the flags' sizes, for gradients over num_steps."""
-  kind, _, search = name.partition("_")
+  kind = name.removesuffix("_exact").removesuffix("_lsh")
   options = {k: _SIZES[k].value for k in ("word_size", "num_heads")}
-  if kind in ("sam", "sdnc"):
+  if kind in SPARSE:
     num_reads = options["num_reads"] = _SIZES["num_reads"].value
     rows = num_steps * options["num_heads"] * (num_reads + 1)
     options["gradient_rows"] = min(rows, num_slots)
-    if search == "lsh":
+    if name.endswith("_lsh"):
       options["make_index"] = lambda: nearest_neighbors.init(
         jax.random.key(0), num_slots, options["word_size"]
       )
-  return memories.MEMORIES[kind](num_slots=num_slots, **options)
+  return cores.make_memory(kind, num_slots=num_slots, **options)
 
 
 def make_core(name: str, task: Any) -> Any:
   """A core with the flags' sizes."""
   sizes = (task.num_inputs, task.num_outputs)
   hidden = {"hidden_size": _SIZES["hidden_size"].value}
-  if name in ("lstm", "gru"):
-    return cores.CORES[name](*sizes, **hidden)
-  kind, _, ablation = name.partition("_")
-  is_sparse = kind in ("sam", "sdnc")
+  kind = name.removesuffix("_no_read")
+  if kind not in cores.MEMORIES:
+    return cores.make(name, *sizes, **hidden)
+  is_sparse = kind in SPARSE
   num_slots = _SIZES["num_slots" if is_sparse else "dense_slots"].value
-  if is_sparse:
-    kind += f"_{_SEARCH.value}"
-  memory = make_memory(kind, num_slots, task.num_steps)
-  return cores.with_memory(memory, *sizes, use_reads=not ablation, **hidden)
+  searched = f"{kind}_{_SEARCH.value}" if is_sparse else kind
+  memory = make_memory(searched, num_slots, task.num_steps)
+  return recurrent.with_memory(memory, *sizes, use_reads=kind == name, **hidden)
 
 
 def make_experiments(options: training.Options) -> dict[str, Any]:
   """One variant for each core, or for each memory that is measured."""
-  known = SYSTEMS if _TASK.value == "scaling" else CORES
+  known = MEASURED if _TASK.value == "scaling" else CORES
   if not _CORES.value or not set(_CORES.value) <= set(known):
     raise training.RunError(
       f"--cores={','.join(_CORES.value)} does not name what --task="
@@ -284,7 +286,7 @@ def measure(name: str, num_slots: int, seed: int) -> Any:
   """Costs of a step of the memory alone, in runs of a few seconds' length."""
   work = num_slots * (num_slots if name == "dnc" else _SIZES["word_size"].value)
   longest = 1000
-  if name in ("ntm", "dam", "dnc"):
+  if name in DENSE:
     longest = max(3, min(200, 2**22 // work))
   elif name == "sam_exact":
     longest = max(20, min(1000, 2**28 // work))

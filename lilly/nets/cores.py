@@ -1,165 +1,96 @@
-"""Recurrent cores: networks with and without a memory, in one form.
+"""The table of recurrent cores: networks with and without a memory, by name.
 
-`CORES` has them by name. All take (input_size, output_size, *, hidden_size);
-those with a memory also take the keywords of `recurrent.with_memory`, and those
-of their function in `memories`: num_slots, word_size, num_heads and so on.
+A core takes (input_size, output_size, *, hidden_size). One with a memory is an
+LSTM that controls it: it takes the other keywords of `recurrent.with_memory`
+too, and those of its function in `memories`: num_slots, word_size, num_heads
+and so on.
+
+The table holds names, not functions, so that a script can list its choices
+without importing JAX.
 """
 
+from __future__ import annotations
+
+import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lilly.nets import memories
-from lilly.nets.recurrent import (
-  Core,
-  State,
-  gru,
-  lstm,
-  unroll,
-  with_memory,
-)
+if TYPE_CHECKING:
+  from lilly.nets import memories, recurrent
 
-__all__ = ["CORES", "Core", "State", "dam", "dnc", "gru", "lstm", "ntm"]
-__all__ += ["sam", "sdnc", "unroll", "with_memory"]
+__all__ = ["CORES", "MEMORIES", "make", "make_memory"]
 
-
-def _core(make_memory, input_size, output_size, options):
-  names = ("hidden_size", "clip", "use_reads")
-  of_core = {name: options.pop(name) for name in names if name in options}
-  memory = make_memory(**options)
-  return with_memory(memory, input_size, output_size, **of_core)
-
-
-def ntm(input_size: int, output_size: int, **options: Any) -> Core:
-  """Makes a Neural Turing Machine with an LSTM controller.
-
-  Args:
-    input_size: numbers in an input.
-    output_size: numbers in an output.
-    **options: keywords of `with_memory` and of `memories.ntm`.
-
-  Returns:
-    The core. At first all heads are at slot 0.
-
-  Raises:
-    ValueError: if an option is out of its range; it is named.
-
-  Reference:
-    Graves, Wayne and Danihelka (2014), arXiv:1410.5401.
-
-  >>> core = ntm(3, 2, hidden_size=8, num_slots=16, word_size=4)
-  >>> core.initial_state().reads.shape
-  (4, 4)
-  """
-  return _core(memories.ntm, input_size, output_size, options)
+# Name, as in --core -> "module:function" that makes the memory.
+MEMORIES = {
+  "ntm": "lilly.nets.memories:ntm",
+  "dam": "lilly.nets.memories:dam",
+  "dnc": "lilly.nets.memories:dnc",
+  "sam": "lilly.nets.memories:sam",
+  "sdnc": "lilly.nets.memories:sdnc",
+}
+# Name, as in --core -> "module:function" that makes the core, or its memory.
+CORES = {
+  "lstm": "lilly.nets.recurrent:lstm",
+  "gru": "lilly.nets.recurrent:gru",
+  **MEMORIES,
+}
+_OF_CONTROLLER = ("hidden_size", "clip", "use_reads")
 
 
-def dam(input_size: int, output_size: int, **options: Any) -> Core:
-  """Makes a network with a Dense Access Memory.
+def make(
+  name: str, input_size: int, output_size: int, **options: Any
+) -> recurrent.Core:
+  """Makes a recurrent core.
 
   Args:
-    input_size: numbers in an input.
-    output_size: numbers in an output.
-    **options: keywords of `with_memory` and of `memories.dam`.
+    name: a name in `CORES`.
+    input_size: size of an input.
+    output_size: size of an output.
+    **options: keywords of the core's function; of a core with a memory, those
+      of `recurrent.with_memory` and of the memory's function.
 
   Returns:
     The core.
 
   Raises:
-    ValueError: if an option is out of its range; it is named.
+    ValueError: there is no such core, or an option is out of its range.
 
-  Reference:
-    Rae et al. (2016), arXiv:1610.09027, section 3 and supplement C.
-
-  >>> core = dam(3, 2, hidden_size=8, num_slots=16, word_size=4)
-  >>> core.initial_state().memory.usage.shape
-  (16,)
-  """
-  return _core(memories.dam, input_size, output_size, options)
-
-
-def dnc(input_size: int, output_size: int, **options: Any) -> Core:
-  """Makes a Differentiable Neural Computer with an LSTM controller.
-
-  Args:
-    input_size: numbers in an input.
-    output_size: numbers in an output.
-    **options: keywords of `with_memory` and of `memories.dnc`.
-
-  Returns:
-    The core.
-
-  Raises:
-    ValueError: if an option is out of its range; it is named.
-
-  Reference:
-    Graves et al. (2016), Nature 538:471.
-
-  >>> core = dnc(3, 2, hidden_size=8, num_slots=16, word_size=4)
-  >>> core.initial_state().memory.links.shape
-  (16, 16)
-  """
-  return _core(memories.dnc, input_size, output_size, options)
-
-
-def sam(input_size: int, output_size: int, **options: Any) -> Core:
-  """Makes a network with a Sparse Access Memory.
-
-  A patent exists on this family of memories (US 11,151,443).
-
-  Args:
-    input_size: numbers in an input.
-    output_size: numbers in an output.
-    **options: keywords of `with_memory` and of `memories.sam`.
-
-  Returns:
-    The core. Use its `detach` between segments: it also frees the rows that
-    gradients took.
-
-  Raises:
-    ValueError: if an option is out of its range; it is named.
-
-  Reference:
-    Rae et al. (2016), arXiv:1610.09027, section 3 and supplement C.
-
-  >>> core = sam(3, 2, hidden_size=8, num_slots=16, word_size=4)
+  >>> core = make("sam", 3, 2, hidden_size=8, num_slots=16, word_size=4)
   >>> core.initial_state().memory.words.words.shape
   (16, 4)
   """
-  return _core(memories.sam, input_size, output_size, options)
+  from lilly.nets import recurrent
+
+  if name not in MEMORIES:
+    return _find(name, CORES)(input_size, output_size, **options)
+  controller = {k: v for k, v in options.items() if k in _OF_CONTROLLER}
+  rest = {k: v for k, v in options.items() if k not in _OF_CONTROLLER}
+  return recurrent.with_memory(
+    make_memory(name, **rest), input_size, output_size, **controller
+  )
 
 
-def sdnc(input_size: int, output_size: int, **options: Any) -> Core:
-  """Makes a Sparse Differentiable Neural Computer.
+def make_memory(name: str, **options: Any) -> memories.Memory:
+  """Makes the memory of a core, for a controller of one's own.
 
   Args:
-    input_size: numbers in an input.
-    output_size: numbers in an output.
-    **options: keywords of `with_memory`, of `memories.sam` and of
-      `memories.sdnc`.
+    name: a name in `MEMORIES`.
+    **options: keywords of its function.
 
   Returns:
-    The core, to be used as `sam`'s.
+    The memory.
 
   Raises:
-    ValueError: if an option is out of its range; it is named.
+    ValueError: there is no such memory, or an option is out of its range.
 
-  Reference:
-    Rae et al. (2016), arXiv:1610.09027, supplement D.
-
-  >>> core = sdnc(3, 2, hidden_size=8, num_slots=16, word_size=4)
-  >>> core.initial_state().memory.links.successor_slots.shape
-  (4, 16, 8)
+  >>> make_memory("dam", num_slots=16, word_size=4, num_heads=1).reads
+  (1, 4)
   """
-  return _core(memories.sdnc, input_size, output_size, options)
+  return _find(name, MEMORIES)(**options)
 
 
-# Name, as in --core -> function that makes the core.
-CORES: dict[str, Callable[..., Core]] = {
-  "lstm": lstm,
-  "gru": gru,
-  "ntm": ntm,
-  "dam": dam,
-  "dnc": dnc,
-  "sam": sam,
-  "sdnc": sdnc,
-}
+def _find(name: str, table: dict[str, str]) -> Callable[..., Any]:
+  if name not in table:
+    raise ValueError(f"name is {name!r}; it must be one of {(*table,)}.")
+  module, function = table[name].split(":")
+  return getattr(importlib.import_module(module), function)

@@ -29,7 +29,7 @@ from lilly.memory import (
   sparse_neural_computer,
 )
 
-__all__ = ["MEMORIES", "Memory", "dam", "dnc", "ntm", "sam", "sdnc"]
+__all__ = ["Memory", "dam", "dnc", "ntm", "sam", "sdnc"]
 
 
 class Memory(NamedTuple):
@@ -45,6 +45,12 @@ class Memory(NamedTuple):
   reads: tuple[int, ...]
   # detach(state) -> state: ends a segment of truncated backpropagation
   detach: Callable[[Any], Any] = jax.lax.stop_gradient
+  # accesses(state) -> weights of the last write and of the last read, summed
+  # over heads, [N] each; None: figures leave the memory out
+  accesses: Callable[[Any], tuple[jax.Array, jax.Array]] | None = None
+  # fill(key, state) -> state with a random word in every slot, standard normal;
+  # benchmarks start from it and refuse a memory without
+  fill: Callable[[jax.Array, Any], Any] | None = None
 
 
 def ntm(
@@ -100,7 +106,12 @@ def ntm(
 
   _check(init)
   return Memory(
-    init, _each(num_heads, shapes), step, reads=(num_heads, word_size)
+    init,
+    _each(num_heads, shapes),
+    step,
+    reads=(num_heads, word_size),
+    accesses=_dense_accesses,
+    fill=_dense_fill,
   )
 
 
@@ -143,7 +154,14 @@ def dam(
   _check(
     lambda: step(init(), **{name: jnp.zeros(s) for name, s in shapes.items()})
   )
-  return Memory(init, shapes, step, reads=(num_heads, word_size))
+  return Memory(
+    init,
+    shapes,
+    step,
+    reads=(num_heads, word_size),
+    accesses=_dense_accesses,
+    fill=_dense_fill,
+  )
 
 
 def dnc(
@@ -197,7 +215,14 @@ def dnc(
     )
 
   _check(init)
-  return Memory(init, shapes, step, reads=(num_heads, word_size))
+  return Memory(
+    init,
+    shapes,
+    step,
+    reads=(num_heads, word_size),
+    accesses=_dense_accesses,
+    fill=_dense_fill,
+  )
 
 
 def _dnc_write(*, write_key, write_strength, word, **gates):
@@ -263,6 +288,8 @@ def sam(
     _access_step(sparse_access, {"delta": delta}, {"delta": delta}),
     reads=(num_heads, word_size),
     detach=sparse_access.detach,
+    accesses=_sparse_accesses,
+    fill=_sparse_fill,
   )
 
 
@@ -297,6 +324,9 @@ def sdnc(
   def init():
     return sparse_neural_computer.init(base.init(), num_links=num_links)
 
+  def fill(key, state):
+    return state._replace(memory=_sparse_fill(key, state.memory))
+
   _check(init)
   return base._replace(
     init=init,
@@ -305,17 +335,9 @@ def sdnc(
       sparse_neural_computer, {"delta": delta}, {"delta": delta}
     ),
     detach=sparse_neural_computer.detach,
+    accesses=lambda state: _sparse_accesses(state.memory),
+    fill=fill,
   )
-
-
-# Name -> function that makes the memory.
-MEMORIES: dict[str, Callable[..., Memory]] = {
-  "ntm": ntm,
-  "dam": dam,
-  "dnc": dnc,
-  "sam": sam,
-  "sdnc": sdnc,
-}
 
 
 def _above_one(x):
@@ -348,6 +370,34 @@ def _access_step(system, for_write, for_read):
     return system.read(state, query, _above_one(strength), *modes, **for_read)
 
   return step
+
+
+def _dense_accesses(state):
+  # The DNC has one write head, and no axis for it.
+  write_weights = jnp.atleast_2d(state.write_weights)
+  return write_weights.sum(axis=0), state.read_weights.sum(axis=0)
+
+
+def _dense_fill(key, state):
+  return state._replace(memory=jax.random.normal(key, state.memory.shape))
+
+
+def _sparse_accesses(state):
+  zeros = jnp.zeros(len(state.words.words))
+
+  def spread(address):
+    return zeros.at[address.slots].add(address.weights, mode="drop")
+
+  return spread(state.writes), spread(state.reads)
+
+
+def _sparse_fill(key, state):
+  """Fills the words, and files them if there is an index."""
+  words = jax.random.normal(key, state.words.words.shape)
+  state = state._replace(words=state.words._replace(words=words))
+  if state.index is None:
+    return state
+  return state._replace(index=nearest_neighbors.file(state.index, words))
 
 
 def _each(num_heads, shapes):

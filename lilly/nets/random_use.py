@@ -1,42 +1,10 @@
 """Memories in random use: what measurements of a memory alone start from."""
 
-from typing import Any
-
 import jax
 
-from lilly.memory import (
-  nearest_neighbors,
-  sparse_access,
-  sparse_neural_computer,
-)
 from lilly.nets import memories
 
-__all__ = ["fill", "interface"]
-
-
-def fill(key: jax.Array, state: Any) -> Any:
-  """Puts a random word into every slot, and files it if there is an index.
-
-  Args:
-    key: typed key.
-    state: of a memory in `memories`.
-
-  Returns:
-    The state; words are standard normal.
-
-  >>> state = memories.dam(num_slots=8, word_size=2).init()
-  >>> bool(fill(jax.random.key(0), state).memory.std() > 0.1)
-  True
-  """
-  if isinstance(state, sparse_neural_computer.State):
-    return state._replace(memory=fill(key, state.memory))
-  if not isinstance(state, sparse_access.State):
-    return state._replace(memory=jax.random.normal(key, state.memory.shape))
-  words = jax.random.normal(key, state.words.words.shape)
-  state = state._replace(words=state.words._replace(words=words))
-  if state.index is None:
-    return state
-  return state._replace(index=nearest_neighbors.file(state.index, words))
+__all__ = ["interface"]
 
 
 def interface(

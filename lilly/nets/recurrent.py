@@ -37,6 +37,8 @@ class Core(NamedTuple):
   apply: Callable[[hk.Params, jax.Array, Any], tuple[Any, jax.Array]]
   # detach(state) -> state: ends a segment of truncated backpropagation
   detach: Callable[[Any], Any] = jax.lax.stop_gradient
+  # accesses(state) -> as `memories.Memory`; None: it has no memory to look into
+  accesses: Callable[[Any], tuple[jax.Array, jax.Array]] | None = None
 
 
 def unroll(
@@ -248,7 +250,13 @@ def with_memory(
     rest = jax.lax.stop_gradient(state._replace(memory=()))
     return rest._replace(memory=memory.detach(state.memory))
 
-  return _core(forward, initial_state, input_size, detach=detach)
+  accesses = None
+  if memory.accesses is not None:
+    accesses_of_memory = memory.accesses
+    accesses = lambda state: accesses_of_memory(state.memory)
+  return _core(
+    forward, initial_state, input_size, detach=detach, accesses=accesses
+  )
 
 
 def _access(memory, h, state, clip):

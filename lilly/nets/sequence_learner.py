@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lilly.memory import sparse_access, sparse_neural_computer
 from lilly.nets import recurrent
 from lilly.tasks import sequences
 
@@ -43,7 +42,7 @@ def scores(
 def accesses(
   params: Any, core: recurrent.Core, inputs: jax.Array
 ) -> tuple[jax.Array, jax.Array] | None:
-  """Looks where a core's memory is accessed along a sequence.
+  """Records where a core's memory is accessed along a sequence.
 
   Args:
     params: of the core.
@@ -51,30 +50,15 @@ def accesses(
     inputs: [T, D].
 
   Returns:
-    Weights of writing and of reading, summed over heads, [T, N] each; None for
-    a core without a memory.
+    Write and read weights, summed over heads, [T, N] each; None for a core
+    whose memory cannot be looked into, or that has none.
   """
-  if not isinstance(core.initial_state(), recurrent.State):
+  if core.accesses is None:
     return None
+  accesses_of_step = core.accesses
 
   def step(state, x):
     state, _ = core.apply(params, x, state)
-    return state, _weights(state.memory)
+    return state, accesses_of_step(state)
 
   return jax.lax.scan(step, core.initial_state(), inputs)[1]
-
-
-def _weights(memory):
-  """Of writing and of reading, [N] each."""
-  if isinstance(memory, sparse_neural_computer.State):
-    return _weights(memory.memory)
-  if isinstance(memory, sparse_access.State):
-    num_slots = len(memory.words.words)
-    return _spread(memory.writes, num_slots), _spread(memory.reads, num_slots)
-  heads = jnp.atleast_2d(memory.write_weights)
-  return heads.sum(axis=0), memory.read_weights.sum(axis=0)
-
-
-def _spread(address, num_slots):
-  weights = jnp.zeros(num_slots)
-  return weights.at[address.slots].add(address.weights, mode="drop")

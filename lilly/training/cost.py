@@ -105,12 +105,18 @@ def of_memory(
 
   Returns:
     The cost of a step, of writing and reading by all heads.
+
+  Raises:
+    ValueError: the memory has no `fill`.
   """
   memory = make(lengths[0])
+  fill = memory.fill
+  if fill is None:
+    raise ValueError("make makes a memory without `fill`; give it one.")
 
   def state_and_numbers(length):
     keys = jax.random.split(jax.random.clone(key))  # for both lengths
-    state = random_use.fill(keys[0], make(length).init())
+    state = fill(keys[0], make(length).init())
     return state, random_use.interface(keys[1], memory, length)
 
   def step(state, numbers):

@@ -40,7 +40,7 @@ def _updates():
   import optax
 
   from benchmarks import timing
-  from lilly.nets import cores
+  from lilly.nets import recurrent
   from lilly.nets import recurrent_learner as learner
   from lilly.replay import episodes
 
@@ -52,7 +52,7 @@ def _updates():
   )
   optimiser = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-3))
   nets = learner.networks(
-    (2,), 1, lambda i, o: cores.lstm(i, o, hidden_size=32)
+    (2,), 1, lambda i, o: recurrent.lstm(i, o, hidden_size=32)
   )
   state = learner.init(
     jax.random.key(1), nets, jnp.zeros(2), optimiser, optimiser

@@ -32,13 +32,14 @@ def _sparse(kind, num_slots, num_steps, search="lsh", **options):
   import jax
 
   from lilly.memory import nearest_neighbors
-  from lilly.nets import memories
+  from lilly.nets import cores
 
   if search == "lsh":
     options["make_index"] = lambda: nearest_neighbors.init(
       jax.random.key(0), num_slots, 32
     )
-  return memories.MEMORIES[kind](
+  return cores.make_memory(
+    kind,
     num_slots=num_slots,
     word_size=32,
     num_reads=4,
@@ -48,10 +49,10 @@ def _sparse(kind, num_slots, num_steps, search="lsh", **options):
 
 
 def _dense(kind, num_slots, num_heads):
-  from lilly.nets import memories
+  from lilly.nets import cores
 
-  return memories.MEMORIES[kind](
-    num_slots=num_slots, word_size=32, num_heads=num_heads
+  return cores.make_memory(
+    kind, num_slots=num_slots, word_size=32, num_heads=num_heads
   )
 
 
@@ -125,16 +126,16 @@ def _trained(num_slots, search, num_steps):
   import jax
   import jax.numpy as jnp
 
-  from lilly.nets import cores
+  from lilly.nets import recurrent
 
   memory = _sparse("sam", num_slots, num_steps, search, num_heads=4)
-  core = cores.with_memory(memory, 8, 8, hidden_size=100)
+  core = recurrent.with_memory(memory, 8, 8, hidden_size=100)
 
   def start():
     return core.init(jax.random.key(1)), core.initial_state()
 
   def loss(params, state, inputs, targets):
-    state, y = cores.unroll(core, params, inputs, core.detach(state))
+    state, y = recurrent.unroll(core, params, inputs, core.detach(state))
     return jnp.mean((y - targets) ** 2), state
 
   def segment(carry, data):

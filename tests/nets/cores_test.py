@@ -1,6 +1,8 @@
 """Tests of recurrent cores: what all keep, and each against its equations."""
 
 import functools
+import subprocess
+import sys
 
 import chex
 import haiku as hk
@@ -9,13 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.memory import (
-  dense_access,
-  differentiable_neural_computer,
-  nearest_neighbors,
-  sparse_access,
-  sparse_neural_computer,
-)
 from lilly.nets import cores, memories, recurrent
 from tests import oracles
 
@@ -24,14 +19,11 @@ _SLOTS, _WORD, _HEADS = 23, 4, 2
 _SIZES = {"num_slots": _SLOTS, "word_size": _WORD, "num_heads": _HEADS}
 # Room for the words of one segment, and not for those of two.
 _SPARSE = {"num_reads": 2, "gradient_rows": 14}
+# Options of some cores, beside the sizes that every memory takes.
+_MORE = {"sam": _SPARSE, "sdnc": _SPARSE | {"num_links": 3}}
 _OPTIONS = {
-  "lstm": {},
-  "gru": {},
-  "ntm": _SIZES,
-  "dam": _SIZES,
-  "dnc": _SIZES,
-  "sam": _SIZES | _SPARSE,
-  "sdnc": _SIZES | _SPARSE | {"num_links": 3},
+  name: (_SIZES if name in cores.MEMORIES else {}) | _MORE.get(name, {})
+  for name in cores.CORES
 }
 # Those that take longest to compile are left to the full run.
 _LONG = ("ntm", "dnc", "sdnc")
@@ -46,7 +38,7 @@ _all_cores = pytest.mark.parametrize(
 
 @functools.cache
 def _make(name):
-  core = cores.CORES[name](_IN, _OUT, hidden_size=_HIDDEN, **_OPTIONS[name])
+  core = cores.make(name, _IN, _OUT, hidden_size=_HIDDEN, **_OPTIONS[name])
   return core, jax.jit(core.init)(jax.random.key(0))
 
 
@@ -100,7 +92,7 @@ def _program(name):
   core, params = _make(name)
 
   def loss(params, inputs, state):
-    state, outputs = cores.unroll(core, params, inputs, core.detach(state))
+    state, outputs = recurrent.unroll(core, params, inputs, core.detach(state))
     return jnp.sum(jnp.sin(outputs[-1])), (state, outputs)
 
   gradient = jax.grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
@@ -119,7 +111,7 @@ def test_scan_and_vmap_equal_a_loop_of_one_program(name):
   np.testing.assert_allclose(found, outputs[:, 1], rtol=1e-4, atol=1e-5)
   expected = _stacked([each[1] for each in states])
   chex.assert_trees_all_equal_shapes_and_dtypes(found_states, expected)
-  if name in memories.MEMORIES:
+  if name in cores.MEMORIES:
     # Which of many equal slots is taken may depend on rounding.
     found_states, expected = (x[:2] for x in (found_states, expected))
   chex.assert_trees_all_close(found_states, expected, rtol=1e-4, atol=1e-5)
@@ -147,9 +139,9 @@ def test_every_parameter_learns_and_detach_ends_a_segment(name):
   assert np.all(np.abs(of_inputs).max(axis=(0, 2)) > 1e-7)
   for leaf in jax.tree.leaves(of_state):
     assert leaf.dtype == jax.dtypes.float0 or not np.any(leaf)
-  if name in memories.MEMORIES:
+  if name in cores.MEMORIES:
     bias, start = of_params["interface"]["b"], 0
-    memory = memories.MEMORIES[name](**_OPTIONS[name])
+    memory = cores.make_memory(name, **_OPTIONS[name])
     for part, shape in memory.interface.items():
       end = start + int(np.prod(shape))
       assert np.abs(bias[:, start:end]).max() > 1e-10, part
@@ -171,7 +163,7 @@ def test_initial_states_share_no_array(name):
   leaves = jax.tree.leaves((core.initial_state(), core.initial_state()))
   addresses = [leaf.unsafe_buffer_pointer() for leaf in leaves]
   assert len(set(addresses)) == len(addresses)
-  if name in memories.MEMORIES:
+  if name in cores.MEMORIES:
     assert any(np.all(leaf == np.float32(1e-6)) for leaf in leaves)
 
 
@@ -181,7 +173,9 @@ def _sigmoid(x):
 
 def test_lstm_by_hand():
   core, params = _make("lstm")
-  _, outputs = cores.unroll(core, params, _inputs()[0, 0], core.initial_state())
+  _, outputs = recurrent.unroll(
+    core, params, _inputs()[0, 0], core.initial_state()
+  )
   w, b = params["lstm/linear"]["w"], params["lstm/linear"]["b"]
   h = c = np.zeros(_HIDDEN)
   for x, y in zip(_inputs()[0, 0], outputs, strict=True):
@@ -195,7 +189,9 @@ def test_lstm_by_hand():
 
 def test_gru_by_hand():
   core, params = _make("gru")
-  _, outputs = cores.unroll(core, params, _inputs()[0, 0], core.initial_state())
+  _, outputs = recurrent.unroll(
+    core, params, _inputs()[0, 0], core.initial_state()
+  )
   w = {k: np.asarray(v) for k, v in params["gru"].items()}
   (w_z, w_r, w_a), (u_z, u_r, u_a), (b_z, b_r, b_a) = (
     np.split(w[k], 3, axis=-1) for k in ("w_i", "w_h", "b")
@@ -272,7 +268,7 @@ def test_gradient_goes_every_way_round():
     def loss(size):
       moved = jax.tree.map(lambda p, v: p + size * v, params, direction)
       state = core.initial_state()
-      _, outputs = cores.unroll(core, moved, inputs, state)
+      _, outputs = recurrent.unroll(core, moved, inputs, state)
       return jnp.sum(jnp.sin(outputs))
 
     size = jnp.array([1e-4, -1e-4])
@@ -288,168 +284,75 @@ def test_gradient_goes_every_way_round():
   np.testing.assert_allclose(gradient, slope, rtol=1e-5)
 
 
-def _softplus(x):
-  return np.log1p(np.exp(x))
-
-
-def _softmax(x):
-  return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
-
-
-def _expected_calls(name, x):
-  """What a memory's functions get of these numbers, after the state."""
-  if name == "ntm":
-    heads = [
-      dense_access.NtmAddress(
-        x[f"{which}_query"],
-        1 + _softplus(x[f"{which}_strength"]),
-        _sigmoid(x[f"{which}_gate"]),
-        _softmax(x[f"{which}_kernel"]),
-        1 + _softplus(x[f"{which}_exponent"]),
-      )
-      for which in ("write", "read")
-    ]
-    return (heads[0], _sigmoid(x["erase"]), x["word"]), (heads[1],)
-  if name == "dnc":
-    write = differentiable_neural_computer.WriteInterface(
-      x["write_key"],
-      1 + _softplus(x["write_strength"]),
-      _sigmoid(x["erase"]),
-      x["word"],
-      *(_sigmoid(x[f"{gate}"]) for gate in ("free_gates", "allocation_gate")),
-      _sigmoid(x["write_gate"]),
-    )
-    read = differentiable_neural_computer.ReadInterface(
-      x["read_keys"],
-      1 + _softplus(x["read_strengths"]),
-      _softmax(x["read_modes"]),
-    )
-    return (write,), (read,)
-  gates = (
-    _sigmoid(x["write_gate"] + 1),
-    _sigmoid(x["interpolation_gate"] - 3),
-  )
-  read = x["query"], 1 + _softplus(x["strength"])
-  if name == "sdnc":
-    read = *read, _softmax(x["modes"])
-  return (x["word"], *gates), read
-
-
-_SYSTEMS = {
-  "ntm": dense_access,
-  "dam": dense_access,
-  "dnc": differentiable_neural_computer,
-  "sam": sparse_access,
-  "sdnc": sparse_neural_computer,
-}
-_OTHERS = {
-  "dam": ({"usage_discount": 0.5}, {}, {"usage_discount": 0.5}),
-  "sam": ({"delta": 0.25}, {"delta": 0.25}, {"delta": 0.25}),
-}
-_OTHERS["sdnc"] = _OTHERS["sam"]
-
-
-@pytest.mark.parametrize("name", memories.MEMORIES)
-def test_numbers_become_what_the_equations_want(name, monkeypatch):
-  options, *keywords = _OTHERS.get(name, ({}, {}, {}))
-  memory = memories.MEMORIES[name](**(_OPTIONS[name] | options))
-  calls, prefix = [], "ntm_" if name == "ntm" else ""
-
-  def record(state, *inputs, **options):
-    calls.append((state, inputs, options))
-    return len(calls)
-
-  for function in ("write", "read"):
-    monkeypatch.setattr(_SYSTEMS[name], prefix + function, record)
-  rng = np.random.default_rng(0)
-  numbers = {
-    part: rng.normal(size=shape).astype(np.float32)
-    for part, shape in memory.interface.items()
-  }
-  assert memory.step(0, **numbers) == 2
-  expected = _expected_calls(name, numbers)
-  for i, (state, inputs, options) in enumerate(calls):
-    assert (state, options) == (i, keywords[i])
-    chex.assert_trees_all_close(inputs, expected[i], rtol=1e-5)
-
-
-def test_an_index_is_made_for_every_state():
-  def make_index():
-    key = jax.random.key(0)
-    return nearest_neighbors.init(key, _SLOTS, _WORD, num_tables=2)
-
-  for name in ("sam", "sdnc"):
-    memory = memories.MEMORIES[name](make_index=make_index, **_OPTIONS[name])
-    state = jax.eval_shape(memory.init)
-    state = state if name == "sam" else state.memory
-    assert state.index.places.shape == (_SLOTS, 2)
-
-
-_FAR = 18.0  # a number whose sigmoid is 1, and of -_FAR 0
-_STAY = np.array([-_FAR, _FAR, -_FAR])
-_QUERIED = {"query": "word", "strength": _FAR}
-_NOTED = _QUERIED | {"write_gate": _FAR, "interpolation_gate": -_FAR}
-_HERE = {"gate": -_FAR, "kernel": _STAY, "strength": 0.0, "query": 0.0}
-_HERE |= {"exponent": 0.0}
-# For each memory what writes a word to a new slot and finds it at once.
-_WRITE_AND_FIND = {
-  "ntm": {
-    f"{k}_{name}": v for k in ("read", "write") for name, v in _HERE.items()
-  }
-  | {"erase": _FAR},
-  "dam": _NOTED,
-  "dnc": {"write_key": 0.0, "write_strength": 0.0, "erase": _FAR}
-  | {"free_gates": 0.0, "allocation_gate": _FAR, "write_gate": _FAR}
-  | {"read_keys": "word", "read_strengths": _FAR, "read_modes": _STAY},
-  "sam": _NOTED,
-  "sdnc": _NOTED | {"modes": _STAY},
-}
-
-
-@pytest.mark.parametrize("name", memories.MEMORIES)
-def test_a_word_is_read_in_the_step_that_writes_it(name):
-  options = {**_OPTIONS[name], "num_heads": 1}
-  memory = memories.MEMORIES[name](**options)
-  step = jax.jit(lambda state, numbers: memory.step(state, **numbers))
-  state, rng = memory.init(), np.random.default_rng(0)
-  for _ in range(2):
-    word = rng.normal(size=_WORD).astype(np.float32)
-    numbers = {"word": word} | {
-      k: word if isinstance(v, str) else v
-      for k, v in _WRITE_AND_FIND[name].items()
-    }
-    numbers = {
-      k: np.broadcast_to(np.float32(v), memory.interface[k])
-      for k, v in numbers.items()
-    }
-    state, reads = step(state, numbers)
-    # The rest of the softmax has weight exp(-19) where memory is orthogonal.
-    np.testing.assert_allclose(reads, word[None], rtol=0.02, atol=0.02)
-
-
 @_all_cores
 def test_sizes_must_be_positive(name):
   for size in ("hidden_size", *_OPTIONS[name]):
     options = _OPTIONS[name] | {size: 0}
     with pytest.raises(ValueError, match=f"{size} "):
-      cores.CORES[name](_IN, _OUT, **options)
+      cores.make(name, _IN, _OUT, **options)
   with pytest.raises(ValueError, match="input_size is 0; it must be at least"):
-    cores.CORES[name](0, _OUT, **_OPTIONS[name])
+    cores.make(name, 0, _OUT, **_OPTIONS[name])
   with pytest.raises(ValueError, match="output_size is -1"):
-    cores.CORES[name](_IN, -1, **_OPTIONS[name])
+    cores.make(name, _IN, -1, **_OPTIONS[name])
 
 
 def test_other_options_are_checked():
   for clip in (0, -1.0, np.nan):
     with pytest.raises(ValueError, match=r"clip is .*positive or None"):
-      cores.ntm(_IN, _OUT, clip=clip)
+      cores.make("ntm", _IN, _OUT, clip=clip)
   for name in ("sam", "sdnc"):
     with pytest.raises(ValueError, match="delta is 1"):
-      cores.CORES[name](_IN, _OUT, delta=1)
+      cores.make(name, _IN, _OUT, delta=1)
   with pytest.raises(ValueError, match="usage_discount is 2"):
-    cores.dam(_IN, _OUT, usage_discount=2)
+    cores.make("dam", _IN, _OUT, usage_discount=2)
   with pytest.raises(TypeError, match="num_links"):
-    cores.sam(_IN, _OUT, num_links=2)
+    cores.make("sam", _IN, _OUT, num_links=2)
   with pytest.raises(AssertionError):
     core, params = _make("gru")
     core.apply(params, jnp.zeros(_IN + 1), core.initial_state())
+
+
+def test_a_name_that_is_in_no_table_is_refused():
+  with pytest.raises(ValueError, match=r"name is 'lsm'; .*'lstm', 'gru'"):
+    cores.make("lsm", _IN, _OUT)
+  with pytest.raises(ValueError, match=r"name is 'gru'; .*one of \('ntm'"):
+    cores.make_memory("gru")
+
+
+def test_options_go_to_the_controller_or_to_the_memory():
+  options = {"clip": 0.5, "use_reads": False, "hidden_size": _HIDDEN}
+  core = cores.make("dam", _IN, _OUT, **options, **_SIZES)
+  expected = recurrent.with_memory(memories.dam(**_SIZES), _IN, _OUT, **options)
+  found, wanted = (
+    jax.jit(c.apply)(
+      jax.tree.map(lambda w: 9 * w, c.init(jax.random.key(0))),
+      _inputs()[0, 0, 0],
+      c.initial_state(),
+    )
+    for c in (core, expected)
+  )
+  chex.assert_trees_all_equal(found, wanted)
+
+
+def test_names_are_known_without_jax():
+  program = (
+    "import sys; from lilly.nets import cores; print(*cores.CORES); "
+    "assert 'jax' not in sys.modules"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.split() == list(cores.CORES)
+
+
+@_all_cores
+def test_accesses_are_those_of_the_memory(name):
+  core, _ = _make(name)
+  if name not in cores.MEMORIES:
+    assert core.accesses is None
+    return
+  state = _loop(name)[0][0][0]
+  memory = cores.make_memory(name, **_OPTIONS[name])
+  chex.assert_trees_all_equal(
+    core.accesses(state), memory.accesses(state.memory)
+  )

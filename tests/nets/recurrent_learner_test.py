@@ -21,10 +21,12 @@ PLAIN = optax.sgd(1.0)
 
 @functools.cache
 def networks(core="lstm", **options):
-  make = {"feedforward": recurrent.feedforward} | cores.CORES
+  make = functools.partial(cores.make, core)
+  if core == "feedforward":
+    make = recurrent.feedforward
   sizes = {"encoder_size": 4, "core_size": 3, "hidden_size": 5}
   return learner.networks(
-    (O,), M, lambda i, o: make[core](i, o, hidden_size=4), **sizes, **options
+    (O,), M, lambda i, o: make(i, o, hidden_size=4), **sizes, **options
   )
 
 

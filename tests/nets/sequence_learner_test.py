@@ -34,15 +34,19 @@ def _accesses(core):
   return sequence_learner.accesses(params, core, inputs)
 
 
-def test_accesses_tell_writes_from_reads_of_all_heads():
+def test_accesses_are_recorded_step_by_step():
   sizes = {"hidden_size": 4, "num_slots": 9, "word_size": 3, "num_heads": 2}
-  for core in (cores.sam(2, 1, **sizes), cores.dam(2, 1, **sizes)):
-    written, read = _accesses(core)
+  for name in ("sam", "dam"):
+    written, read = _accesses(cores.make(name, 2, 1, **sizes))
     assert written.shape == read.shape == (4, 9)
     # Heads read with weights that sum to 1; gates make less of a write.
     np.testing.assert_allclose(read.sum(axis=1), 2.0, rtol=1e-5)
     assert 0 < written.sum(axis=1).min() < written.sum(axis=1).max() < 1.9
+  # After each step, not before it.
+  counting = _COUNTING._replace(accesses=lambda state: (state, -state))
+  found = sequence_learner.accesses({}, counting, jnp.zeros(3))
+  np.testing.assert_array_equal(found, [[1, 2, 3], [-1, -2, -3]])
 
 
 def test_a_core_without_a_memory_has_no_accesses():
-  assert _accesses(cores.gru(2, 1, hidden_size=3)) is None
+  assert _accesses(cores.make("gru", 2, 1, hidden_size=3)) is None

@@ -134,6 +134,9 @@ def _blackboard(seen, num_slots):
     step=step,
     reads=(40,),
     detach=lambda state: _Blackboard(jax.lax.stop_gradient(state.memory) + 100),
+    fill=lambda key, state: _Blackboard(
+      jax.random.normal(key, state.memory.shape)
+    ),
   )
 
 
@@ -160,6 +163,12 @@ def test_a_memory_is_full_and_told_random_numbers():
   assert found.bytes_per_step > 0 and math.isfinite(found.seconds)
   planned = cost.of_memory(jax.random.key(0), make, (1, 3), max_bytes=0)
   assert math.isnan(planned.seconds)
+
+
+def test_a_memory_that_cannot_be_filled_is_refused():
+  memory = _blackboard([], 5)._replace(fill=None)
+  with pytest.raises(ValueError, match="a memory without `fill`"):
+    cost.of_memory(jax.random.key(0), lambda length: memory, (1, 3))
 
 
 def test_a_program_measures_each_seed_at_each_update():
