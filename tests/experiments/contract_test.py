@@ -24,7 +24,6 @@ NOT_YET = (
   "naf",
   "neural_bloom_filter",
   "recurrent_policy_gradients",
-  "sparse_access_memory",
 )
 EVERY = pytest.mark.parametrize(
   "name", [name for name in NAMES if name not in NOT_YET]

@@ -9,21 +9,21 @@ import pytest
 
 from experiments import sparse_access_memory
 from lilly import training
-from lilly.training import claims
+from lilly.training import claims, reproduction, script
+from tests import running
 
+SCRIPT = sparse_access_memory.SCRIPT
 DATA = pathlib.Path(os.environ.get("LILLY_DATA_DIR", "../shared/data"))
-SCALING = ("ntm", "dnc", "sam_lsh", "sdnc_lsh")
+REPRODUCTIONS = sparse_access_memory.REPRODUCTIONS
+CLAIMS = {
+  f"{name}/{claim.name}"
+  for name, each in REPRODUCTIONS.items()
+  for claim in each.claims
+}
 
 
 def run(tmp_path, *flags):
-  argv = ["sparse_access_memory", "--preset=smoke", *flags]
-  with pytest.raises(SystemExit) as stopped:
-    training.main(
-      sparse_access_memory.FLAGS,
-      sparse_access_memory.main,
-      [*argv, f"--out_dir={tmp_path / 'run'}"],
-    )
-  return stopped.value.code
+  return running.run(sparse_access_memory, tmp_path, *flags)
 
 
 def summary_of(tmp_path):
@@ -39,7 +39,7 @@ def test_cores_run_one_task_and_are_drawn(tmp_path):
     final = row["points"][0]["final"]
     assert row["failed"] == [] and 0 < final["eval/error"]["median"] < 100
     assert final["train/level"]["median"] == 1
-  assert len(summary["claims"]) == len(sparse_access_memory.CLAIMS)
+  assert len(summary["claims"]) == len(CLAIMS)
   for picture in ("curves.png", "accesses.png"):
     assert (tmp_path / "run" / picture).stat().st_size > 5000
 
@@ -105,24 +105,20 @@ def test_bad_flags_are_one_sentence(tmp_path, capsys, flags, mention):
   assert mention in err
 
 
-def test_every_preset_and_reproduction_parses():
-  script = sparse_access_memory
-  tasks = [name for name in script.PRESETS["cpu"] if name.startswith("task=")]
-  assert len(tasks) == 8
-  for preset in script.PRESETS:
-    for task in tasks:
-      argv = ["x", f"--preset={preset}", f"--{task}"]
-      options = training.parse(script.FLAGS, argv, "sparse_access_memory")
-      assert options.num_updates % options.log_every == 0
-      assert options.eval_every % options.log_every == 0
-  for flags in script.REPRODUCE.values():
-    training.parse(script.FLAGS, ["x", *flags], "x")
+def test_learning_rates_are_those_that_were_tuned():
+  for preset in ("cpu", "smoke", "gpu"):
+    for task in ("copy", "associative_recall", "priority_sort", "omniglot"):
+      row = script.resolve(SCRIPT, preset, {"task": task})
+      assert row["learning_rate"] == 5e-3, (preset, task)
+    for task in ("repeat_copy", "babi"):
+      row = script.resolve(SCRIPT, preset, {"task": task})
+      assert row["learning_rate"] == 1e-3, (preset, task)
 
 
 def verdicts(flags, value):
   """Claims judged on results in which every metric is one value throughout."""
-  options = training.parse(sparse_access_memory.FLAGS, ["x", *flags], "x")
-  variants = options.flags["cores"]
+  settings, options = running.parse(sparse_access_memory, *flags)
+  variants = settings.cores
   runs = tuple({"seed": s} for s in range(options.num_seeds))
   steps = np.arange(1, 14)
   values = np.full((len(runs), 13), value)
@@ -137,31 +133,48 @@ def verdicts(flags, value):
     dict.fromkeys(variants, runs),
     options,
   )
-  rows = claims.judge(sparse_access_memory.CLAIMS, results)
+  rows = claims.judge(reproduction.state(SCRIPT, options.flags), results)
   return {row["name"]: row["verdict"] for row in rows}
 
 
 def test_every_claim_is_judged_by_a_reproduction():
   judged = {}
-  for flags in sparse_access_memory.REPRODUCE.values():
-    for name, verdict in verdicts(flags, 2.0).items():
+  for each in REPRODUCTIONS.values():
+    for name, verdict in verdicts(each.command, 2.0).items():
       if verdict != "not applicable":
         judged[name] = verdict
-  assert set(judged) == {claim.name for claim in sparse_access_memory.CLAIMS}
+  assert set(judged) == CLAIMS
   # Memories that all cost the same, and errors of 2 %, prove nothing.
   holding = {name for name, verdict in judged.items() if verdict == "holds"}
   assert holding == {
-    *("associative_recall/dense", "priority_sort/dense", "scaling/flat"),
-    "associative_recall/level",
+    "associative_recall/dense",
+    "priority_sort/dense",
+    "scaling/flat",
+    "curriculum/level",
   }
 
 
-def test_claims_are_silent_on_other_settings():
-  for flags in (
+@pytest.mark.parametrize(
+  "flags",
+  [
     ["--num_seeds=8", "--num_slots=64"],
     ["--num_seeds=8", "--learning_rate=1e-4"],
     ["--num_seeds=8", "--num_updates=500"],
     ["--num_seeds=8", "--curriculum"],
     ["--task=scaling", "--word_size=64"],
-  ):
-    assert set(verdicts(flags, 0.1).values()) == {"not applicable"}, flags
+  ],
+)
+def test_claims_are_silent_on_other_settings(flags):
+  assert set(verdicts(flags, 0.1).values()) == {"not applicable"}
+
+
+@pytest.mark.parametrize("search", ["exact", "lsh"])
+def test_sparse_cores_have_the_memory_that_the_settings_say(search):
+  flags = ["--preset=smoke", "--num_slots=32", f"--search={search}"]
+  settings, options = running.parse(sparse_access_memory, *flags)
+  task = sparse_access_memory.make_task(settings, options.data_dir)
+  for name, slots in (("sam", 32), ("sam_no_read", 32), ("dam", 8)):
+    core = sparse_access_memory.make_core(settings, name, task)
+    memory = core.initial_state().memory
+    words = memory.words.words if name != "dam" else memory.memory
+    assert words.shape == (slots, settings.word_size)
