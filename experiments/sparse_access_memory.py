@@ -95,7 +95,9 @@ class Settings(NamedTuple):
   hidden_size: Annotated[int, at_least(1), "Units of the LSTM controller."] = (
     100
   )
-  optimiser: Annotated[Literal["adam", "rmsprop"], "Optimiser of the weights."] = "rmsprop"
+  optimiser: Annotated[
+    Literal["adam", "rmsprop"], "Optimiser of the weights."
+  ] = "rmsprop"
   learning_rate: Annotated[
     float, at_least(0.0), "Learning rate of the optimiser."
   ] = 1e-5

@@ -13,8 +13,16 @@ import numpy as np
 __all__ = ["READERS", "Examples"]
 
 _CIFAR10_CLASSES: list[str] = [
-  *("airplane", "automobile", "bird", "cat", "deer"),
-  *("dog", "frog", "horse", "ship", "truck"),
+  "airplane",
+  "automobile",
+  "bird",
+  "cat",
+  "deer",
+  "dog",
+  "frog",
+  "horse",
+  "ship",
+  "truck",
 ]
 
 

@@ -18,8 +18,15 @@ import optax
 from lilly.envs import environment, rendering, wrappers
 from lilly.envs.environment import Environment
 
-__all__ = ["State", "latencies", "make", "observe", "render", "searches"]
-__all__ += ["seek"]
+__all__ = [
+  "State",
+  "latencies",
+  "make",
+  "observe",
+  "render",
+  "searches",
+  "seek",
+]
 
 _PLATFORM_RADIUS = 0.3
 _SPEED = 0.1
@@ -232,7 +239,8 @@ def make(
     return following, environment.make_step(see(following), is_on)
 
   env = Environment(
-    *(reset, step),
+    reset,
+    step,
     environment.box([-1.0, -1.0, 0.0], [1.0] * 3),
     environment.box([-1.0] * 2, [1.0] * 2),
     render=functools.partial(render, platform_radius=platform_radius),

@@ -20,8 +20,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["State", "cuckoo_space", "false_positive_rate", "init", "insert"]
-__all__ += ["least_space", "optimal_size", "query", "space"]
+__all__ = [
+  "State",
+  "cuckoo_space",
+  "false_positive_rate",
+  "init",
+  "insert",
+  "least_space",
+  "optimal_size",
+  "query",
+  "space",
+]
 
 _MOST_BITS = 2**31
 _ABSENT = np.uint32(2**32 - 1)  # a place behind those of any filter

@@ -18,8 +18,18 @@ import jax.numpy as jnp
 
 from lilly.memory import addressing
 
-__all__ = ["NtmAddress", "NtmState", "State", "init", "ntm_address"]
-__all__ += ["ntm_init", "ntm_read", "ntm_write", "read", "write"]
+__all__ = [
+  "NtmAddress",
+  "NtmState",
+  "State",
+  "init",
+  "ntm_address",
+  "ntm_init",
+  "ntm_read",
+  "ntm_write",
+  "read",
+  "write",
+]
 
 
 class State(NamedTuple):

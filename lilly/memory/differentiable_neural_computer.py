@@ -20,9 +20,18 @@ import jax.numpy as jnp
 
 from lilly.memory import addressing
 
-__all__ = ["ReadInterface", "State", "WriteInterface", "allocation"]
-__all__ += ["directional_weights", "init", "read", "update_links"]
-__all__ += ["update_usage", "write"]
+__all__ = [
+  "ReadInterface",
+  "State",
+  "WriteInterface",
+  "allocation",
+  "directional_weights",
+  "init",
+  "read",
+  "update_links",
+  "update_usage",
+  "write",
+]
 
 
 class State(NamedTuple):

@@ -25,9 +25,21 @@ import jax.numpy as jnp
 from lilly.control import small_matrices
 from lilly.memory import kanerva
 
-__all__ = ["LossTerms", "Reading", "Trajectory", "WriteInfo", "address"]
-__all__ += ["loss", "lyapunov", "optimal_weight_stddev", "read", "retrieve"]
-__all__ += ["sample_read", "weight_kl", "write"]
+__all__ = [
+  "LossTerms",
+  "Reading",
+  "Trajectory",
+  "WriteInfo",
+  "address",
+  "loss",
+  "lyapunov",
+  "optimal_weight_stddev",
+  "read",
+  "retrieve",
+  "sample_read",
+  "weight_kl",
+  "write",
+]
 
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -234,7 +246,8 @@ def read(
   [1.5, 0.0]
   """
   weights = address(
-    *(state, z),
+    state,
+    z,
     noise_variance=noise_variance,
     weight_variance=weight_variance,
     method=method,
@@ -279,7 +292,8 @@ def sample_read(
   """
   _check(weight_stddev=weight_stddev)
   weights = address(
-    *(state, z),
+    state,
+    z,
     noise_variance=noise_variance,
     weight_variance=weight_variance,
     method=method,

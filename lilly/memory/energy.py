@@ -20,9 +20,21 @@ import chex
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Energy", "ReadRates", "WriteRates", "WritingTerms", "decayed"]
-__all__ += ["error_bits", "loss", "read", "read_rates", "reconstruction_loss"]
-__all__ += ["write", "write_rates", "writing_terms"]
+__all__ = [
+  "Energy",
+  "ReadRates",
+  "WriteRates",
+  "WritingTerms",
+  "decayed",
+  "error_bits",
+  "loss",
+  "read",
+  "read_rates",
+  "reconstruction_loss",
+  "write",
+  "write_rates",
+  "writing_terms",
+]
 
 Energy = Callable[[Any, jax.Array], jax.Array]  # of θ and x: E, []
 
@@ -264,7 +276,7 @@ def write(
   _check_patterns(patterns)
   if num_steps < 0:
     raise ValueError(f"num_steps is {num_steps}; it must not be negative.")
-  rates = WriteRates(*(_resolved(rho, params, num_steps) for rho in rates))
+  rates = WriteRates(*[_resolved(rho, params, num_steps) for rho in rates])
 
   def step(current, rates):
     changes = _gradients(current, params, patterns, energy, rates)
@@ -441,13 +453,22 @@ def loss(
   """
   chex.assert_equal_shape([patterns, queries])
   written = write(
-    *(params, patterns, energy, rates),
+    params,
+    patterns,
+    energy,
+    rates,
     num_steps=num_steps,
     first_order=first_order,
     remat=remat,
   )
   reading = lambda query: read(
-    *(written, query, energy, schedule), lower=lower, upper=upper, remat=remat
+    written,
+    query,
+    energy,
+    schedule,
+    lower=lower,
+    upper=upper,
+    remat=remat,
   )
   iterates = jax.vmap(reading)(queries)
   return jnp.mean(jax.vmap(reconstruction_loss)(iterates, patterns)), iterates

@@ -25,9 +25,17 @@ import numpy as np
 from lilly.control import small_matrices
 from lilly.memory import addressing
 
-__all__ = ["Retrieval", "energy", "hebb", "modern_energy", "modern_retrieve"]
-__all__ += ["pseudo_inverse", "retrieve_asynchronously"]
-__all__ += ["retrieve_synchronously", "storkey"]
+__all__ = [
+  "Retrieval",
+  "energy",
+  "hebb",
+  "modern_energy",
+  "modern_retrieve",
+  "pseudo_inverse",
+  "retrieve_asynchronously",
+  "retrieve_synchronously",
+  "storkey",
+]
 
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 

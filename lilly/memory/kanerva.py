@@ -22,8 +22,19 @@ import jax.numpy as jnp
 
 from lilly.control import small_matrices
 
-__all__ = ["State", "address", "erase", "kl", "merge", "prior"]
-__all__ += ["rank_one_write", "read", "step_kl", "write", "write_all"]
+__all__ = [
+  "State",
+  "address",
+  "erase",
+  "kl",
+  "merge",
+  "prior",
+  "rank_one_write",
+  "read",
+  "step_kl",
+  "write",
+  "write_all",
+]
 
 # Not in the faster, coarser products that accelerators offer by default: what
 # is left of U after many writes is a small difference.

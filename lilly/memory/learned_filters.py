@@ -15,8 +15,16 @@ import jax.numpy as jnp
 
 from lilly.memory import bloom
 
-__all__ = ["auc", "calibrate", "contains", "false_positive_rate"]
-__all__ += ["fill_backup", "make_backup", "missed", "space"]
+__all__ = [
+  "auc",
+  "calibrate",
+  "contains",
+  "false_positive_rate",
+  "fill_backup",
+  "make_backup",
+  "missed",
+  "space",
+]
 
 
 def auc(members: jax.Array, strangers: jax.Array) -> jax.Array:

@@ -20,8 +20,17 @@ import optax
 
 from lilly.memory import addressing
 
-__all__ = ["address", "init", "loss", "random_keys", "read"]
-__all__ += ["sparse_address", "sparse_read", "sparse_write", "write"]
+__all__ = [
+  "address",
+  "init",
+  "loss",
+  "random_keys",
+  "read",
+  "sparse_address",
+  "sparse_read",
+  "sparse_write",
+  "write",
+]
 
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 

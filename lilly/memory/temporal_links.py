@@ -122,7 +122,8 @@ def update(state: State, slots: jax.Array, weights: jax.Array) -> State:
     len(state.successor_slots),
     state.precedence_slots,
     jnp.maximum(1 - jnp.sum(w), 0) * state.precedence_weights,
-    *(j, w),
+    j,
+    w,
   )
 
   return State(

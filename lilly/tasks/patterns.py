@@ -18,8 +18,18 @@ import jax.numpy as jnp
 from lilly.memory import energy
 from lilly.tasks import image_episodes
 
-__all__ = ["FILLS", "Query", "Task", "as_image", "binary_task", "bits"]
-__all__ += ["distance", "image_task", "redraw_bits", "replace_block"]
+__all__ = [
+  "FILLS",
+  "Query",
+  "Task",
+  "as_image",
+  "binary_task",
+  "bits",
+  "distance",
+  "image_task",
+  "redraw_bits",
+  "replace_block",
+]
 
 FILLS = ("bits", "noise", "hidden")
 

@@ -83,7 +83,9 @@ def texts(
   if lost:
     _log.warning(
       "%d of %d questions lie beyond max_steps=%d and are left out.",
-      *(lost, asked[chosen].sum(), max_steps),
+      lost,
+      asked[chosen].sum(),
+      max_steps,
     )
   if not len(rows):
     raise ValueError(
@@ -95,10 +97,11 @@ def texts(
   return Texts(
     np.pad(loaded.words, (0, max_steps)),
     np.pad(loaded.answers, (0, max_steps)),
-    *(
-      x.astype(np.int32)
-      for x in (starts[rows], kept[rows], loaded.tasks[rows], firsts, counts)
-    ),
+    starts[rows].astype(np.int32),
+    kept[rows].astype(np.int32),
+    loaded.tasks[rows].astype(np.int32),
+    firsts.astype(np.int32),
+    counts.astype(np.int32),
   )
 
 
