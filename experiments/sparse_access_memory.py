@@ -355,7 +355,9 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
   wanted = {"eval/error": "error at the hardest level (%)"}
   if settings.curriculum:
     wanted = {"train/level": "level"}
-  pictures.curves(results, out_dir / "curves.png", wanted, log_scale=wanted)
+  pictures.curves(
+    results, out_dir / "curves.png", wanted, log_scale=list(wanted)
+  )
   task = make_task(settings, results.options.data_dir)
   episode = task.test(jax.random.key(2), task.max_level, task.data)
   drawn = {}

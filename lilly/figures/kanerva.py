@@ -110,7 +110,7 @@ def _rows(name, reads):
 
 def _interpolate(model, images):
   """Images between the addresses of the first and the last; all addresses."""
-  nets, _, params, _ = model
+  nets, memory, params, state = model
   own = params["nets"]
 
   @jax.jit
@@ -123,7 +123,8 @@ def _interpolate(model, images):
   @jax.jit
   @jax.vmap
   def imagine(part):
-    return kanerva_model.imagine(*model, y[0] + part * (y[-1] - y[0]))
+    at = y[0] + part * (y[-1] - y[0])
+    return kanerva_model.imagine(nets, memory, params, state, at)
 
   between = imagine(jnp.linspace(0, 1, len(images)))
   if "addresses" not in params["memory"]:

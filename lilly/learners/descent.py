@@ -29,9 +29,9 @@ class Learner(NamedTuple):
   """Functions of one run, as `training.Experiment` takes them."""
 
   # init(key, hyper, data) -> state
-  init: Callable[[jax.Array, Hyper, Any], State]
+  init: Callable[[jax.Array, Hyper, Any], Any]
   # update(state, data) -> (state, metrics [])
-  update: Callable[[State, Any], tuple[State, Metrics]]
+  update: Callable[[Any, Any], tuple[Any, Metrics]]
 
 
 def make(

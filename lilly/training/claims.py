@@ -93,7 +93,8 @@ def trajectory(
   free = {tuple(runs[i][k] for k in swept) for i in chosen}
   if len(free) != 1:
     raise NotApplicable(
-      f"{len(free)} grid points of {variant} match {point or 'no choice'}"
+      f"the sweep has {len(free)} settings of {variant!r} with "
+      f"{point or 'any value'} and this claim is about a single one"
     )
   if metric not in results.metrics[variant]:
     raise NotApplicable(f"{metric} was not measured for {variant}")

@@ -75,7 +75,7 @@ def _run(script, settings, options):
 
   experiments = script.make_experiments(settings, options)
   metric = script.key_metric
-  if callable(metric):
+  if metric is not None and not isinstance(metric, str):
     metric = metric(settings)
   results = driver.run(experiments, options, key_metric=metric)
   draw = None

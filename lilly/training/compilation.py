@@ -6,6 +6,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,9 +101,10 @@ def compiled(
   )
 
   def evaluate_one(state, data):
-    if len(inspect.signature(experiment.evaluate).parameters) == 2:
-      return experiment.evaluate(state, data)
-    return experiment.evaluate(jax.random.key(1), state, data)
+    function: Any = experiment.evaluate
+    if len(inspect.signature(function).parameters) == 2:
+      return function(state, data)
+    return function(jax.random.key(1), state, data)
 
   evaluate_runs = jax.jit(across(evaluate_one), out_shardings=everywhere)
 

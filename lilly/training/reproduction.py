@@ -79,18 +79,17 @@ def rows_of(
 
 def _given(script, command):
   """Parses --name=value, --name and --noname of a reproduction."""
-  known, found = script_lib.parsers(script), {"sweep": ()}
+  known = script_lib.parsers(script)
+  found: dict[str, Any] = {}
   for word in command:
     name, equals, value = word.removeprefix("--").partition("=")
     if name == "sweep":
-      found["sweep"] += (value,)
+      found["sweep"] = (*found.get("sweep", ()), value)
     elif not equals and name not in known:
       found[name.removeprefix("no")] = False
     else:
       found[name] = known[name].parse(value if equals else True)
-  return (
-    found if found["sweep"] else {k: found[k] for k in found if k != "sweep"}
-  )
+  return found
 
 
 def calibrations(script: script_lib.Script) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def test_a_grid_point_is_chosen_by_its_values():
 )
 def test_a_grid_point_must_be_chosen_fully(point, count):
   results = make_results({"a": range(8)}, runs=GRID)
-  with pytest.raises(claims.NotApplicable, match=f"{count} grid points of a"):
+  with pytest.raises(claims.NotApplicable, match=f"{count} settings of 'a'"):
     training.final(results, "a", "eval/error", **point)
 
 
