@@ -18,7 +18,9 @@ from lilly.training import script as script_lib
 
 __all__ = [
   "Statement",
+  "calibration_file",
   "calibrations",
+  "parse_command",
   "row_of",
   "rows_of",
   "state",
@@ -70,15 +72,19 @@ def rows_of(
   Returns:
     preset -> row; see `row_of`.
   """
-  given = _given(script, reproduction.command)
+  given = parse_command(script, reproduction.command)
   return {
     preset: row_of(script, script_lib.resolve(script, preset, given))
     for preset in reproduction.presets
   }
 
 
-def _given(script, command):
-  """Parses --name=value, --name and --noname of a reproduction."""
+def parse_command(script, command):
+  """Parses a reproduction's flags: --name=value, --name and --noname.
+
+  Returns:
+    name -> value, for the settings and common flags that are given.
+  """
   known = script_lib.parsers(script)
   found: dict[str, Any] = {}
   for word in command:

@@ -103,7 +103,7 @@ def test_every_claim_is_judged_by_its_reproductions_command(name):
   for label, each in one.reproductions.items():
     names = [claim.name for claim in each.claims]
     assert len(set(names)) == len(names), label
-    given = reproduction._given(one, each.command)
+    given = reproduction.parse_command(one, each.command)
     for preset in each.presets:
       row = script.resolve(one, preset, given)
       assert row["num_seeds"] >= each.min_seeds or not each.claims, label
