@@ -141,15 +141,15 @@ def make_memory(variant: str) -> Any:
     return kanerva_memories.none(code_size)
   if variant == "dnc":
     # As many numbers as the Kanerva Machine's mean has, its controller apart.
-    core = cores.dnc(
-      code_size + address_size + 1,
-      code_size,
+    make_core = functools.partial(
+      cores.make,
+      "dnc",
       hidden_size=given["hidden_size"],
       num_slots=given["num_rows"],
       word_size=code_size,
       num_heads=1,
     )
-    return kanerva_memories.of_core(core)
+    return kanerva_memories.recurrent(make_core, code_size, address_size)
   return kanerva_memories.matrix(
     given["num_rows"],
     code_size,
@@ -333,7 +333,7 @@ def show(setting: Setting, params: Any, images: Any) -> Any:
   """
   _, nets, memory, _ = setting
   keys = jax.random.split(jax.random.key(3), 4)
-  write = lambda images: model.written(keys[0], nets, memory, params, images)
+  write = lambda images: model.write(keys[0], nets, memory, params, images)
   state = jax.jit(write)(images)
   given = nets, memory, params, state
   each = lambda function: jax.jit(jax.vmap(function))
@@ -360,11 +360,11 @@ def show(setting: Setting, params: Any, images: Any) -> Any:
   between = lambda part: y[0] + part * (y[-1] - y[0])
   imagine = each(lambda part: model.imagine(*given, between(part)))
   rows["first to last"] = imagine(jnp.linspace(0, 1, len(images)))
-  if "addresses" not in params["memory"]:
+  if memory.address is None:
     return rows, None, errors
   b = each(lambda y: nets.expand(params["nets"], y))(y)
-  weights = np.asarray(b @ params["memory"]["addresses"].T)
-  return rows, weights, errors
+  weights = each(lambda b: memory.address(params["memory"], {}, b))(b)
+  return rows, np.asarray(weights), errors
 
 
 def address(nets: Any, params: Any, image: Any) -> Any:

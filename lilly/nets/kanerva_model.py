@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from lilly.losses import likelihoods
 from lilly.memory import kanerva_bounds
-from lilly.nets import encoders
-from lilly.nets.kanerva_memories import Memory
+from lilly.nets import encoders, set_memories
+from lilly.nets.set_memories import SetMemory
 
 __all__ = [
   "Networks",
@@ -24,7 +24,7 @@ __all__ = [
   "init",
   "networks",
   "reread",
-  "written",
+  "write",
 ]
 
 
@@ -72,9 +72,10 @@ def networks(
   Reference:
     Wu et al. (2018), arXiv:1804.01756, section 3. Sizes are not confirmed.
   """
-  for name, size in (("code", code_size), ("address", address_size)):
+  sizes = {"code_size": code_size, "address_size": address_size}
+  for name, size in sizes.items():
     if size < 1:
-      raise ValueError(f"{name}_size is {size}; it must be at least 1.")
+      raise ValueError(f"{name} is {size}; it must be at least 1.")
 
   def build():
     encoder, decoder = encoders.pair(
@@ -94,13 +95,10 @@ def networks(
 
 def _built(encoder, decoder, hidden_size, code_size, address_size):
   """For `hk.multi_transform`: what makes all parameters, and the functions."""
-  to_address, to_code, to_reading, expand = (
-    hk.nets.MLP([hidden_size, size], name=name)
-    for name, size in (
-      *(("address", 2 * address_size), ("code", 2 * code_size)),
-      *(("reading", 2 * code_size), ("expand", address_size)),
-    )
-  )
+  to_address = hk.nets.MLP([hidden_size, 2 * address_size], name="address")
+  to_code = hk.nets.MLP([hidden_size, 2 * code_size], name="code")
+  to_reading = hk.nets.MLP([hidden_size, 2 * code_size], name="reading")
+  expand = hk.nets.MLP([hidden_size, address_size], name="expand")
   features = lambda image: jax.nn.relu(encoder(image))
   address = lambda e: _normal(to_address(e))
   code = lambda e: _normal(to_code(e))
@@ -123,7 +121,7 @@ def _normal(numbers):
 
 
 def init(
-  key: jax.Array, nets: Networks, memory: Memory, image: jax.Array
+  key: jax.Array, nets: Networks, memory: SetMemory, image: jax.Array
 ) -> Any:
   """Draws the parameters of nets and memory.
 
@@ -135,13 +133,23 @@ def init(
 
   Returns:
     The parameters.
+
+  Raises:
+    ValueError: the memory has a state beside its parameters.
   """
   keys = jax.random.split(key)
-  return {"nets": nets.init(keys[0], image), "memory": memory.init(keys[1])}
+  return {
+    "nets": nets.init(keys[0], image),
+    "memory": set_memories.init_params(memory, keys[1]),
+  }
 
 
-def written(
-  key: jax.Array, nets: Networks, memory: Memory, params: Any, images: jax.Array
+def write(
+  key: jax.Array,
+  nets: Networks,
+  memory: SetMemory,
+  params: Any,
+  images: jax.Array,
 ) -> Any:
   """Writes an episode, at addresses and with codes that are drawn.
 
@@ -156,14 +164,14 @@ def written(
     images: [T, ...].
 
   Returns:
-    The memory's state.
+    The memory's content.
   """
   own = params["nets"]
   e = jax.vmap(nets.features, (None, 0))(own, images)
   q_y = jax.vmap(nets.address, (None, 0))(own, e)
   q_z = jax.vmap(nets.code, (None, 0))(own, e)
   to_y, to_z = _noise(key, q_y, q_z)
-  return _written(nets, memory, params, _drawn(q_y, to_y), _drawn(q_z, to_z))
+  return _write(nets, memory, params, _drawn(q_y, to_y), _drawn(q_z, to_z))
 
 
 def _noise(key, *normals):
@@ -179,15 +187,15 @@ def _drawn(normal, noise):
   return mean + scale * noise
 
 
-def _written(nets, memory, params, y, z):
+def _write(nets, memory, params, y, z):
   b = jax.vmap(nets.expand, (None, 0))(params["nets"], y)
-  return memory.write(params["memory"], b, z)
+  return memory.write(params["memory"], {}, b, z)
 
 
 def bound(
   key: jax.Array,
   nets: Networks,
-  memory: Memory,
+  memory: SetMemory,
   params: Any,
   images: jax.Array,
   *,
@@ -226,11 +234,12 @@ def bound(
   q_y, q_code = each(nets.address, e_noisy), each(nets.code, e)
   to_y, to_code, to_read_y, to_z = _noise(key, q_y, q_code, q_y, q_code)
   y, z = _drawn(q_y, to_y), _drawn(q_code, to_code)
-  state = _written(nets, memory, params, y, z)
+  content = _write(nets, memory, params, y, z)
 
   b = each(nets.expand, y if one_draw else _drawn(q_y, to_read_y))
-  read = lambda b: memory.read(params["memory"], state, b)
-  prior, variance = jax.vmap(read)(b)
+  read = lambda b: memory.read(params["memory"], {}, content, b)
+  found = jax.vmap(read)(b)
+  prior, variance = found.code, found.variance
   q_z = each(nets.reading, e, prior)
   numbers = each(nets.decode, _drawn(q_z, to_z))
 
@@ -256,9 +265,9 @@ def _from_standard(normal):
 def generate(
   key: jax.Array,
   nets: Networks,
-  memory: Memory,
+  memory: SetMemory,
   params: Any,
-  state: Any,
+  content: Any,
   *,
   noise_variance: float = 1.0,
 ) -> jax.Array:
@@ -269,7 +278,7 @@ def generate(
     nets: as from `networks`.
     memory: one of `kanerva_memories`.
     params: as from `init`.
-    state: of the memory, as from `written`.
+    content: the memory's, as from `write`.
     noise_variance: σ² of codes.
 
   Returns:
@@ -281,13 +290,13 @@ def generate(
   key_y, key_z = jax.random.split(key)
   y = jax.random.normal(key_y, (nets.address_size,))
   b = nets.expand(params["nets"], y)
-  mean, _ = memory.read(params["memory"], state, b)
+  mean = memory.read(params["memory"], {}, content, b).code
   z = mean + jnp.sqrt(noise_variance) * jax.random.normal(key_z, mean.shape)
   return nets.likelihood.mean(nets.decode(params["nets"], z))
 
 
 def imagine(
-  nets: Networks, memory: Memory, params: Any, state: Any, y: jax.Array
+  nets: Networks, memory: SetMemory, params: Any, content: Any, y: jax.Array
 ) -> jax.Array:
   """Gives the image at a latent address, without noise.
 
@@ -295,7 +304,7 @@ def imagine(
     nets: as from `networks`.
     memory: one of `kanerva_memories`.
     params: as from `init`.
-    state: of the memory, as from `written`.
+    content: the memory's, as from `write`.
     y: the address, [S]; between those of two images it interpolates.
 
   Returns:
@@ -305,12 +314,12 @@ def imagine(
     Wu et al. (2018), arXiv:1804.01756, interpolations.
   """
   b = nets.expand(params["nets"], y)
-  z, _ = memory.read(params["memory"], state, b)
+  z = memory.read(params["memory"], {}, content, b).code
   return nets.likelihood.mean(nets.decode(params["nets"], z))
 
 
 def reread(
-  nets: Networks, memory: Memory, params: Any, state: Any, image: jax.Array
+  nets: Networks, memory: SetMemory, params: Any, content: Any, image: jax.Array
 ) -> jax.Array:
   """Reads what the memory makes of an image; again and again, it denoises.
 
@@ -318,7 +327,7 @@ def reread(
     nets: as from `networks`.
     memory: one of `kanerva_memories`.
     params: as from `init`.
-    state: of the memory, as from `written`.
+    content: the memory's, as from `write`.
     image: a query.
 
   Returns:
@@ -331,6 +340,6 @@ def reread(
   own = params["nets"]
   e = nets.features(own, image)
   b = nets.expand(own, nets.address(own, e)[0])
-  prior, _ = memory.read(params["memory"], state, b)
+  prior = memory.read(params["memory"], {}, content, b).code
   z = nets.reading(own, e, prior)[0]
   return nets.likelihood.likeliest(nets.decode(own, z))
