@@ -40,10 +40,11 @@ def networks(
 
   Args:
     image_shape: height, width and channels.
-    code_size: numbers in a code, C.
+    code_size: size of a code, C.
     hidden_size: units of perceptrons' hidden layers.
-    num_filters: of convolutional encoder and decoder; 0: both are perceptrons.
-    likelihood: of pixels.
+    num_filters: filters of convolutional encoder and decoder; 0: both are
+      perceptrons.
+    likelihood: likelihood of pixels, p(x | z).
 
   Returns:
     The networks.
@@ -80,7 +81,7 @@ def init(
     key: typed key.
     nets: as from `networks`.
     memory: one of `kanerva_memories`, of codes.
-    image: one.
+    image: an example.
 
   Returns:
     The parameters.
@@ -122,7 +123,7 @@ def loss(
   *,
   autoencodes: bool = True,
 ) -> tuple[jax.Array, dynamic_kanerva.LossTerms]:
-  """Sums what is made small in training on the images of an episode.
+  """Computes the training loss of the images of an episode.
 
   Args:
     key: typed key.
@@ -134,8 +135,8 @@ def loss(
       other's inverse, the ablation.
 
   Returns:
-    The loss, in nats for an image; and its terms. The bound, in which the
-    memory's divergence is, stands among them.
+    The loss, in nats per image; and its terms, of which one is the bound, with
+    the KL of the memory.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.

@@ -1,7 +1,7 @@
 """The Kanerva Machine: a generative model of episodes, with a memory.
 
-What is remembered of an episode is the prior of its codes: `kanerva_memories`
-has the Kanerva Machine's memory and what may stand in its place.
+The memory of an episode is the prior of its codes: `kanerva_memories` has the
+Kanerva Machine's memory and others that may stand in its place.
 """
 
 from collections.abc import Callable
@@ -52,16 +52,17 @@ def networks(
   num_filters: int = 0,
   likelihood: likelihoods.Likelihood = likelihoods.BERNOULLI,
 ) -> Networks:
-  """Makes encoder, decoder and what is between them.
+  """Makes encoder, decoder and the networks between them.
 
   Args:
     image_shape: height, width and channels.
-    code_size: numbers in a code, C.
-    address_size: numbers in a latent address, S.
-    num_features: what the encoder gives, F.
+    code_size: size of a code, C.
+    address_size: size of a latent address, S.
+    num_features: output size of the encoder, F.
     hidden_size: units of each hidden layer.
-    num_filters: of convolutional encoder and decoder; 0: both are perceptrons.
-    likelihood: of pixels.
+    num_filters: filters of convolutional encoder and decoder; 0: both are
+      perceptrons.
+    likelihood: likelihood of pixels, p(x | z).
 
   Returns:
     The networks.
@@ -129,7 +130,7 @@ def init(
     key: typed key.
     nets: as from `networks`.
     memory: one of `kanerva_memories`.
-    image: one.
+    image: an example.
 
   Returns:
     The parameters.
@@ -153,7 +154,7 @@ def write(
 ) -> Any:
   """Writes an episode, at addresses and with codes that are drawn.
 
-  Codes here come from the images alone: the order of the items is of no matter
+  Codes here come from the images alone: the order of the items does not matter
   to a Kanerva Machine.
 
   Args:
@@ -171,7 +172,9 @@ def write(
   q_y = jax.vmap(nets.address, (None, 0))(own, e)
   q_z = jax.vmap(nets.code, (None, 0))(own, e)
   to_y, to_z = _noise(key, q_y, q_z)
-  return _write(nets, memory, params, _drawn(q_y, to_y), _drawn(q_z, to_z))
+  return _write_codes(
+    nets, memory, params, _drawn(q_y, to_y), _drawn(q_z, to_z)
+  )
 
 
 def _noise(key, *normals):
@@ -187,7 +190,7 @@ def _drawn(normal, noise):
   return mean + scale * noise
 
 
-def _write(nets, memory, params, y, z):
+def _write_codes(nets, memory, params, y, z):
   b = jax.vmap(nets.expand, (None, 0))(params["nets"], y)
   return memory.write(params["memory"], {}, b, z)
 
@@ -213,13 +216,15 @@ def bound(
     params: as from `init`.
     images: [T, ...].
     noise_variance: σ² of codes.
-    address_noise: standard deviation of noise on what addresses are found from.
-    expected: whether a code's divergence is expected over the memory.
+    address_noise: standard deviation of the noise added to the images from
+      which addresses are inferred.
+    expected: whether the KL of a code is its expectation over the memory, in
+      place of that at the memory's mean.
     one_draw: whether items are read at the very y at which they were written.
       It then is no bound: the noise of y tells them apart for nothing.
 
   Returns:
-    The bound, in nats for an image, [], to be made large; and its terms.
+    The bound, in nats per image, [], to be maximised; and its terms.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756, section 3.
@@ -234,7 +239,7 @@ def bound(
   q_y, q_code = each(nets.address, e_noisy), each(nets.code, e)
   to_y, to_code, to_read_y, to_z = _noise(key, q_y, q_code, q_y, q_code)
   y, z = _drawn(q_y, to_y), _drawn(q_code, to_code)
-  content = _write(nets, memory, params, y, z)
+  content = _write_codes(nets, memory, params, y, z)
 
   b = each(nets.expand, y if one_draw else _drawn(q_y, to_read_y))
   read = lambda b: memory.read(params["memory"], {}, content, b)
@@ -321,7 +326,7 @@ def imagine(
 def reread(
   nets: Networks, memory: SetMemory, params: Any, content: Any, image: jax.Array
 ) -> jax.Array:
-  """Reads what the memory makes of an image; again and again, it denoises.
+  """Reads an image from the memory; repeated reads denoise it.
 
   Args:
     nets: as from `networks`.
