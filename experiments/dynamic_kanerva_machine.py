@@ -171,20 +171,22 @@ def make_memory(variant: str) -> Any:
   given = FLAGS.flag_values_dict()
   rows, size = given["num_rows"], given["code_size"]
   if variant == "dnc":
-    core = cores.dnc(
-      *(size + 1, size),
+    make_core = functools.partial(
+      cores.make,
+      "dnc",
       hidden_size=given["hidden_size"],
       num_slots=rows,
       word_size=size,
       num_heads=1,
     )
-    return model.core_memory(core)
+    return kanerva_memories.recurrent(make_core, size)
   if variant == "list":
     # R and U are K C and K K numbers.
-    return model.list_memory(rows * (size + rows) // size)
+    return kanerva_memories.code_list(rows * (size + rows) // size)
   method = variant if variant in ("squared", "mean_field") else "ridge"
-  return model.dynamic_memory(
-    *(rows, size),
+  return kanerva_memories.dynamic(
+    rows,
+    size,
     noise_variance=given["noise_variance"],
     num_iterations=given["num_iterations"],
     method=method,
@@ -289,7 +291,7 @@ def recalled(params: Any, setting: Setting, images: Any, queries: Any) -> Any:
   count = FLAGS["num_reads"].value
 
   def one(images, queries, other):
-    write = functools.partial(model.written, nets, memory, params)
+    write = functools.partial(model.write, nets, memory, params)
     own, wrong = write(images), write(other)
     read = functools.partial(model.recall, nets, memory, params)
     seen, value = jax.vmap(lambda x: read(own, x, num_reads=count))(queries)
@@ -386,7 +388,7 @@ def show(setting: Setting, params: Any, images: Any) -> Any:
 
   @jax.jit
   def read(images, queries):
-    state = model.written(nets, memory, params, images)
+    state = model.write(nets, memory, params, images)
     recall = functools.partial(model.recall, nets, memory, params, state)
     return jax.vmap(lambda x: recall(x, num_reads=count))(queries)
 

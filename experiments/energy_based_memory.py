@@ -35,7 +35,12 @@ with epy.lazy_imports():
   import optax
 
   from lilly.memory import energy
-  from lilly.nets import energy_memory, energy_networks, pattern_memories
+  from lilly.nets import (
+    energy_memory,
+    energy_networks,
+    pattern_memories,
+    set_memories,
+  )
   from lilly.tasks import patterns
   from lilly.training import image_pictures, pattern_pictures, pictures
 
@@ -185,7 +190,7 @@ def make_setting(name: str, task: Any) -> Setting:
     memory = pattern_memories.as_large_as(network, task.shape, variant, **sizes)
   else:
     options = pick("read_steps", "write_rate", "step_size", "momentum")
-    memory = pattern_memories.energy(
+    memory = energy_memory.make(
       network,
       write_steps=0 if variant == "unwritten" else given["write_steps"],
       first_order=variant == "first_order",
@@ -219,7 +224,8 @@ def start(key: Any, hyper: Any, setting: Setting) -> State:
   if setting.variant not in TRAINED:
     return State((), (), hyper, key, jax.random.key(1))
   key, key_params = jax.random.split(key)
-  params = setting.memory.init(key_params, jnp.zeros(setting.task.shape))
+  pattern = jnp.zeros(setting.task.shape)
+  params = set_memories.init_params(setting.memory, key_params, pattern)
   moments = optimiser_of(hyper).init(params)
   return State(params, moments, hyper, key, jax.random.key(1))
 
@@ -240,7 +246,7 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
     stored = setting.task.sample(keys[0], data, count)
     keys = jax.random.split(keys[1], count)
     queries = jax.vmap(setting.task.damage)(keys, stored).pattern
-    reads = setting.memory.recall(params, stored, queries).iterates
+    _, reads = recall(setting, params, stored, queries)
     loss = jnp.mean(jax.vmap(energy.reconstruction_loss)(reads, stored))
     return loss, jnp.mean(distance(setting)(reads[:, -1], stored))
 
@@ -255,6 +261,11 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
   params = optax.apply_updates(state.params, updates)
   metrics = {"loss": value, "error": error, "norm": optax.tree.norm(grads)}
   return State(params, moments, state.hyper, key, state.tests), metrics
+
+
+def recall(setting: Setting, params: Any, stored: Any, queries: Any) -> Any:
+  """What is written, and what is read of each query."""
+  return set_memories.recall(setting.memory, params, {}, stored, queries)
 
 
 def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
@@ -286,13 +297,14 @@ def of_trained(
   key: Any, setting: Setting, params: Any, stored: Any, queries: Any, data: Any
 ) -> dict[str, Any]:
   """Errors of reads, also where another set was written, and energies."""
-  found = setting.memory.recall(params, stored, queries.pattern)
+  written, reads = recall(setting, params, stored, queries.pattern)
   other = setting.task.test(key, data, len(stored))
-  other = setting.memory.recall(params, other, queries.pattern)
-  error = lambda x: distance(setting)(x.iterates[:, -1], stored)
-  errors = {"error": error(found), "error_elsewhere": error(other)}
-  start = params.written if setting.variant in ENERGIES else None
-  return errors | energy_memory.measures(found, start, stored, queries.pattern)
+  _, elsewhere = recall(setting, params, other, queries.pattern)
+  error = lambda reads: distance(setting)(reads[:, -1], stored)
+  errors = {"error": error(reads), "error_elsewhere": error(elsewhere)}
+  return errors | energy_memory.measures(
+    setting.memory, params, written, stored, queries.pattern, reads
+  )
 
 
 def of_rule(

@@ -20,6 +20,7 @@ minutes on 2 cores; the target of 15.5 nats is not met. More in
 docs/papers/kanerva_machine.md.
 """
 
+import functools
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -203,15 +204,17 @@ def make_memory(settings: Settings, variant: str) -> Any:
     return kanerva_memories.none(settings.code_size)
   if variant == "dnc":
     # As many numbers as the Kanerva Machine's mean has, its controller apart.
-    core = cores.dnc(
-      settings.code_size + settings.address_size + 1,
-      settings.code_size,
+    make_core = functools.partial(
+      cores.make,
+      "dnc",
       hidden_size=settings.hidden_size,
       num_slots=settings.num_rows,
       word_size=settings.code_size,
       num_heads=1,
     )
-    return kanerva_memories.of_core(core)
+    return kanerva_memories.recurrent(
+      make_core, settings.code_size, settings.address_size
+    )
   return kanerva_memories.matrix(
     settings.num_rows,
     settings.code_size,

@@ -35,7 +35,7 @@ with epy.lazy_imports():
   import optax
 
   from lilly.memory import bloom, learned_filters, neural_bloom
-  from lilly.nets import cores, set_memories
+  from lilly.nets import cores, filters, set_memories
   from lilly.tasks import membership
   from lilly.training import filter_pictures, image_pictures, pictures
 
@@ -151,14 +151,14 @@ def make_setting(variant: str, task: Any) -> Setting:
     return Setting(task, None)
   sizes = given["hidden_size"], given["encoding_size"], given["num_filters"]
   names = "hidden_size", "output_size", "num_filters"
-  encode = set_memories.encoder(**dict(zip(names, sizes, strict=True)))
+  encode = filters.encoder(**dict(zip(names, sizes, strict=True)))
   if variant == "memory_network":
     size = given["word_size"]
-    return Setting(task, set_memories.memory_network(encode, word_size=size))
+    return Setting(task, filters.memory_network(encode, word_size=size))
   if variant in FILTERS:
     names = ("num_slots", "word_size", "query_size", "hidden_size")
     scale = given["read_scale"]
-    memory = set_memories.bloom(
+    memory = filters.bloom(
       encode,
       **{name: given[name] for name in names},
       read_scale=given["set_size"] ** -0.5 if scale is None else scale,
@@ -174,8 +174,8 @@ def make_setting(variant: str, task: Any) -> Setting:
   if variant == "dnc":
     options |= {name: given[name] for name in ("num_slots", "word_size")}
     options |= {"num_heads": 1}
-  make_core = functools.partial(cores.CORES[variant], **options)
-  memory = set_memories.recurrent(encode, make_core, hidden_size=sizes[0])
+  make_core = functools.partial(cores.make, variant, **options)
+  memory = filters.recurrent(encode, make_core, hidden_size=sizes[0])
   return Setting(task, memory)
 
 
@@ -224,9 +224,9 @@ def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
     count = given["num_queries"]
     episode = task.sample(keys[0], data, given["set_size"], count // 2)
     asked, labels = membership.queries(keys[1], episode, count)
-    written = memory.write(params, state.state, episode.members)
-    score = lambda x: memory.score(params, state.state, written, x)
-    logits = jax.vmap(score)(asked)
+    _, logits = set_memories.recall(
+      memory, params, state.state, episode.members, asked
+    )
     right = jnp.mean((logits > 0) == labels)
     return neural_bloom.loss(logits, labels), (right, episode.members)
 
@@ -254,7 +254,7 @@ def scored(
   episode = setting.task.test(key, data, size, count)
   memory = setting.memory
   written = memory.write(state.params, state.state, episode.members)
-  score = lambda x: memory.score(state.params, state.state, written, x)
+  score = lambda x: memory.read(state.params, state.state, written, x)
   return episode, *(jax.vmap(score)(x) for x in episode)
 
 
@@ -294,7 +294,9 @@ def of_size(
     return list(map(of_rate, limits, rates)), scores
 
   found, (members, strangers) = each(one, keys[1])
-  metrics = summary(found, setting.memory.num_floats(size), size, rates)
+  element = jnp.zeros(setting.task.shape)
+  num_floats = set_memories.num_floats(setting.memory, size, element)
+  metrics = summary(found, num_floats, size, rates)
   within = jnp.mean(jax.vmap(learned_filters.auc)(members, strangers))
   # Of all sets at once, for there is one threshold of all, and set by set.
   auc = learned_filters.auc(members.ravel(), strangers.ravel())
@@ -413,7 +415,7 @@ def draw(results: training.Results, out_dir: Any) -> None:
   for name in trained:
     state = jax.tree.map(lambda x: jnp.asarray(x[0]), results.states[name])
     scores[name], weights = show(state, make_setting(name, task))
-    if weights.size:
+    if weights is not None:
       labels = "slot", "16 elements of a set, then 16 others"
       path = out_dir / f"{name}_addresses.png"
       image_pictures.heat(np.asarray(weights), path, labels, limit=1.0)
@@ -433,7 +435,8 @@ def show(state: State, setting: Setting) -> Any:
     shown = jnp.concatenate([few.members[:16], few.strangers])
     address = lambda x: memory.address(state.params, state.state, x)
     scores = jax.lax.map(one, keys[1:])
-    return [x.ravel() for x in scores], jax.vmap(address)(shown)
+    weights = jax.vmap(address)(shown) if memory.address else None
+    return [x.ravel() for x in scores], weights
 
   return of_data(state, setting.task.data)
 

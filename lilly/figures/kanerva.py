@@ -62,7 +62,7 @@ def _read(nets, memory, params, images, is_binary, noise_variance):
 
   @jax.jit
   def write(images):
-    return kanerva_model.written(keys[0], nets, memory, params, images)
+    return kanerva_model.write(keys[0], nets, memory, params, images)
 
   state = write(images)
   model = nets, memory, params, state
@@ -127,7 +127,12 @@ def _interpolate(model, images):
     return kanerva_model.imagine(nets, memory, params, state, at)
 
   between = imagine(jnp.linspace(0, 1, len(images)))
-  if "addresses" not in params["memory"]:
+  if memory.address is None:
     return between, None
-  b = jax.vmap(lambda y: nets.expand(own, y))(y)
-  return between, np.asarray(b @ params["memory"]["addresses"].T)
+
+  @jax.jit
+  @jax.vmap
+  def weights(y):
+    return memory.address(params["memory"], {}, nets.expand(own, y))
+
+  return between, np.asarray(weights(y))

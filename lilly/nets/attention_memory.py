@@ -1,11 +1,12 @@
 """A memory network: words of patterns are kept, and found by attention.
 
 A baseline of memories that are written by gradients. An encoder makes a word of
-each pattern; the words are the memory. A query is encoded by the same encoder,
-attends to the words, and what it finds is added to what it asks next; of that a
-decoder makes a pattern.
+each pattern; the words are the memory. A query is encoded by the same encoder
+and attends to the words; the sum it gets is added to the next query vector, of
+which a decoder makes a pattern.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -16,12 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from lilly.memory import addressing
-from lilly.nets import encoders, energy_memory
+from lilly.nets import encoders
+from lilly.nets.set_memories import SetMemory
 
-__all__ = ["AttentionMemory", "attention_memory", "recall", "word_size"]
+__all__ = ["Networks", "make", "networks", "word_size"]
 
 
-class AttentionMemory(NamedTuple):
+class Networks(NamedTuple):
   """Functions of one pattern, parameters first."""
 
   init: Callable[[jax.Array, jax.Array], Any]  # key, pattern -> parameters
@@ -31,11 +33,11 @@ class AttentionMemory(NamedTuple):
 
 
 def word_size(num_floats: int, num_words: int, pattern_size: int) -> int:
-  """Shares numbers among words.
+  """Shares the numbers of a memory among its words.
 
   Args:
-    num_floats: of the memory that this one is compared with.
-    num_words: N.
+    num_floats: numbers of the memory that this one is compared with.
+    num_words: words, N.
     pattern_size: numbers of a pattern, more than which no word needs.
 
   Returns:
@@ -57,21 +59,21 @@ def _check(**sizes):
       raise ValueError(f"{name} is {size}; it must be a positive integer.")
 
 
-def attention_memory(
+def networks(
   shape: tuple[int, ...],
   size: int,
   *,
   hidden_size: int = 128,
   num_filters: int = 0,
-) -> AttentionMemory:
+) -> Networks:
   """Makes the networks.
 
   Args:
-    shape: of a pattern: rows, columns and channels, or one number of bits.
-    size: numbers of a word, W.
+    shape: shape of a pattern: rows, columns and channels, or a number of bits.
+    size: size of a word, W.
     hidden_size: units of perceptrons' hidden layers.
-    num_filters: of convolutional encoder and decoder, of images only; 0: both
-      are perceptrons.
+    num_filters: filters of convolutional encoder and decoder, of images only;
+      0: both are perceptrons.
 
   Returns:
     The networks.
@@ -84,7 +86,7 @@ def attention_memory(
     (2015), arXiv:1503.08895, whose hops these are. How Bartunov et al. (2020),
     arXiv:1910.02720, made theirs is not known to us.
 
-  >>> nets = attention_memory((8,), 3, hidden_size=4)
+  >>> nets = networks((8,), 3, hidden_size=4)
   >>> params = nets.init(jax.random.key(0), jnp.zeros(8))
   >>> nets.encode(params, jnp.zeros(8)).shape
   (3,)
@@ -114,55 +116,54 @@ def attention_memory(
     return lambda x: decode(question(encode(x))), (encode, question, decode)
 
   made = hk.without_apply_rng(hk.multi_transform(build))
-  return AttentionMemory(made.init, *cast(Any, made.apply))
+  encode, ask, decode = cast(Any, made.apply)
+  return Networks(made.init, encode, ask, decode)
 
 
-def recall(
-  memory: AttentionMemory,
-  params: Any,
-  patterns: jax.Array,
-  queries: jax.Array,
-  *,
-  num_reads: int,
-) -> energy_memory.Recall:
-  """Writes a set of patterns, and reads each query.
+def make(nets: Networks, *, num_reads: int) -> SetMemory:
+  """Makes the memory of some networks.
 
   m_i = encode(x_i); u⁰ = ask(encode(x̃)); K times
   u <- u + Σ_i softmax_i(m_i·u / √W) m_i, x^k = decode(u).
 
   Args:
-    memory: as from `attention_memory`.
-    params: of it.
-    patterns: x_i, [N, ...]; their order does not matter.
-    queries: x̃, [M, ...].
-    num_reads: K.
+    nets: as from `networks`.
+    num_reads: hops of a read, K.
 
   Returns:
-    What was written, the words, [N, W], and read, x¹ .. x^K, [M, K, ...]; there
-    is no energy.
+    The memory. Items and queries are patterns; the order of items does not
+    matter. Its content is the words, [N, W]; what it reads is x¹ .. x^K,
+    [K, ...].
 
   Raises:
-    ValueError: if N is 0, or num_reads is not positive.
+    ValueError: num_reads is not positive; or N is 0, when called.
 
   Reference:
-    As of `attention_memory`.
+    As of `networks`.
   """
   _check(num_reads=num_reads)
-  if not len(patterns):
-    raise ValueError("patterns has 0 items; give 1 or more.")
-  encode = jax.vmap(memory.encode, (None, 0))
-  words = encode(params, patterns)
-  similarity = lambda u, words: words @ u / math.sqrt(words.shape[1])
 
-  def hop(u, _):
+  def init(key, pattern):
+    return nets.init(key, pattern), {}
+
+  def write(params, state, patterns):
+    if not len(patterns):
+      raise ValueError("patterns has 0 items; give 1 or more.")
+    return jax.vmap(nets.encode, (None, 0))(params, patterns)
+
+  def similarity(u, words):
+    return words @ u / math.sqrt(words.shape[1])
+
+  def hop(params, words, u, _):
     weights = addressing.content_weights(
       u, words, jnp.ones((), u.dtype), similarity=similarity
     )
     u = u + addressing.weighted_sum(weights, words)
-    return u, memory.decode(params, u)
+    return u, nets.decode(params, u)
 
-  def read(word):
-    return jax.lax.scan(hop, memory.ask(params, word), length=num_reads)[1]
+  def read(params, state, words, query):
+    start = nets.ask(params, nets.encode(params, query))
+    step = functools.partial(hop, params, words)
+    return jax.lax.scan(step, start, length=num_reads)[1]
 
-  reads = jax.vmap(read)(encode(params, queries))
-  return energy_memory.Recall(words, None, reads)
+  return SetMemory(init, write, read)

@@ -6,7 +6,8 @@ too, and those of its function in `memories`: num_slots, word_size, num_heads
 and so on.
 
 The table holds names, not functions, so that a script can list its choices
-without importing JAX.
+without importing JAX. A new memory is its module, its test, its rows and one
+line here: scripts, figures and tests of cores take it from the table.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from lilly.memory import energy, hopfield
 from lilly.nets import energy_networks
+from lilly.nets.set_memories import SetMemory
 
-__all__ = ["RULES", "Params", "Recall", "energies", "init", "measures"]
-__all__ += ["recall", "retrieve"]
+__all__ = ["RULES", "Params", "energies", "make", "measures", "retrieve"]
 
 RULES = {
   "hebb": hopfield.hebb,
@@ -25,144 +25,136 @@ RULES = {
 
 
 class Params(NamedTuple):
-  """All that is learnt."""
+  """All that is learned."""
 
   written: Any  # θ̄, where writing begins
-  static: Any
+  static: Any  # the layers that are not written
   write: energy.WriteRates  # a rate for each layer and each term
   read: energy.ReadRates
 
 
-class Recall(NamedTuple):
-  """What was read of a set of queries."""
-
-  written: Any  # θ
-  # of θ and x: E, []; None: what is written is no energy's
-  energy: Callable[[Any, jax.Array], jax.Array] | None
-  iterates: jax.Array  # x¹ .. x^K of each query, [N, K, ...]
-
-
-def init(
-  key: jax.Array,
+def make(
   network: energy_networks.EnergyNetwork,
-  pattern: jax.Array,
   *,
+  write_steps: int,
   read_steps: int,
   write_rate: float = 0.3,
   step_size: float = 0.5,
   momentum: float = 0.5,
   gradient_norm: bool = True,
-) -> Params:
-  """Draws weights, and makes rates.
-
-  Args:
-    key: typed key.
-    network: an energy.
-    pattern: one.
-    read_steps: K.
-    write_rate: of each layer and each term at first; 1e-4 is the paper's.
-    step_size: of the first step of reading.
-    momentum: of the first step of reading.
-    gradient_norm: whether writing has that term.
-
-  Returns:
-    The parameters.
-
-  Raises:
-    ValueError: a rate is out of its range; see `memory.energy`.
-  """
-  written, static = energy_networks.split(network.init(key, pattern))
-  rates = energy.write_rates(dict.fromkeys(written, 0), initial=write_rate)
-  if not gradient_norm:
-    rates = rates._replace(gradient_norm=None)
-  schedule = energy.read_rates(
-    read_steps, step_size=step_size, momentum=momentum
-  )
-  return Params(written, static, rates, schedule)
-
-
-def recall(
-  network: energy_networks.EnergyNetwork,
-  params: Params,
-  patterns: jax.Array,
-  queries: jax.Array,
-  *,
-  write_steps: int,
   first_order: bool = False,
   remat: bool = False,
-) -> Recall:
-  """Writes a set of patterns, and reads each query.
+) -> SetMemory:
+  """Makes an energy-based memory, written and read by gradient steps.
 
   Args:
     network: an energy.
-    params: as from `init`.
-    patterns: [N, ...].
-    queries: [M, ...].
-    write_steps: T; 0: nothing is written.
+    write_steps: gradient steps of a write, T; 0: nothing is written.
+    read_steps: gradient steps of a read, K.
+    write_rate: learning rate of each layer and each term at first; the paper's
+      is 1e-4.
+    step_size: step size of the first step of reading.
+    momentum: momentum of the first step of reading.
+    gradient_norm: whether the loss of writing has that term.
     first_order: as of `memory.energy.write`.
     remat: as of `memory.energy.write`.
 
   Returns:
-    What was written and read.
+    The memory. Items and queries are patterns; its parameters are `Params`, its
+    content θ, and what it reads x¹ .. x^K, [K, ...].
+
+  Raises:
+    ValueError: a rate is out of its range, when called; see `memory.energy`.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720.
   """
-  of_x = functools.partial(network.energy, params.static)
-  written = params.written
-  if write_steps:  # a loop of none takes as long to compile
-    written = energy.write(
-      *(written, patterns, of_x, params.write),
+
+  def init(key, pattern):
+    written, static = energy_networks.split(network.init(key, pattern))
+    rates = energy.write_rates(dict.fromkeys(written, 0), initial=write_rate)
+    if not gradient_norm:
+      rates = rates._replace(gradient_norm=None)
+    schedule = energy.read_rates(
+      read_steps, step_size=step_size, momentum=momentum
+    )
+    return Params(written, static, rates, schedule), {}
+
+  def write(params, state, patterns):
+    if not write_steps:  # a loop of none takes as long to compile
+      return params.written
+    return energy.write(
+      params.written,
+      patterns,
+      functools.partial(network.energy, params.static),
+      params.write,
       num_steps=write_steps,
       first_order=first_order,
       remat=remat,
     )
-  read = lambda x: energy.read(written, x, of_x, params.read, remat=remat)
-  return Recall(written, of_x, jax.vmap(read)(queries))
+
+  def read(params, state, written, query):
+    energy_of = functools.partial(network.energy, params.static)
+    return energy.read(written, query, energy_of, params.read, remat=remat)
+
+  def energy_of_pattern(params, state, written, x):
+    return network.energy(params.static, written, x)
+
+  return SetMemory(init, write, read, energy=energy_of_pattern)
 
 
-def energies(found: Recall, queries: jax.Array) -> jax.Array:
+def energies(
+  energy_of: Callable[[jax.Array], jax.Array],
+  queries: jax.Array,
+  reads: jax.Array,
+) -> jax.Array:
   """Measures how the energy changes as queries are read.
 
   Args:
-    found: as from `recall`.
+    energy_of: energy of a pattern, of the memory as it was written.
     queries: [N, ...].
+    reads: x¹ .. x^K of each query, [N, K, ...].
 
   Returns:
-    E of each query and of what was read of it, [N, K + 1]; 0 if there is none.
+    E of each query and of what was read of it, [N, K + 1].
   """
-  path = jnp.concatenate([queries[:, None], found.iterates], axis=1)
-  if found.energy is None:
-    return jnp.zeros(path.shape[:2], path.dtype)
-  of_x = functools.partial(found.energy, found.written)
-  return jax.vmap(jax.vmap(of_x))(path)
+  path = jnp.concatenate([queries[:, None], reads], axis=1)
+  return jax.vmap(jax.vmap(energy_of))(path)
 
 
 def measures(
-  found: Recall, start: Any, patterns: jax.Array, queries: jax.Array
+  memory: SetMemory,
+  params: Any,
+  written: Any,
+  patterns: jax.Array,
+  queries: jax.Array,
+  reads: jax.Array,
 ) -> dict[str, jax.Array]:
-  """Measures reads, and energies where there are any.
+  """Measures reads, and energies where the memory has one.
 
   Args:
-    found: as from `recall`.
-    start: θ̄, where writing began.
+    memory: as from `make`, or another whose reads are of the same form.
+    params: parameters of the memory; `Params` if it has an energy.
+    written: content of the memory, θ.
     patterns: what was stored, [N, ...].
-    queries: of each pattern one, [N, ...].
+    queries: one query per pattern, [N, ...].
+    reads: x¹ .. x^K of each query, [N, K, ...].
 
   Returns:
-    Of each pattern: loss, of all steps, [N]; energy_before and energy_after
-    writing, [N]; falling, whether a step did not raise the energy, 0 or 1,
-    [N, K].
+    For each pattern: loss, summed over steps, [N]; energy_before and
+    energy_after writing, [N]; falling, whether a step did not raise the energy,
+    0 or 1, [N, K].
   """
-  loss = jax.vmap(energy.reconstruction_loss)(found.iterates, patterns)
-  if found.energy is None:
+  loss = jax.vmap(energy.reconstruction_loss)(reads, patterns)
+  if memory.energy is None:
     return {"loss": loss}
-  at = jax.vmap(found.energy, (None, 0))
-  rises = jnp.diff(energies(found, queries))
+  before = functools.partial(memory.energy, params, {}, params.written)
+  after = functools.partial(memory.energy, params, {}, written)
+  rises = jnp.diff(energies(after, queries, reads))
   return {
     "loss": loss,
-    "energy_before": at(start, patterns),
-    "energy_after": at(found.written, patterns),
+    "energy_before": jax.vmap(before)(patterns),
+    "energy_after": jax.vmap(after)(patterns),
     "falling": jnp.asarray(rises <= 1e-5, jnp.float32),
   }
 

@@ -1,50 +1,66 @@
-"""What a Kanerva Machine remembers with, or what stands in its place.
+"""The memories of Kanerva Machines, and what may stand in their place.
 
-A `Memory` lies between the codes of an episode and what is said of them: the
-Kanerva Machine's, one that is never written, any recurrent core with a memory,
-or nothing, which leaves a VAE.
+Items are codes, or an address and a code; what is read is a `Reading`. They are
+`set_memories.SetMemory`s: matrices of normal variables, recurrent cores, a list
+of the codes, or nothing, which leaves a VAE.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lilly.memory import kanerva
+from lilly.memory import addressing, dynamic_kanerva, kanerva
+from lilly.nets import set_memories
 from lilly.nets.recurrent import Core
+from lilly.nets.set_memories import SetMemory
 
-__all__ = ["Memory", "matrix", "none", "of_core"]
-
-
-class Memory(NamedTuple):
-  """What lies between the codes of an episode; functions of one episode."""
-
-  # init(key) -> parameters
-  init: Callable[[jax.Array], Any]
-  # write(parameters, b [T, S], z [T, C]) -> state
-  write: Callable[[Any, jax.Array, jax.Array], Any]
-  # read(parameters, state, b [S]) -> mean [C] and variance [] of what M says
-  read: Callable[[Any, Any, jax.Array], tuple[jax.Array, jax.Array]]
-  is_addressed: bool = True  # whether there is a latent address at all
+__all__ = [
+  "Reading",
+  "code_list",
+  "dynamic",
+  "matrix",
+  "none",
+  "recurrent",
+]
 
 
-def none(code_size: int) -> Memory:
-  """Remembers nothing: p(z) = N(0, σ² I), no address; the model is a VAE.
+class Reading(NamedTuple):
+  """What a memory says of a query."""
+
+  code: jax.Array  # its mean, [C]
+  variance: jax.Array  # of each of its numbers; 0 where only a mean is told, []
+  kl: jax.Array  # of the address that was inferred, in nats; 0: of none, []
+
+
+def _certain(code):
+  return Reading(code, jnp.zeros(()), jnp.zeros(()))
+
+
+def _check(**sizes):
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f"{name} is {size}; it must be at least 1.")
+
+
+def none(code_size: int) -> SetMemory:
+  """Makes the memory that is none: p(z) = N(0, σ² I); the model is a VAE.
 
   Args:
-    code_size: numbers in a code, C.
+    code_size: size of a code, C.
 
   Returns:
-    The memory that is none.
+    The memory; items and queries are ignored.
 
   Reference:
     Kingma and Welling (2014), arXiv:1312.6114.
   """
-  return Memory(
-    init=lambda key: (),
-    write=lambda params, b, z: (),
-    read=lambda params, state, b: (jnp.zeros(code_size), jnp.zeros(())),
+  return SetMemory(
+    init=lambda key, *item: ((), {}),
+    write=lambda params, state, *items: (),
+    read=lambda params, state, content, *query: _certain(jnp.zeros(code_size)),
     is_addressed=False,
   )
 
@@ -56,18 +72,18 @@ def matrix(
   *,
   noise_variance: float = 1.0,
   is_written: bool = True,
-) -> Memory:
+) -> SetMemory:
   """Makes the Kanerva Machine's memory, with learned addresses and prior.
 
   Args:
-    num_rows: K.
-    code_size: C.
-    address_size: S.
-    noise_variance: σ² of codes.
+    num_rows: rows of the memory, K.
+    code_size: size of a code, C.
+    address_size: size of an address before it is compared with A, S.
+    noise_variance: σ², of codes.
     is_written: False: reads are from the prior, the ablation.
 
   Returns:
-    The memory.
+    The memory. Items are b, [S], and z, [C]; queries are b.
 
   Raises:
     ValueError: a size is not positive.
@@ -76,63 +92,163 @@ def matrix(
     Wu et al. (2018), arXiv:1804.01756. How it begins is not confirmed:
     R ~ N(0, 1), U = I, A ~ N(0, 1 / S).
   """
-  sizes = {"num_rows": num_rows, "code_size": code_size}
-  for name, size in (sizes | {"address_size": address_size}).items():
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be at least 1.")
+  _check(num_rows=num_rows, code_size=code_size, address_size=address_size)
 
-  def init(key):
+  def init(key, *item):
     keys = jax.random.split(key)
-    matrix = jax.random.normal(keys[0], (num_rows, address_size))
-    return {
-      "addresses": matrix / jnp.sqrt(address_size),
+    addresses = jax.random.normal(keys[0], (num_rows, address_size))
+    params = {
+      "addresses": addresses / jnp.sqrt(address_size),
       "mean": jax.random.normal(keys[1], (num_rows, code_size)),
       "log_variance": jnp.zeros(num_rows),
     }
+    return params, {}
 
-  def prior(params):
-    return kanerva.prior(params["mean"], params["log_variance"])
+  def address(params, state, b):
+    return kanerva.address(params["addresses"], b)
 
-  def write(params, b, z):
+  def write(params, state, b, z):
+    prior = _prior(params)
     if not is_written:
-      return prior(params)
-    weights = jax.vmap(lambda b: kanerva.address(params["addresses"], b))(b)
-    return kanerva.write(
-      prior(params), weights, z, noise_variance=noise_variance
-    )
+      return prior
+    weights = jax.vmap(lambda b: address(params, state, b))(b)
+    return kanerva.write(prior, weights, z, noise_variance=noise_variance)
 
-  def read(params, state, b):
-    return kanerva.read(state, kanerva.address(params["addresses"], b))
+  def read(params, state, content, b):
+    mean, variance = kanerva.read(content, address(params, state, b))
+    return Reading(mean, variance, jnp.zeros(()))
 
-  return Memory(init, write, read)
+  return SetMemory(init, write, read, kl=_kl, address=address)
 
 
-def of_core(core: Core) -> Memory:
-  """Makes a memory of a recurrent core: it is shown an episode, then asked.
+def _prior(params):
+  return kanerva.prior(params["mean"], params["log_variance"])
 
-  Inputs are [b, z, 1] where it is written and [b, 0, 0] where it is read. A
-  read does not change what the next one sees.
+
+def _kl(params, state, content):
+  return kanerva.kl(content, _prior(params))
+
+
+def dynamic(
+  num_rows: int,
+  code_size: int,
+  *,
+  noise_variance: float = 1.0,
+  num_iterations: int = 1,
+  method: dynamic_kanerva.Method = "ridge",
+) -> SetMemory:
+  """Makes the Dynamic Kanerva Machine's memory, with a learned prior.
 
   Args:
-    core: from S + C + 1 numbers to C.
+    num_rows: rows of the memory, K, less than C: C rows give back any query,
+      whatever was written.
+    code_size: size of a code, C.
+    noise_variance: σ², of codes.
+    num_iterations: how often the address of an item is found as it is written.
+    method: as of `dynamic_kanerva.address`.
 
   Returns:
-    The memory. What it reads has no variance.
+    The memory. Items and queries are codes, [C]; their order matters.
+
+  Raises:
+    ValueError: a size is not positive; a method is unknown, when called.
 
   Reference:
-    Wu et al. (2018), arXiv:1804.01756, section 4, has a DNC in the Kanerva
-    Machine's place; how it was wired is not confirmed.
+    Wu et al. (2018), arXiv:1811.09556, begun as the authors' released module.
   """
+  _check(num_rows=num_rows, code_size=code_size)
 
-  def write(params, b, z):
-    seen = jnp.concatenate([b, z, jnp.ones((len(z), 1))], axis=1)
-    step = lambda state, x: core.apply(params, x, state)
-    state, _ = jax.lax.scan(step, core.initial_state(), seen)
-    return state, jnp.zeros(z.shape[1:])
+  def init(key, *item):
+    shape = num_rows, code_size
+    params = {
+      "mean": jax.random.truncated_normal(key, -2.0, 2.0, shape),
+      "log_variance": jnp.zeros(()),
+      "log_weight_stddev": jnp.full((), math.log(0.3)),
+    }
+    return params, {}
 
-  def read(params, state, b):
-    state, zeros = state
-    question = jnp.concatenate([b, zeros, jnp.zeros(1)])
-    return core.apply(params, question, state)[1], jnp.zeros(())
+  def write(params, state, codes):
+    content, _ = dynamic_kanerva.write(
+      _prior(params),
+      codes,
+      noise_variance=noise_variance,
+      num_iterations=num_iterations,
+      method=method,
+    )
+    return content
 
-  return Memory(core.init, write, read)
+  def reading(found, weight_stddev):
+    kl = dynamic_kanerva.weight_kl(found.weights, weight_stddev=weight_stddev)
+    return Reading(found.code, jnp.zeros(()), kl)
+
+  def read(params, state, content, code):
+    found = dynamic_kanerva.read(
+      content, code, noise_variance=noise_variance, method=method
+    )
+    return reading(found, jnp.exp(params["log_weight_stddev"]))
+
+  def sample(key, params, state, content, code):
+    stddev = jnp.exp(params["log_weight_stddev"])
+    found = dynamic_kanerva.sample_read(
+      key,
+      content,
+      code,
+      weight_stddev=stddev,
+      noise_variance=noise_variance,
+      method=method,
+    )
+    return reading(found, stddev)
+
+  return SetMemory(init, write, read, sample=sample, kl=_kl)
+
+
+def recurrent(
+  make_core: Callable[[int, int], Core], code_size: int, address_size: int = 0
+) -> SetMemory:
+  """Makes a memory of a recurrent core; see `set_memories.from_core`.
+
+  Args:
+    make_core: makes a core of the sizes of input and output.
+    code_size: size of a code, C.
+    address_size: size of an address, S, where items are addresses and codes;
+      0: they are codes.
+
+  Returns:
+    The memory, in the place of `matrix` or of `dynamic`. What it reads has no
+    variance.
+
+  Raises:
+    ValueError: the core has no state.
+
+  Reference:
+    Wu et al. (2018), arXiv:1804.01756, section 4, and arXiv:1811.09556 compare
+    with a DNC; how it was wired is not confirmed.
+  """
+  return set_memories.from_core(
+    make_core, address_size + code_size, code_size, to_answer=_certain
+  )
+
+
+def code_list(num_codes: int) -> SetMemory:
+  """Makes a memory that keeps codes as they are, and finds the nearest.
+
+  Args:
+    num_codes: how many are kept, the last ones.
+
+  Returns:
+    The memory, without parameters; trained, it leaves an autoencoder. Items and
+    queries are codes, [C].
+
+  Raises:
+    ValueError: num_codes is not positive.
+  """
+  _check(num_codes=num_codes)
+
+  def write(params, state, codes):
+    return codes[-num_codes:]
+
+  def read(params, state, content, code):
+    nearest = jnp.argmax(addressing.cosine_similarity(code, content))
+    return _certain(content[nearest])
+
+  return SetMemory(lambda key, *item: ((), {}), write, read)

@@ -1,7 +1,7 @@
 """The Kanerva Machine: a generative model of episodes, with a memory.
 
-What is remembered of an episode is the prior of its codes: `kanerva_memories`
-has the Kanerva Machine's memory and what may stand in its place.
+The memory of an episode is the prior of its codes: `kanerva_memories` has the
+Kanerva Machine's memory and others that may stand in its place.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from lilly.losses import likelihoods
 from lilly.memory import kanerva_bounds
-from lilly.nets import encoders
-from lilly.nets.kanerva_memories import Memory
+from lilly.nets import encoders, set_memories
+from lilly.nets.set_memories import SetMemory
 
 __all__ = [
   "Networks",
@@ -24,7 +24,7 @@ __all__ = [
   "init",
   "networks",
   "reread",
-  "written",
+  "write",
 ]
 
 
@@ -52,16 +52,17 @@ def networks(
   num_filters: int = 0,
   likelihood: likelihoods.Likelihood = likelihoods.BERNOULLI,
 ) -> Networks:
-  """Makes encoder, decoder and what is between them.
+  """Makes encoder, decoder and the networks between them.
 
   Args:
     image_shape: height, width and channels.
-    code_size: numbers in a code, C.
-    address_size: numbers in a latent address, S.
-    num_features: what the encoder gives, F.
+    code_size: size of a code, C.
+    address_size: size of a latent address, S.
+    num_features: output size of the encoder, F.
     hidden_size: units of each hidden layer.
-    num_filters: of convolutional encoder and decoder; 0: both are perceptrons.
-    likelihood: of pixels.
+    num_filters: filters of convolutional encoder and decoder; 0: both are
+      perceptrons.
+    likelihood: likelihood of pixels, p(x | z).
 
   Returns:
     The networks.
@@ -72,9 +73,10 @@ def networks(
   Reference:
     Wu et al. (2018), arXiv:1804.01756, section 3. Sizes are not confirmed.
   """
-  for name, size in (("code", code_size), ("address", address_size)):
+  sizes = {"code_size": code_size, "address_size": address_size}
+  for name, size in sizes.items():
     if size < 1:
-      raise ValueError(f"{name}_size is {size}; it must be at least 1.")
+      raise ValueError(f"{name} is {size}; it must be at least 1.")
 
   def build():
     encoder, decoder = encoders.pair(
@@ -94,13 +96,10 @@ def networks(
 
 def _built(encoder, decoder, hidden_size, code_size, address_size):
   """For `hk.multi_transform`: what makes all parameters, and the functions."""
-  to_address, to_code, to_reading, expand = (
-    hk.nets.MLP([hidden_size, size], name=name)
-    for name, size in (
-      *(("address", 2 * address_size), ("code", 2 * code_size)),
-      *(("reading", 2 * code_size), ("expand", address_size)),
-    )
-  )
+  to_address = hk.nets.MLP([hidden_size, 2 * address_size], name="address")
+  to_code = hk.nets.MLP([hidden_size, 2 * code_size], name="code")
+  to_reading = hk.nets.MLP([hidden_size, 2 * code_size], name="reading")
+  expand = hk.nets.MLP([hidden_size, address_size], name="expand")
   features = lambda image: jax.nn.relu(encoder(image))
   address = lambda e: _normal(to_address(e))
   code = lambda e: _normal(to_code(e))
@@ -123,7 +122,7 @@ def _normal(numbers):
 
 
 def init(
-  key: jax.Array, nets: Networks, memory: Memory, image: jax.Array
+  key: jax.Array, nets: Networks, memory: SetMemory, image: jax.Array
 ) -> Any:
   """Draws the parameters of nets and memory.
 
@@ -131,21 +130,31 @@ def init(
     key: typed key.
     nets: as from `networks`.
     memory: one of `kanerva_memories`.
-    image: one.
+    image: an example.
 
   Returns:
     The parameters.
+
+  Raises:
+    ValueError: the memory has a state beside its parameters.
   """
   keys = jax.random.split(key)
-  return {"nets": nets.init(keys[0], image), "memory": memory.init(keys[1])}
+  return {
+    "nets": nets.init(keys[0], image),
+    "memory": set_memories.init_params(memory, keys[1]),
+  }
 
 
-def written(
-  key: jax.Array, nets: Networks, memory: Memory, params: Any, images: jax.Array
+def write(
+  key: jax.Array,
+  nets: Networks,
+  memory: SetMemory,
+  params: Any,
+  images: jax.Array,
 ) -> Any:
   """Writes an episode, at addresses and with codes that are drawn.
 
-  Codes here come from the images alone: the order of the items is of no matter
+  Codes here come from the images alone: the order of the items does not matter
   to a Kanerva Machine.
 
   Args:
@@ -156,14 +165,16 @@ def written(
     images: [T, ...].
 
   Returns:
-    The memory's state.
+    The memory's content.
   """
   own = params["nets"]
   e = jax.vmap(nets.features, (None, 0))(own, images)
   q_y = jax.vmap(nets.address, (None, 0))(own, e)
   q_z = jax.vmap(nets.code, (None, 0))(own, e)
   to_y, to_z = _noise(key, q_y, q_z)
-  return _written(nets, memory, params, _drawn(q_y, to_y), _drawn(q_z, to_z))
+  return _write_codes(
+    nets, memory, params, _drawn(q_y, to_y), _drawn(q_z, to_z)
+  )
 
 
 def _noise(key, *normals):
@@ -179,15 +190,15 @@ def _drawn(normal, noise):
   return mean + scale * noise
 
 
-def _written(nets, memory, params, y, z):
+def _write_codes(nets, memory, params, y, z):
   b = jax.vmap(nets.expand, (None, 0))(params["nets"], y)
-  return memory.write(params["memory"], b, z)
+  return memory.write(params["memory"], {}, b, z)
 
 
 def bound(
   key: jax.Array,
   nets: Networks,
-  memory: Memory,
+  memory: SetMemory,
   params: Any,
   images: jax.Array,
   *,
@@ -205,13 +216,15 @@ def bound(
     params: as from `init`.
     images: [T, ...].
     noise_variance: σ² of codes.
-    address_noise: standard deviation of noise on what addresses are found from.
-    expected: whether a code's divergence is expected over the memory.
+    address_noise: standard deviation of the noise added to the images from
+      which addresses are inferred.
+    expected: whether the KL of a code is its expectation over the memory, in
+      place of that at the memory's mean.
     one_draw: whether items are read at the very y at which they were written.
       It then is no bound: the noise of y tells them apart for nothing.
 
   Returns:
-    The bound, in nats for an image, [], to be made large; and its terms.
+    The bound, in nats per image, [], to be maximised; and its terms.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756, section 3.
@@ -226,11 +239,12 @@ def bound(
   q_y, q_code = each(nets.address, e_noisy), each(nets.code, e)
   to_y, to_code, to_read_y, to_z = _noise(key, q_y, q_code, q_y, q_code)
   y, z = _drawn(q_y, to_y), _drawn(q_code, to_code)
-  state = _written(nets, memory, params, y, z)
+  content = _write_codes(nets, memory, params, y, z)
 
   b = each(nets.expand, y if one_draw else _drawn(q_y, to_read_y))
-  read = lambda b: memory.read(params["memory"], state, b)
-  prior, variance = jax.vmap(read)(b)
+  read = lambda b: memory.read(params["memory"], {}, content, b)
+  found = jax.vmap(read)(b)
+  prior, variance = found.code, found.variance
   q_z = each(nets.reading, e, prior)
   numbers = each(nets.decode, _drawn(q_z, to_z))
 
@@ -256,9 +270,9 @@ def _from_standard(normal):
 def generate(
   key: jax.Array,
   nets: Networks,
-  memory: Memory,
+  memory: SetMemory,
   params: Any,
-  state: Any,
+  content: Any,
   *,
   noise_variance: float = 1.0,
 ) -> jax.Array:
@@ -269,7 +283,7 @@ def generate(
     nets: as from `networks`.
     memory: one of `kanerva_memories`.
     params: as from `init`.
-    state: of the memory, as from `written`.
+    content: the memory's, as from `write`.
     noise_variance: σ² of codes.
 
   Returns:
@@ -281,13 +295,13 @@ def generate(
   key_y, key_z = jax.random.split(key)
   y = jax.random.normal(key_y, (nets.address_size,))
   b = nets.expand(params["nets"], y)
-  mean, _ = memory.read(params["memory"], state, b)
+  mean = memory.read(params["memory"], {}, content, b).code
   z = mean + jnp.sqrt(noise_variance) * jax.random.normal(key_z, mean.shape)
   return nets.likelihood.mean(nets.decode(params["nets"], z))
 
 
 def imagine(
-  nets: Networks, memory: Memory, params: Any, state: Any, y: jax.Array
+  nets: Networks, memory: SetMemory, params: Any, content: Any, y: jax.Array
 ) -> jax.Array:
   """Gives the image at a latent address, without noise.
 
@@ -295,7 +309,7 @@ def imagine(
     nets: as from `networks`.
     memory: one of `kanerva_memories`.
     params: as from `init`.
-    state: of the memory, as from `written`.
+    content: the memory's, as from `write`.
     y: the address, [S]; between those of two images it interpolates.
 
   Returns:
@@ -305,20 +319,20 @@ def imagine(
     Wu et al. (2018), arXiv:1804.01756, interpolations.
   """
   b = nets.expand(params["nets"], y)
-  z, _ = memory.read(params["memory"], state, b)
+  z = memory.read(params["memory"], {}, content, b).code
   return nets.likelihood.mean(nets.decode(params["nets"], z))
 
 
 def reread(
-  nets: Networks, memory: Memory, params: Any, state: Any, image: jax.Array
+  nets: Networks, memory: SetMemory, params: Any, content: Any, image: jax.Array
 ) -> jax.Array:
-  """Reads what the memory makes of an image; again and again, it denoises.
+  """Reads an image from the memory; repeated reads denoise it.
 
   Args:
     nets: as from `networks`.
     memory: one of `kanerva_memories`.
     params: as from `init`.
-    state: of the memory, as from `written`.
+    content: the memory's, as from `write`.
     image: a query.
 
   Returns:
@@ -331,6 +345,6 @@ def reread(
   own = params["nets"]
   e = nets.features(own, image)
   b = nets.expand(own, nets.address(own, e)[0])
-  prior, _ = memory.read(params["memory"], state, b)
+  prior = memory.read(params["memory"], {}, content, b).code
   z = nets.reading(own, e, prior)[0]
   return nets.likelihood.likeliest(nets.decode(own, z))

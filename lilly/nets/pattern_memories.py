@@ -1,65 +1,29 @@
-"""Trained memories of sets of patterns in one form.
+"""Baselines of energy-based memories, of at most the same size.
 
-An energy, and baselines that are given at most as many numbers to write: all
-are trained by the same loss of every step of a read.
+Items and queries are patterns, from 0 to 1; what is read is x¹ .. x^K, so that
+all are trained by the same loss of every step of a read.
 """
 
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 
 from lilly.nets import (
   attention_memory,
   dynamic_kanerva_model,
-  energy_memory,
   energy_networks,
+  kanerva_memories,
 )
+from lilly.nets.set_memories import SetMemory
 
-__all__ = ["MEMORIES", "PatternMemory", "as_large_as", "dynamic_kanerva"]
-__all__ += ["energy", "kanerva_sizes", "memory_network"]
-
-
-class PatternMemory(NamedTuple):
-  """Functions of sets."""
-
-  # init(key, pattern) -> parameters
-  init: Callable[[jax.Array, jax.Array], Any]
-  # recall(parameters, patterns [N, ...], queries [M, ...]) -> Recall
-  recall: Callable[[Any, jax.Array, jax.Array], energy_memory.Recall]
-
-
-def energy(
-  network: energy_networks.EnergyNetwork,
-  *,
-  write_steps: int,
-  first_order: bool = False,
-  remat: bool = False,
-  **rates: Any,
-) -> PatternMemory:
-  """Makes an energy-based memory; see `energy_memory`.
-
-  Args:
-    network: an energy.
-    write_steps: T; 0: nothing is written.
-    first_order: as of `energy_memory.recall`.
-    remat: as of `energy_memory.recall`.
-    **rates: keywords of `energy_memory.init`, read_steps among them.
-
-  Returns:
-    The memory; of what it recalls there is an energy.
-
-  Reference:
-    Bartunov et al. (2020), arXiv:1910.02720.
-  """
-  options = {"write_steps": write_steps, "remat": remat}
-  options |= {"first_order": first_order}
-  return PatternMemory(
-    lambda key, x: energy_memory.init(key, network, x, **rates),
-    functools.partial(energy_memory.recall, network, **options),
-  )
+__all__ = [
+  "MEMORIES",
+  "as_large_as",
+  "dynamic_kanerva",
+  "kanerva_sizes",
+  "memory_network",
+]
 
 
 def memory_network(
@@ -69,14 +33,14 @@ def memory_network(
   num_words: int,
   num_reads: int,
   **sizes: Any,
-) -> PatternMemory:
+) -> SetMemory:
   """Makes a memory network; see `attention_memory`.
 
   Args:
-    shape: of a pattern.
-    num_floats: at most so many numbers are written.
-    num_words: N, for which they suffice; a word has one number at least.
-    num_reads: K.
+    shape: shape of a pattern.
+    num_floats: the most numbers that are written.
+    num_words: words for which they suffice, N; a word has one number at least.
+    num_reads: hops of a read, K.
     **sizes: hidden_size and num_filters.
 
   Returns:
@@ -86,16 +50,15 @@ def memory_network(
     ValueError: a size is not positive, or the shape is none of a pattern.
   """
   size = attention_memory.word_size(num_floats, num_words, math.prod(shape))
-  nets = attention_memory.attention_memory(shape, size, **sizes)
-  recall = functools.partial(attention_memory.recall, num_reads=num_reads)
-  return PatternMemory(nets.init, functools.partial(recall, nets))
+  nets = attention_memory.networks(shape, size, **sizes)
+  return attention_memory.make(nets, num_reads=num_reads)
 
 
 def kanerva_sizes(num_floats: int, pattern_size: int) -> tuple[int, int]:
   """Chooses rows and codes of a Kanerva memory.
 
   Args:
-    num_floats: at most so many numbers, of the mean and the covariance.
+    num_floats: the most numbers, of the mean and the covariance.
     pattern_size: numbers of a pattern, more than which no code needs.
 
   Returns:
@@ -124,17 +87,17 @@ def dynamic_kanerva(
   num_words: int,
   num_reads: int,
   **sizes: Any,
-) -> PatternMemory:
+) -> SetMemory:
   """Makes a Dynamic Kanerva Machine, trained by errors of what is read.
 
   x^k = decode(read(encode(x^{k-1}))), at mean addresses. The paper's own loss
   is another, a bound: `dynamic_kanerva_model.loss`.
 
   Args:
-    shape: of a pattern.
-    num_floats: at most so many numbers are written: means and covariance.
-    num_words: N; of no matter here.
-    num_reads: K.
+    shape: shape of a pattern.
+    num_floats: the most numbers that are written: means and covariance.
+    num_words: ignored.
+    num_reads: reads of a query, K.
     **sizes: hidden_size and num_filters.
 
   Returns:
@@ -154,29 +117,27 @@ def dynamic_kanerva(
     sizes = sizes | {"num_filters": 0}
   rows, size = kanerva_sizes(num_floats, math.prod(shape))
   nets = dynamic_kanerva_model.networks(image_shape, code_size=size, **sizes)
-  memory = dynamic_kanerva_model.dynamic_memory(rows, size)
+  memory = kanerva_memories.dynamic(rows, size)
 
   def init(key, pattern):
     image = pattern.reshape(image_shape)
-    return dynamic_kanerva_model.init(key, nets, memory, image)
+    return dynamic_kanerva_model.init(key, nets, memory, image), {}
 
-  def recall(params, patterns, queries):
-    images = lambda x: x.reshape(len(x), *image_shape)
-    own = params["nets"]
-    state = dynamic_kanerva_model.written(
-      nets, memory, params, images(patterns)
-    )
+  def write(params, state, patterns):
+    images = patterns.reshape(len(patterns), *image_shape)
+    return dynamic_kanerva_model.write(nets, memory, params, images)
 
+  def read(params, state, content, query):
     def step(x, _):
-      found = memory.read(params["memory"], state, nets.encode(own, x))
-      x = jax.nn.sigmoid(nets.decode(own, found.code))
+      code = nets.encode(params["nets"], x)
+      found = memory.read(params["memory"], {}, content, code)
+      x = jax.nn.sigmoid(nets.decode(params["nets"], found.code))
       return x, x.reshape(shape)
 
-    read = lambda x: jax.lax.scan(step, x, length=num_reads)[1]
-    reads = jax.vmap(read)(images(queries))
-    return energy_memory.Recall(state, None, reads)
+    start = query.reshape(image_shape)
+    return jax.lax.scan(step, start, length=num_reads)[1]
 
-  return PatternMemory(init, recall)
+  return SetMemory(init, write, read)
 
 
 MEMORIES = {
@@ -190,12 +151,12 @@ def as_large_as(
   shape: tuple[int, ...],
   kind: str,
   **sizes: Any,
-) -> PatternMemory:
+) -> SetMemory:
   """Makes a memory that is as large as what an energy writes.
 
   Args:
-    network: the energy's.
-    shape: of a pattern.
+    network: an energy.
+    shape: shape of a pattern.
     kind: a name in `MEMORIES`.
     **sizes: num_words, num_reads, hidden_size and num_filters.
 

@@ -1,11 +1,13 @@
 """What is drawn of a memory of patterns: a set as it is recalled."""
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from lilly.nets import energy_memory, pattern_memories
+from lilly.nets import energy_memory, set_memories
 from lilly.tasks import patterns
 
 __all__ = ["recalled"]
@@ -14,7 +16,7 @@ _MOST = 16
 
 
 def recalled(
-  memory: pattern_memories.PatternMemory,
+  memory: set_memories.SetMemory,
   params: Any,
   task: patterns.Task,
   count: int,
@@ -33,13 +35,18 @@ def recalled(
     the query's, [N, K + 1]; zeros of a memory without an energy.
   """
 
+  energy = memory.energy or (lambda params, state, content, x: jnp.zeros(()))
+
   @jax.jit
   def read(keys, data):
     stored = task.test(keys[0], data, count)
     queries = jax.vmap(task.damage)(jax.random.split(keys[1], count), stored)
-    found = memory.recall(params, stored, queries.pattern)
-    values = energy_memory.energies(found, queries.pattern)
-    return stored, queries.pattern, found.iterates, values - values[:, :1]
+    written, reads = set_memories.recall(
+      memory, params, {}, stored, queries.pattern
+    )
+    energy_of = functools.partial(energy, params, {}, written)
+    values = energy_memory.energies(energy_of, queries.pattern, reads)
+    return stored, queries.pattern, reads, values - values[:, :1]
 
   *images, values = read(jax.random.split(jax.random.key(2)), task.data)
   if len(task.shape) == 1:

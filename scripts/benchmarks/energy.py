@@ -40,12 +40,15 @@ def _made(num_steps, num_sets):
   network = energy_networks.gated(
     hidden_size=64, dynamic_size=15, num_hops=num_steps
   )
-  params = energy_memory.init(
-    keys[2], network, jnp.zeros(_NUM_BITS), read_steps=num_steps
+  memory = energy_memory.make(
+    network, write_steps=num_steps, read_steps=num_steps
   )
+  params, _ = memory.init(keys[2], jnp.zeros(_NUM_BITS))
   return (
-    *(network, params),
-    *(stored.reshape(shape), queries.pattern.reshape(shape)),
+    network,
+    params,
+    stored.reshape(shape),
+    queries.pattern.reshape(shape),
   )
 
 
@@ -76,14 +79,16 @@ def _set_loss(network, num_steps, first_order, params, stored, queries):
   import jax.numpy as jnp
 
   from lilly.memory import energy
-  from lilly.nets import energy_memory
+  from lilly.nets import energy_memory, set_memories
 
-  found = energy_memory.recall(
-    *(network, params, stored, queries),
+  memory = energy_memory.make(
+    network,
     write_steps=num_steps,
+    read_steps=num_steps,
     first_order=first_order,
   )
-  return jnp.mean(jax.vmap(energy.reconstruction_loss)(found.iterates, stored))
+  _, reads = set_memories.recall(memory, params, {}, stored, queries)
+  return jnp.mean(jax.vmap(energy.reconstruction_loss)(reads, stored))
 
 
 def _unrolled_loss(network, num_steps, params, stored, queries):

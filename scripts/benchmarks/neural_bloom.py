@@ -13,17 +13,17 @@ def measure() -> dict[str, Any]:
   import jax.numpy as jnp
 
   from lilly.memory import bloom
-  from lilly.nets import cores, set_memories
+  from lilly.nets import filters, recurrent
 
   elements = jax.random.bernoulli(jax.random.key(0), 0.5, (_SIZE, _NUM_BITS))
   elements = elements.astype(jnp.float32)
-  encode = set_memories.encoder()
-  lstm = lambda i, o: cores.lstm(i, o, hidden_size=16)
+  encode = filters.encoder()
+  lstm = lambda i, o: recurrent.lstm(i, o, hidden_size=16)
   memories = {
-    "neural_bloom": set_memories.bloom(encode),
-    "sparse_of_4": set_memories.bloom(encode, num_sparse=4),
-    "lstm": set_memories.recurrent(encode, lstm),
-    "memory_network": set_memories.memory_network(encode),
+    "neural_bloom": filters.bloom(encode),
+    "sparse_of_4": filters.bloom(encode, num_sparse=4),
+    "lstm": filters.recurrent(encode, lstm),
+    "memory_network": filters.memory_network(encode),
   }
   insert, ask = {}, {}
   for name, memory in memories.items():
@@ -44,11 +44,11 @@ def _of(memory, elements):
 
   given = memory.init(jax.random.key(2), elements[0])
   write = jax.jit(memory.write)
-  score = jax.jit(jax.vmap(memory.score, (None, None, None, 0)))
+  read = jax.jit(jax.vmap(memory.read, (None, None, None, 0)))
   written = write(*given, elements)
   return (
     lambda: write(*given, elements),
-    lambda: score(*given, written, elements),
+    lambda: read(*given, written, elements),
   )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import energy_based_memory as experiment
-from lilly.nets import energy_memory, pattern_memories
+from lilly.nets import energy_memory, set_memories
 from lilly.tasks import patterns
 from tests.running import final, parse, run
 
@@ -88,18 +88,25 @@ def test_what_is_measured_by_hand():
   task = experiment.make_task(None)
   setting = experiment.make_setting("ebmm", task)
   stored = jnp.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
-  queries = patterns.Query(jnp.full((2, 3), 0.25), jnp.ones((2, 3), bool))
+  start = jnp.array([[0.375, 0.375, 0.0], [0.0, 0.0, 0.75]])
+  queries = patterns.Query(start, jnp.ones((2, 3), bool))
 
-  def recall(params, stored, start):
-    near = stored.at[:, 0].set(1 - stored[:, 0])
-    energy_of = lambda theta, x: theta * jnp.sum(x)
-    reads = jnp.stack([near, 1 - stored], axis=1)
-    return energy_memory.Recall(-2.0, energy_of, reads)
+  def read(params, state, written, query):
+    """Which pattern is asked for, the query's last bit says."""
+    _, stored = written
+    x = stored[jnp.asarray(query[-1] > 0.5, int)]
+    return jnp.stack([x.at[0].set(1 - x[0]), 1 - x])
 
-  memory = pattern_memories.PatternMemory(lambda key, x: (), recall)
+  memory = set_memories.SetMemory(
+    init=lambda key, x: ((), {}),
+    write=lambda params, state, stored: (jnp.array(-2.0), stored),
+    read=read,
+    energy=lambda params, state, written, x: written[0] * jnp.sum(x),
+  )
   other = lambda key, data, count: jnp.zeros((count, 3))
   setting = setting._replace(memory=memory, task=task._replace(test=other))
-  params = energy_memory.Params(3.0, None, None, None)
+  before = jnp.array(3.0), stored
+  params = energy_memory.Params(before, None, None, None)
   found = experiment.of_trained(None, setting, params, stored, queries, ())
   expected = {
     "loss": [4.0, 4.0],  # 1 + 3: steps are added, the query is left out
@@ -121,10 +128,9 @@ TRAIN = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], np.float32)
 def linear(data=(TRAIN, 1 - TRAIN)):
   """Reads w x̃, then 2 w x̃ + b; a set and its queries are always the same."""
 
-  def recall(params, stored, queries):
-    first = params["w"] * queries
-    reads = jnp.stack([first, 2 * first + params["b"][None]], axis=1)
-    return energy_memory.Recall((), None, reads)
+  def read(params, state, written, query):
+    first = params["w"] * query
+    return jnp.stack([first, 2 * first + params["b"]])
 
   task = experiment.make_task(None)._replace(
     is_binary=False,
@@ -134,8 +140,11 @@ def linear(data=(TRAIN, 1 - TRAIN)):
     data=data,
     damage=lambda key, x: patterns.Query(0.5 * x + 0.25, x > 0),
   )
-  init = lambda key, x: {"w": jnp.array(2.0), "b": jnp.zeros(3)}
-  memory = pattern_memories.PatternMemory(init, recall)
+  memory = set_memories.SetMemory(
+    init=lambda key, x: ({"w": jnp.array(2.0), "b": jnp.zeros(3)}, {}),
+    write=lambda params, state, stored: (),
+    read=read,
+  )
   return experiment.Setting(task, "ebmm", memory, 0)
 
 
@@ -177,23 +186,21 @@ def test_an_update_is_clipped_adam_with_weight_decay():
   assert after.moments.bad_total == 1 and state.moments.bad_total == 0
 
 
-def drawn(setting):
+def drawn(setting, monkeypatch):
   """Of random damage: reads are what it is from the first query's."""
   damage = lambda key, x: patterns.Query(jax.random.normal(key, x.shape), x > 0)
 
-  def recall(params, stored, queries):
+  def recall(setting, params, stored, queries):
     reads = stored + queries - queries[:1] + 0 * params["w"]
-    return energy_memory.Recall((), None, reads[:, None])
+    return None, reads[:, None]
 
-  memory = setting.memory._replace(recall=recall)
-  return setting._replace(
-    memory=memory, task=setting.task._replace(damage=damage)
-  )
+  monkeypatch.setattr(experiment, "recall", recall)
+  return setting._replace(task=setting.task._replace(damage=damage))
 
 
-def test_each_query_of_each_update_is_damaged_for_itself():
+def test_each_query_of_each_update_is_damaged_for_itself(monkeypatch):
   parse(experiment, "--preset=smoke", "--num_sets=2000")
-  setting = drawn(linear())
+  setting = drawn(linear(), monkeypatch)
   hyper = {"learning_rate": jnp.array(0.0)}
   state = experiment.start(jax.random.key(0), hyper, setting)
   step = jax.jit(lambda *given: experiment.update(*given, setting))
@@ -206,10 +213,10 @@ def test_each_query_of_each_update_is_damaged_for_itself():
   np.testing.assert_allclose(errors, 3, atol=0.3)
 
 
-def test_evaluations_are_of_the_same_test_sets_at_every_time():
+def test_evaluations_are_of_the_same_test_sets_at_every_time(monkeypatch):
   given = ["--counts=1,3", "--num_tests=2000", "--num_sets=500"]
   parse(experiment, "--preset=smoke", *given)
-  setting = drawn(linear())
+  setting = drawn(linear(), monkeypatch)
   stored = lambda key, data, count: jnp.zeros((count, 3)) + data[1][:1]
   task = setting.task._replace(test=stored, sample=None)
   setting = setting._replace(task=task, variant="memory_network")
@@ -227,7 +234,7 @@ def test_evaluations_are_of_the_same_test_sets_at_every_time():
 def test_variants_differ_in_how_they_write(monkeypatch):
   made = []
   keep = lambda network, **given: made.append(given)
-  monkeypatch.setattr(pattern_memories, "energy", keep)
+  monkeypatch.setattr(energy_memory, "make", keep)
   flags = ["--write_steps=4", "--nogradient_norm", "--remat"]
   flags += ["--step_size=0.25", "--momentum=0.125", "--write_rate=0.2"]
   parse(experiment, *flags, "--read_steps=5")
@@ -246,16 +253,10 @@ def test_a_memory_network_is_as_large_as_what_is_written():
   task = experiment.make_task(None)
   setting = experiment.make_setting("memory_network", task)
   ebmm = experiment.make_setting("ebmm", task)
-
-  def written(setting):
-    hyper = {"learning_rate": 0.1}
-    key = jax.random.key(0)
-    params = experiment.start(key, hyper, setting).params
-    stored = jnp.zeros((40, 32))
-    return setting.memory.recall(params, stored, stored).written
-
-  made = [jax.eval_shape(lambda x=x: written(x)) for x in (setting, ebmm)]
-  sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in made]
+  sizes = [
+    set_memories.num_floats(made.memory, 40, jnp.zeros(32))
+    for made in (setting, ebmm)
+  ]
   assert sizes == [40 * 12, 33 * 15]
 
 

@@ -70,11 +70,11 @@ def test_a_write_is_of_the_episode_alone():
   """Reads of an unwritten memory are the prior's, whatever was shown."""
   settings = smoke()
   memory = experiment.make_memory(settings, "kanerva")
-  params = memory.init(jax.random.key(0))
+  params, _ = memory.init(jax.random.key(0))
   prior = kanerva.prior(params["mean"], params["log_variance"])
   b, z = jnp.ones((4, 2)), jnp.ones((4, 4))
   for name, is_written in (("kanerva", True), ("unwritten", False)):
-    state = experiment.make_memory(settings, name).write(params, b, z)
+    state = experiment.make_memory(settings, name).write(params, {}, b, z)
     same = np.array_equal(state.mean, prior.mean)
     assert same != is_written
 
@@ -159,7 +159,7 @@ def test_settings_reach_the_model(monkeypatch):
   nets = experiment.make_networks(settings, colours)
   assert nets.likelihood.num_numbers == 2
   memory = experiment.make_memory(settings, "kanerva")
-  params = memory.init(jax.random.key(0))
+  params, _ = memory.init(jax.random.key(0))
   b, z = jnp.ones((1, 2)), jnp.ones((1, 4))
   wanted = kanerva.rank_one_write(
     kanerva.prior(params["mean"], params["log_variance"]),
@@ -167,7 +167,7 @@ def test_settings_reach_the_model(monkeypatch):
     z[0],
     noise_variance=2.0,
   )
-  found = memory.write(params, b, z)
+  found = memory.write(params, {}, b, z)
   np.testing.assert_allclose(found.mean, wanted.mean, rtol=1e-5)
 
 

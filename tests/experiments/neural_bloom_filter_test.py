@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 from experiments import neural_bloom_filter as experiment
 from lilly import training
 from lilly.memory import bloom, learned_filters
-from lilly.nets import set_memories
+from lilly.nets import filters, set_memories
 from tests.running import final, parse, run
 
 
@@ -98,11 +98,9 @@ def its_own_score(sample, test):
   """A task, and a memory that learns two factors of an element's number."""
   memory = set_memories.SetMemory(
     init=lambda key, element: (dict.fromkeys("wr", jnp.array(1.0)), {}),
-    write=lambda params, state, elements: params["w"],
-    score=lambda params, state, memory, x: params["r"] * memory * x[0],
-    num_floats=lambda size: 10,
+    write=lambda params, state, elements: params["w"] * jnp.ones(10),
+    read=lambda params, state, memory, x: params["r"] * memory[0] * x[0],
     observe=lambda params, state, elements: {"seen": elements},
-    address=lambda params, state, element: jnp.zeros(0),
   )
   task = experiment.membership.Task((1,), sample, test, ())
   setting = experiment.Setting(task, memory)
@@ -159,9 +157,7 @@ def test_an_update_learns_from_what_is_asked(num_queries):
 
 def test_flags_are_what_memories_are_made_of(monkeypatch):
   made = []
-  monkeypatch.setattr(
-    set_memories, "bloom", lambda *_, **given: made.append(given)
-  )
+  monkeypatch.setattr(filters, "bloom", lambda *_, **given: made.append(given))
   flags = ["--num_slots=7", "--word_size=3", "--query_size=5", "--sparse_k=2"]
   flags += ["--sphere", "--sphere_decay=0.7", "--sphere_every=9"]
   for variant, more in (

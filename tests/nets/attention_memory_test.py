@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.nets import attention_memory
+from lilly.nets import attention_memory, set_memories
 
 D, W, N = 6, 3, 4
 # Words that are known: the first numbers of a pattern, doubled.
-PLAIN = attention_memory.AttentionMemory(
+PLAIN = attention_memory.Networks(
   lambda key, x: jnp.array(2.0),
   lambda params, x: params * x[:W],
   lambda params, word: 0.5 * params * word[::-1],
@@ -23,6 +23,10 @@ def example(seed=0):
   rng = np.random.default_rng(seed)
   patterns = rng.integers(0, 2, (N, D)).astype(np.float32)
   return patterns, rng.random((2, D), np.float32)
+
+
+def recall(memory, params, patterns, queries):
+  return set_memories.recall(memory, params, {}, patterns, queries)
 
 
 def numpy_recall(patterns, queries, num_reads):
@@ -42,52 +46,49 @@ def numpy_recall(patterns, queries, num_reads):
 @pytest.mark.parametrize("num_reads", [1, 3])
 def test_reads_are_those_of_a_loop(num_reads):
   patterns, queries = example()
-  found = attention_memory.recall(
-    PLAIN, jnp.array(2.0), patterns, queries, num_reads=num_reads
-  )
+  memory = attention_memory.make(PLAIN, num_reads=num_reads)
+  words, reads = recall(memory, jnp.array(2.0), patterns, queries)
   expected = numpy_recall(patterns, queries, num_reads)
-  assert found.iterates.shape == (2, num_reads, D)
-  np.testing.assert_allclose(found.written, expected[0])
-  np.testing.assert_allclose(found.iterates, expected[1], rtol=1e-5)
-  assert found.energy is None
+  assert reads.shape == (2, num_reads, D)
+  np.testing.assert_allclose(words, expected[0])
+  np.testing.assert_allclose(reads, expected[1], rtol=1e-5)
+  assert memory.energy is None
 
 
 @functools.cache
 def made(shape=(D,), **sizes):
-  memory = attention_memory.attention_memory(
-    shape, W, **({"hidden_size": 5} | sizes)
-  )
-  return memory, jax.jit(memory.init)(jax.random.key(0), jnp.zeros(shape))
+  nets = attention_memory.networks(shape, W, **({"hidden_size": 5} | sizes))
+  memory = attention_memory.make(nets, num_reads=2)
+  key = jax.random.key(0)
+  params, state = jax.jit(memory.init)(key, jnp.zeros(shape))
+  assert state == {}
+  return nets, memory, params
 
 
 def test_nothing_but_words_is_kept():
-  memory, params = made()
+  nets, memory, params = made()
   patterns, queries = example()
-
-  @jax.jit
-  def recall(*given):
-    return attention_memory.recall(memory, *given, num_reads=2)[::2]
-
-  words, reads = recall(params, patterns, queries)
+  compiled = jax.jit(lambda *given: recall(memory, *given))
+  words, reads = compiled(params, patterns, queries)
   assert words.shape == (N, W)
-  np.testing.assert_allclose(words[1], memory.encode(params, patterns[1]))
+  np.testing.assert_allclose(words[1], nets.encode(params, patterns[1]))
   assert reads.min() > 0 and reads.max() < 1
   # The order of a set does not matter; what is in it does, at every step.
-  _, other = recall(params, patterns[::-1], queries)
+  _, other = compiled(params, patterns[::-1], queries)
   np.testing.assert_allclose(other, reads, rtol=1e-5)
-  _, other = recall(params, 1 - patterns, queries)
+  _, other = compiled(params, 1 - patterns, queries)
   assert (np.abs(other - reads).max(axis=(0, 2)) > 1e-4).all()
   # A query knows nothing of the others.
-  _, alone = recall(params, patterns, queries[1:])
+  _, alone = compiled(params, patterns, queries[1:])
   np.testing.assert_allclose(alone[0], reads[1], rtol=1e-5)
 
 
 def test_all_networks_learn():
-  memory, params = made()
+  _, memory, params = made()
   patterns, queries = example()
 
   def loss(params, x):
-    reads = attention_memory.recall(memory, params, x, queries, num_reads=2)[2]
+    _, reads = recall(memory, params, x, queries)
     return jnp.sum(jnp.square(reads - patterns[:2, None]))
 
   grads, by_patterns = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, patterns)
@@ -100,10 +101,10 @@ def test_all_networks_learn():
 
 @pytest.mark.parametrize("num_filters", [0, 1])
 def test_images_are_patterns_too(num_filters):
-  memory, params = made((4, 4, 1), num_filters=num_filters)
+  _, memory, params = made((4, 4, 1), num_filters=num_filters)
   images = jnp.ones((N, 4, 4, 1))
-  recall = functools.partial(attention_memory.recall, memory, num_reads=2)
-  words, _, reads = jax.eval_shape(recall, params, images, images[:1])
+  read = functools.partial(recall, memory)
+  words, reads = jax.eval_shape(read, params, images, images[:1])
   assert words.shape == (N, W) and reads.shape == (1, 2, 4, 4, 1)
   assert any("halving" in name for name in params) == bool(num_filters)
 
@@ -126,15 +127,14 @@ def test_words_share_the_numbers_of_a_memory(given, size):
 
 
 def test_bad_arguments_are_refused():
-  memory, params = made()
+  nets, memory, params = made()
   patterns, queries = example()
-  recall = functools.partial(attention_memory.recall, memory, params)
   with pytest.raises(ValueError, match="patterns has 0 items"):
-    recall(patterns[:0], queries, num_reads=1)
+    recall(memory, params, patterns[:0], queries)
   with pytest.raises(ValueError, match="num_reads is 0"):
-    recall(patterns, queries, num_reads=0)
+    attention_memory.make(nets, num_reads=0)
   with pytest.raises(AssertionError):
-    recall(patterns[:, :4], queries, num_reads=1)
+    recall(memory, params, patterns[:, :4], queries)
   for name in ("num_floats", "num_words", "pattern_size"):
     sizes = {"num_floats": 4, "num_words": 2, "pattern_size": 3} | {name: 0}
     with pytest.raises(ValueError, match=f"{name} is 0"):

@@ -9,15 +9,17 @@ import pytest
 
 from lilly.memory import dynamic_kanerva, kanerva
 from lilly.nets import dynamic_kanerva_model as model
-from lilly.nets import recurrent
+from lilly.nets import kanerva_memories, recurrent
 
 T, C, K = 3, 4, 2
 NOISE = 0.5
 NETS = model.networks((2, 2, 1), code_size=C, hidden_size=5)
 MEMORIES = {
-  "dkm": model.dynamic_memory(K, C, noise_variance=NOISE),
-  "gru": model.core_memory(recurrent.gru(C + 1, C, hidden_size=4)),
-  "list": model.list_memory(2),
+  "dkm": kanerva_memories.dynamic(K, C, noise_variance=NOISE),
+  "gru": kanerva_memories.recurrent(
+    functools.partial(recurrent.gru, hidden_size=4), C
+  ),
+  "list": kanerva_memories.code_list(2),
 }
 
 
@@ -108,7 +110,7 @@ def test_a_query_is_read_again_and_again(name):
 
   @jax.jit
   def run(params, x, query):
-    state = model.written(NETS, memory, params, x)
+    state = model.write(NETS, memory, params, x)
     given = NETS, memory, params, state, query
     return state, model.recall(*given, num_reads=3)
 
@@ -119,7 +121,7 @@ def test_a_query_is_read_again_and_again(name):
   own = params["nets"]
   for t in range(3):
     z = NETS.encode(own, seen[t])
-    found = memory.read(params["memory"], state, z)
+    found = memory.read(params["memory"], {}, state, z)
     logits = NETS.decode(own, found.code)
     np.testing.assert_array_equal(seen[t + 1], logits > 0)
     value = found.kl - log_density(logits, seen[t])
@@ -129,10 +131,10 @@ def test_a_query_is_read_again_and_again(name):
 def test_a_list_keeps_the_last_codes_and_finds_the_nearest():
   memory = MEMORIES["list"]
   codes = jnp.array([[1.0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 3]])
-  state, kl = memory.write((), codes)
-  assert kl == 0
+  state = memory.write((), {}, codes)
+  assert memory.kl((), {}, state) == 0
   np.testing.assert_array_equal(state, codes[1:])
-  read = lambda *z: memory.read((), state, jnp.array(z)).code
+  read = lambda *z: memory.read((), {}, state, jnp.array(z)).code
   np.testing.assert_array_equal(read(0.0, 0.5, 0.0, 0.1), codes[1])
   np.testing.assert_array_equal(read(9.0, 0.0, 0.0, 1.0), codes[2])
 
@@ -141,12 +143,12 @@ def test_a_core_has_seen_what_was_written():
   memory, params = started("gru")
   codes = jnp.arange(T * C, dtype=jnp.float32).reshape(T, C) / 10
   own = params["memory"]
-  state, _ = memory.write(own, codes)
-  empty, _ = memory.write(own, codes[:0])
-  found = memory.read(own, state, codes[0]).code
-  assert jnp.abs(found - memory.read(own, empty, codes[0]).code).max() > 1e-4
-  drawn = memory.sample(jax.random.key(0), own, state, codes[0])
-  np.testing.assert_array_equal(drawn.code, found)
+  state = memory.write(own, {}, codes)
+  empty = memory.write(own, {}, codes[:0])
+  found = memory.read(own, {}, state, codes[0]).code
+  other = memory.read(own, {}, empty, codes[0]).code
+  assert jnp.abs(found - other).max() > 1e-4
+  assert memory.sample is None  # nothing in it is drawn
 
 
 def test_a_core_is_told_whether_it_is_shown_or_asked():
@@ -156,11 +158,11 @@ def test_a_core_is_told_whether_it_is_shown_or_asked():
     initial_state=lambda: jnp.zeros(2),
     apply=lambda params, x, state: (0.5 * state + x,) * 2,
   )
-  memory = model.core_memory(core)
-  state, kl = memory.write((), jnp.array([[3.0], [5.0]]))
+  memory = kanerva_memories.recurrent(lambda *sizes: core, 1)
+  state = memory.write((), {}, jnp.array([[3.0], [5.0]]))
   np.testing.assert_allclose(state, [6.5, 1.5])
-  assert kl == 0
-  found = memory.read((), state, jnp.array([7.0]))
+  assert memory.kl((), {}, state) == 0
+  found = memory.read((), {}, state, jnp.array([7.0]))
   np.testing.assert_allclose(found.code, [10.25, 0.75])
   assert found.kl == 0
 
@@ -171,11 +173,11 @@ def test_how_an_episode_is_written_and_read_is_passed_on():
   own = params["memory"]
   prior = kanerva.prior(own["mean"], own["log_variance"])
   given = {"noise_variance": NOISE, "method": "squared"}
-  memory = model.dynamic_memory(K, C, num_iterations=2, **given)
-  state, _ = memory.write(own, codes)
+  memory = kanerva_memories.dynamic(K, C, num_iterations=2, **given)
+  state = memory.write(own, {}, codes)
   wanted, _ = dynamic_kanerva.write(prior, codes, num_iterations=2, **given)
   np.testing.assert_allclose(state.mean, wanted.mean, rtol=1e-5)
-  read = memory.read(own, state, codes[0])
+  read = memory.read(own, {}, state, codes[0])
   wanted = dynamic_kanerva.read(state, codes[0], **given)
   np.testing.assert_allclose(read.code, wanted.code, rtol=1e-5)
 
@@ -183,14 +185,14 @@ def test_how_an_episode_is_written_and_read_is_passed_on():
 def test_sizes_are_positive():
   for rows, size, name in ((0, 4, "num_rows"), (2, -1, "code_size")):
     with pytest.raises(ValueError, match=f"{name} is .*; it must be at least"):
-      model.dynamic_memory(rows, size)
+      kanerva_memories.dynamic(rows, size)
   with pytest.raises(ValueError, match="num_codes is 0; it must be at least"):
-    model.list_memory(0)
+    kanerva_memories.code_list(0)
 
 
 def test_parts_begin_as_in_the_released_module():
-  params = MEMORIES["dkm"].init(jax.random.key(0))
+  params, _ = MEMORIES["dkm"].init(jax.random.key(0))
   assert params["log_variance"] == 0
   np.testing.assert_allclose(np.exp(params["log_weight_stddev"]), 0.3, 1e-6)
-  large = model.dynamic_memory(50, 60).init(jax.random.key(0))["mean"]
+  large = kanerva_memories.dynamic(50, 60).init(jax.random.key(0))[0]["mean"]
   assert abs(large).max() <= 2 and 0.8 < large.std() < 0.95

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lilly.memory import kanerva
-from lilly.nets import kanerva_memories, recurrent
+from lilly.nets import kanerva_memories, recurrent, set_memories
 from lilly.nets import kanerva_model as model
 
 T, C, S, K = 3, 2, 2, 2
@@ -22,7 +22,9 @@ MEMORIES = {
   "unwritten": kanerva_memories.matrix(
     K, C, S, noise_variance=NOISE, is_written=False
   ),
-  "gru": kanerva_memories.of_core(recurrent.gru(C + S + 1, C, hidden_size=4)),
+  "gru": kanerva_memories.recurrent(
+    functools.partial(recurrent.gru, hidden_size=4), C, S
+  ),
 }
 
 
@@ -118,7 +120,7 @@ def test_where_it_is_written_is_learnt_through_the_write():
   @jax.jit
   @jax.grad
   def of(params):
-    state = model.written(jax.random.key(0), NETS, memory, params, images())
+    state = model.write(jax.random.key(0), NETS, memory, params, images())
     return jnp.sum(jnp.sin(state.mean))
 
   grads = of(params)
@@ -156,10 +158,13 @@ def test_addresses_are_found_from_noisy_images():
 
 def test_codes_are_written_from_images_without_noise():
   """A memory that gives back the mean of the codes, which have no spread."""
-  memory = kanerva_memories.Memory(
-    init=lambda key: (),
-    write=lambda params, b, z: z.mean(0),
-    read=lambda params, state, b: (state, jnp.zeros(())),
+  zero = jnp.zeros(())
+  memory = set_memories.SetMemory(
+    init=lambda key: ((), {}),
+    write=lambda params, state, b, z: z.mean(0),
+    read=lambda params, state, content, b: kanerva_memories.Reading(
+      content, zero, zero
+    ),
   )
   _, params = started("vae")
   last = params["nets"]["code/~/linear_1"]
@@ -186,14 +191,16 @@ def test_a_core_is_asked_without_being_changed():
   memory, params = started("gru")
   b, z = jnp.ones((T, S)), jnp.arange(T * C, dtype=jnp.float32).reshape(T, C)
   own = params["memory"]
-  state = memory.write(own, b, z)
-  before = memory.read(own, state, b[0])[0]
-  other = memory.read(own, state, -b[0])[0]
-  np.testing.assert_array_equal(memory.read(own, state, b[0])[0], before)
+  content = memory.write(own, {}, b, z)
+  before = memory.read(own, {}, content, b[0]).code
+  other = memory.read(own, {}, content, -b[0]).code
+  np.testing.assert_array_equal(
+    memory.read(own, {}, content, b[0]).code, before
+  )
   assert jnp.abs(other - before).max() > 1e-4
   # And it has seen what was written.
-  empty = memory.write(own, b[:0], z[:0])
-  assert jnp.abs(memory.read(own, empty, b[0])[0] - before).max() > 1e-4
+  empty = memory.write(own, {}, b[:0], z[:0])
+  assert jnp.abs(memory.read(own, {}, empty, b[0]).code - before).max() > 1e-4
 
 
 def test_a_core_is_told_whether_it_is_shown_or_asked():
@@ -203,13 +210,16 @@ def test_a_core_is_told_whether_it_is_shown_or_asked():
     initial_state=lambda: jnp.zeros(3),
     apply=lambda params, x, state: (0.5 * state + x,) * 2,
   )
-  memory = kanerva_memories.of_core(core)
+  sizes = []
+  make_core = lambda *given: sizes.append(given) or core
+  memory = kanerva_memories.recurrent(make_core, 1, 1)
+  assert sizes == [(3, 1)]  # b, z and whether it is shown; z
   b, z = jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [5.0]])
-  state = memory.write((), b, z)
-  code, variance = memory.read((), state, jnp.array([7.0]))
+  content = memory.write((), {}, b, z)
+  code, variance, kl = memory.read((), {}, content, jnp.array([7.0]))
   # A half of [2.5, 6.5, 1.5], and the question [7, 0, 0].
   np.testing.assert_allclose(code, [8.25, 3.25, 0.75])
-  assert variance == 0
+  assert variance == kl == 0
 
 
 def test_sizes_are_positive():
@@ -241,7 +251,7 @@ def test_what_is_written_read_and_made_by_hand():
     w = weights(mean_y + scale_y * drawn[t, :S])
     z = mean_z + scale_z * drawn[t, S:]
     state = kanerva.rank_one_write(state, w, z, noise_variance=NOISE)
-  found = model.written(key, NETS, memory, params, x)
+  found = model.write(key, NETS, memory, params, x)
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), found, state
   )
@@ -266,7 +276,8 @@ def test_what_is_written_read_and_made_by_hand():
 
 def test_a_memory_begins_with_the_scales_that_are_said():
   memory = kanerva_memories.matrix(400, 50, 25)
-  params = memory.init(jax.random.key(0))
+  params, state = memory.init(jax.random.key(0))
+  assert state == {}
   np.testing.assert_allclose(params["mean"].std(), 1.0, rtol=0.03)
   np.testing.assert_allclose(params["addresses"].std(), 1 / 5, rtol=0.03)
   assert not params["log_variance"].any()
@@ -278,7 +289,7 @@ def test_images_are_read_and_made(name):
 
   @jax.jit
   def run(params, x):
-    state = model.written(jax.random.key(1), NETS, memory, params, x)
+    state = model.write(jax.random.key(1), NETS, memory, params, x)
     read = model.reread(NETS, memory, params, state, x[0])
     made = model.generate(jax.random.key(2), NETS, memory, params, state)
     return read, made

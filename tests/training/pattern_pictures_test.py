@@ -4,19 +4,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.nets import energy_memory, pattern_memories
+from lilly.nets import set_memories
 from lilly.tasks import patterns
 from lilly.training import pattern_pictures
 
-
-def by_heart(params, stored, queries):
-  """Reads half of the way to the pattern, then all of it."""
-  reads = jnp.stack([(stored + queries) / 2, stored], axis=1)
-  energy = lambda theta, x: theta * jnp.sum(x)
-  return energy_memory.Recall(params, energy, reads)
-
-
-MEMORY = pattern_memories.PatternMemory(lambda key, x: 3.0, by_heart)
+# Keeps the first pattern; reads half of the way to it, then all of it.
+MEMORY = set_memories.SetMemory(
+  init=lambda key, x: (3.0, {}),
+  write=lambda params, state, stored: stored[0],
+  read=lambda params, state, kept, x: jnp.stack([(kept + x) / 2, kept]),
+  energy=lambda params, state, kept, x: params * jnp.sum((1 + kept) * x),
+)
 
 
 @pytest.mark.parametrize(("count", "shown"), [(3, 3), (20, 16)])
@@ -26,14 +24,19 @@ def test_a_set_is_shown_as_it_is_read(count, shown):
   assert list(rows) == ["stored", "query", "read 1", "read 2"]
   assert {x.shape for x in rows.values()} == {(shown, 2, 3)}
   stored, query, first, second = rows.values()
-  np.testing.assert_array_equal(second, stored)
-  np.testing.assert_allclose(first, (stored + query) / 2)
+  kept = stored[:1]
+  np.testing.assert_array_equal(second, np.broadcast_to(kept, stored.shape))
+  np.testing.assert_allclose(first, (kept + query) / 2)
   assert (stored != query).any()
   assert energies.shape == (count, 3)
-  sums = np.stack([x.sum((1, 2)) for x in (query, first, second)], axis=1)
+  sums = [((1 + kept) * x).sum((1, 2)) for x in (query, first, second)]
+  sums = np.stack(sums, axis=1)
   np.testing.assert_allclose(
     energies[:shown], 3 * (sums - sums[:, :1]), atol=1e-5
   )
+  still = MEMORY._replace(energy=None)
+  _, energies = pattern_pictures.recalled(still, 3.0, task, count)
+  assert energies.shape == (count, 3) and not energies.any()
 
 
 def test_images_stay_images():
