@@ -1,180 +1,214 @@
 """The Dynamic Kanerva Machine: an attractor that learns without unrolling.
 
-Wu, Wayne, Gregor, Lillicrap (arXiv 1811.09556, NeurIPS 2018). Codes of an
-episode are written to a matrix of normal variables, at addresses found by least
-squares in the memory itself. A damaged image is read again and again until it
-is one that was stored. Variants: dkm; squared, addresses as the authors' module
-solves for them; mean_field, addresses that count what the memory does not know;
-no_autoencoder, without the loss that ties encoder and decoder; dnc, with a
-Differentiable Neural Computer in the memory's place; list, which keeps as many
-codes as fill the same bytes and reads the nearest; vae, without a memory.
+Wu, Wayne, Gregor, Lillicrap: Learning Attractor Dynamics for Generative Memory
+(arXiv 1811.09556, NeurIPS 2018). Codes of an episode are written to a matrix of
+normal variables, at addresses found by least squares in the memory itself. A
+damaged image is read iteratively until it has converged to a stored one.
 
-Tasks: digits (bundled, 8 x 8), generated, omniglot, mnist (binary), cifar10.
-Nats are those of an image, with the KL of addresses and, over T, of the memory;
-the VAE's have the KL of its code. dnc and list have no KL: theirs are no bound.
+Variants: dkm; squared, addresses as the authors' module solves for them;
+mean_field, addresses that account for the memory's uncertainty; no_autoencoder,
+without the loss that ties encoder and decoder; dnc, with a Differentiable
+Neural Computer in place of the memory; list, which keeps as many codes as fill
+the same bytes and reads the nearest; vae, without a memory.
 
-Expect of the digits 16.1 nats, and 9.7 wrong bits that become 4.6 in one read,
-in 4 minutes on 2 cores. More in docs/papers/dynamic_kanerva_machine.md.
+Tasks: digits (the default; bundled, 8 x 8), generated, omniglot, mnist (binary
+images), cifar10 and cifar10_small. Nats are per image, and include the KL of
+addresses and, divided by T, of the memory; the VAE's include the KL of its
+code. dnc and list have no KL: theirs are no bound.
+
+Expected on digits: 16.1 nats, and 9.7 wrong bits that become 4.6 after one
+read, in 4 minutes on 2 cores. More in docs/papers/dynamic_kanerva_machine.md.
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from absl import flags
 from etils import epy
 
 from lilly import training
-from lilly.training import claims
+from lilly.training.claims import Claim, last, ratio
+from lilly.training.settings import MAY_BE_EMPTY, above, at_least, between
 
 with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
   import optax
 
+  from lilly.figures import kanerva as kanerva_figures
+  from lilly.learners import descent
+  from lilly.learners import dynamic_kanerva as learner
+  from lilly.learners import kanerva as vae_learner
   from lilly.losses import likelihoods
-  from lilly.nets import cores, kanerva_memories, kanerva_model
-  from lilly.nets import dynamic_kanerva_model as model
+  from lilly.nets import (
+    cores,
+    dynamic_kanerva_model,
+    kanerva_memories,
+    kanerva_model,
+  )
   from lilly.tasks import image_episodes
   from lilly.training import image_pictures, pictures
 
-VARIANTS = ("dkm", "squared", "mean_field", "no_autoencoder", "dnc", "list")
-VARIANTS += ("vae",)
-TASKS = ("digits", "generated", "omniglot", "mnist", "cifar10", "cifar10_small")
-_LARGE = {"num_items": 32, "num_rows": 32, "code_size": 100}
-_LARGE |= {"hidden_size": 256, "num_updates": 4000}
-_LARGE |= {"lengths": ["8", "32", "64", "128", "256"]}
-_CIFAR = _LARGE | {"num_rows": 64, "code_size": 200, "num_filters": 32}
-_CPU = {"task=digits": {}} | {
-  f"task={t}": _CIFAR if t.startswith("cifar") else _LARGE for t in TASKS[1:]
-}
-_PAPER = {"num_filters": 16, "learning_rate": 1e-4, "num_updates": 400_000}
-_PAPER |= {"num_episodes": 32}
-_GPU = {"num_filters": 16, "learning_rate": 3e-4, "num_updates": 30_000}
-_GPU |= {"num_episodes": 64}
-_SMOKE = {"num_updates": 2, "log_every": 1, "eval_every": 1, "num_episodes": 2}
-_SMOKE |= {"num_items": 4, "num_rows": 3, "code_size": 4, "hidden_size": 8}
-_SMOKE |= {"num_tests": 2, "lengths": ["8"], "num_filters": 0}
-_LEARN = {"num_updates": 2500, "log_every": 100, "eval_every": 500}
-PRESETS: dict[str, dict[str, Any]] = {
-  "cpu": _LEARN | _CPU,
-  "smoke": dict.fromkeys(_CPU, _SMOKE),
-  "gpu": _LEARN | {t: row | _GPU for t, row in _CPU.items()},
-  "paper": _LEARN | {t: row | _PAPER for t, row in _CPU.items()},
-}
-
-FLAGS = flags.FlagValues()
-training.define_flags(FLAGS, PRESETS)
-_OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_enum("task", "digits", TASKS, "What is remembered.", **_OWN)
-flags.DEFINE_list(
-  "variants",
-  ["dkm", "no_autoencoder"],
-  f"To compare: {', '.join(VARIANTS)}.",
-  **_OWN,
-)
-flags.DEFINE_list(
-  "lengths", ["4", "8", "16", "32", "64"], "Items of test episodes.", **_OWN
-)
-flags.DEFINE_list(
-  "classes", [], "Classes of test episodes, each to be tested.", **_OWN
-)
-for _name, _value, _least, _text in (
-  ("num_items", 8, 1, "Images of an episode, T."),
-  ("num_episodes", 16, 1, "In an update."),
-  ("num_tests", 64, 2, "Episodes of an evaluation."),
-  ("num_rows", 8, 1, "Of the memory, K."),
-  ("code_size", 32, 1, "Numbers of a code, C."),
-  ("hidden_size", 128, 1, "Units of hidden layers."),
-  ("num_filters", 0, 0, "Of convolutions; 0: perceptrons."),
-  ("num_iterations", 1, 1, "Of finding an address as an item is written."),
-  ("num_reads", 10, 1, "Of a query."),
-):
-  flags.DEFINE_integer(_name, _value, _text, _least, 10**6, **_OWN)
-for _name, _value, _text in (
-  ("learning_rate", 1e-3, "Of Adam."),
-  ("noise_variance", 1.0, "Of codes."),
-  ("flipped", 0.15, "Part of a query's pixels that is exchanged."),
-):
-  flags.DEFINE_float(_name, _value, _text, 0.0, **_OWN)
+Size = Annotated[int, between(1, 10**6)]
 
 
-class State(NamedTuple):
-  """Everything of one run that changes."""
+class Settings(NamedTuple):
+  """The settings; defaults are those published for Omniglot."""
 
-  params: Any
-  moments: Any
-  hyper: Any
-  key: Any
-
-
-class Setting(NamedTuple):
-  """A task, and a model for it."""
-
-  task: Any
-  nets: Any
-  memory: Any
-  # loss(key, params, images) -> what is made small, and metrics
-  loss: Callable[..., Any]
-  model: Any  # the module of nets and memory
-
-
-def make_setting(variant: str, task: Any) -> Setting:
-  """A model with the flags' sizes; all variants have the same nets."""
-  given = FLAGS.flag_values_dict()
-  sizes = {n: given[n] for n in ("code_size", "hidden_size", "num_filters")}
-  likelihood = likelihoods.BERNOULLI if task.is_binary else likelihoods.GAUSSIAN
-  sizes["likelihood"] = likelihood
-  if variant == "vae":
-    return make_vae(task, sizes)
-  nets = model.networks(task.shape, **sizes)
-  memory = make_memory(variant)
-
-  def loss(key, params, images):
-    total, terms = model.loss(
-      *(key, nets, memory, params, images),
-      autoencodes=variant != "no_autoencoder",
-    )
-    return total, {
-      "nats": -terms.bound,
-      "nll": -terms.log_likelihood,
-      "kl_weights": terms.kl_weights,
-      "kl_memory": terms.kl_memory,
-      "autoencoder": -terms.autoencoder,
-    }
-
-  return Setting(task, nets, memory, loss, model)
-
-
-def make_vae(task: Any, sizes: Any) -> Setting:
-  """A VAE of the same sizes, and one layer more on both sides of a code."""
-  nets = kanerva_model.networks(
-    task.shape, num_features=sizes["hidden_size"], **sizes
+  task: Annotated[
+    Literal[
+      "digits", "generated", "omniglot", "mnist", "cifar10", "cifar10_small"
+    ],
+    "Data set the images come from.",
+  ] = "digits"
+  variants: Annotated[
+    tuple[
+      Literal[
+        "dkm", "squared", "mean_field", "no_autoencoder", "dnc", "list", "vae"
+      ],
+      ...,
+    ],
+    "Models to compare.",
+  ] = ("dkm", "no_autoencoder")
+  lengths: Annotated[
+    tuple[Size, ...], "Numbers of images per test episode to evaluate with."
+  ] = (8, 32, 64, 128, 256)
+  classes: Annotated[
+    tuple[Size, ...],
+    MAY_BE_EMPTY,
+    "Numbers of classes per test episode to evaluate with.",
+  ] = ()
+  num_items: Annotated[int, between(1, 10**6), "Images per episode, T."] = 32
+  num_episodes: Annotated[int, between(1, 10**6), "Episodes per update."] = 32
+  num_tests: Annotated[
+    int, between(2, 10**6), "Test episodes per evaluation."
+  ] = 64
+  num_rows: Annotated[int, between(1, 10**6), "Memory rows, K."] = 32
+  code_size: Annotated[int, between(1, 10**6), "Size of a code, C."] = 100
+  hidden_size: Annotated[int, between(1, 10**6), "Units per hidden layer."] = (
+    256
   )
-  memory = kanerva_memories.none(sizes["code_size"])
+  num_filters: Annotated[
+    int,
+    between(0, 10**6),
+    "Filters of the first convolution; 0: perceptrons, no convolutions.",
+  ] = 16
+  num_iterations: Annotated[
+    int,
+    between(1, 10**6),
+    "Iterations of solving for the address of an item that is written.",
+  ] = 1
+  num_reads: Annotated[
+    int, between(1, 10**6), "Reads of a query (attractor iterations)."
+  ] = 10
+  learning_rate: Annotated[float, at_least(0.0), "Learning rate of Adam."] = (
+    1e-4
+  )
+  noise_variance: Annotated[
+    float, above(0.0), "Variance of a code given the memory."
+  ] = 1.0
+  flipped: Annotated[
+    float, between(0.0, 1.0), "Fraction of a query's pixels that are flipped."
+  ] = 0.15
 
-  def loss(key, params, images):
-    bound, terms = kanerva_model.bound(
-      *(key, nets, memory, params, images),
-      noise_variance=FLAGS["noise_variance"].value,
+
+_DIGITS = {
+  "num_items": 8,
+  "num_rows": 8,
+  "code_size": 32,
+  "hidden_size": 128,
+  "lengths": (4, 8, 16, 32, 64),
+}
+_CIFAR = {"num_rows": 64, "code_size": 200}
+_LONGER = {"num_updates": 4000}
+PRESETS = {
+  "cpu": {
+    "num_filters": 0,
+    "num_episodes": 16,
+    "learning_rate": 1e-3,
+    "num_updates": 2500,
+    "log_every": 100,
+    "eval_every": 500,
+    "task=digits": _DIGITS,
+    "task=generated": _LONGER,
+    "task=omniglot": _LONGER,
+    "task=mnist": _LONGER,
+    "task=cifar10": _CIFAR | _LONGER | {"num_filters": 32},
+    "task=cifar10_small": _CIFAR | _LONGER | {"num_filters": 32},
+  },
+  "smoke": {
+    "num_items": 4,
+    "num_rows": 3,
+    "code_size": 4,
+    "hidden_size": 8,
+    "lengths": (8,),
+    "num_filters": 0,
+    "num_episodes": 2,
+    "num_tests": 2,
+    "learning_rate": 1e-3,
+    "num_updates": 2,
+    "log_every": 1,
+    "eval_every": 1,
+  },
+  "gpu": {
+    "num_episodes": 64,
+    "learning_rate": 3e-4,
+    "num_updates": 30_000,
+    "log_every": 100,
+    "eval_every": 500,
+    "task=digits": _DIGITS,
+    "task=cifar10": _CIFAR,
+    "task=cifar10_small": _CIFAR,
+  },
+  "paper": {
+    "num_updates": 400_000,
+    "log_every": 100,
+    "eval_every": 500,
+    "task=digits": _DIGITS,
+    "task=cifar10": _CIFAR,
+    "task=cifar10_small": _CIFAR,
+  },
+}
+
+
+def make_task(settings: Settings, data_dir: str | None) -> Any:
+  """The data set as a task; checks that it has as many classes as are asked."""
+  task = image_episodes.task(settings.task, data_dir)
+  num_classes = len(task.data[1].starts) - 1
+  if any(count > num_classes for count in settings.classes):
+    raise training.RunError(
+      f"--classes={','.join(map(str, settings.classes))}: --task="
+      f"{settings.task} has {num_classes} test classes; give at most as many."
     )
-    nll = -terms.log_likelihood
-    return -bound, {"nats": -bound, "nll": nll, "kl_code": terms.kl_code}
-
-  return Setting(task, nets, memory, loss, kanerva_model)
+  return task
 
 
-def make_memory(variant: str) -> Any:
-  """What a variant's codes go through."""
-  given = FLAGS.flag_values_dict()
-  rows, size = given["num_rows"], given["code_size"]
+def make_networks(settings: Settings, variant: str, task: Any) -> Any:
+  """Encoder and decoder; the VAE has one layer more on both sides of a code."""
+  sizes = {
+    "code_size": settings.code_size,
+    "hidden_size": settings.hidden_size,
+    "num_filters": settings.num_filters,
+    "likelihood": (
+      likelihoods.BERNOULLI if task.is_binary else likelihoods.GAUSSIAN
+    ),
+  }
+  if variant == "vae":
+    return kanerva_model.networks(
+      task.shape, num_features=settings.hidden_size, **sizes
+    )
+  return dynamic_kanerva_model.networks(task.shape, **sizes)
+
+
+def make_memory(settings: Settings, variant: str) -> Any:
+  """The memory of a variant."""
+  rows, size = settings.num_rows, settings.code_size
+  if variant == "vae":
+    return kanerva_memories.none(size)
   if variant == "dnc":
     make_core = functools.partial(
       cores.make,
       "dnc",
-      hidden_size=given["hidden_size"],
+      hidden_size=settings.hidden_size,
       num_slots=rows,
       word_size=size,
       num_heads=1,
@@ -183,294 +217,231 @@ def make_memory(variant: str) -> Any:
   if variant == "list":
     # R and U are K C and K K numbers.
     return kanerva_memories.code_list(rows * (size + rows) // size)
-  method = variant if variant in ("squared", "mean_field") else "ridge"
   return kanerva_memories.dynamic(
     rows,
     size,
-    noise_variance=given["noise_variance"],
-    num_iterations=given["num_iterations"],
-    method=method,
+    noise_variance=settings.noise_variance,
+    num_iterations=settings.num_iterations,
+    method=variant if variant in ("squared", "mean_field") else "ridge",
   )
 
 
-def optimiser_of(hyper: Any) -> Any:
-  """Adam; gradients are clipped."""
-  clip = optax.clip_by_global_norm(10.0)
-  adam = optax.adam(hyper["learning_rate"])
-  return training.skip_nonfinite(optax.chain(clip, adam))
-
-
-def make_experiment(variant: str, task: Any) -> training.Experiment:
-  """One variant, as one run sees it."""
-  setting = make_setting(variant, task)
-  return training.Experiment(
-    init=lambda key, hyper, data: start(key, hyper, setting),
-    update=lambda state, data: update(state, data, setting),
-    evaluate=lambda state, data: evaluate(state, data, setting),
-    data=task.data,
-    hyper={"learning_rate": FLAGS["learning_rate"].value},
+def make_loss(settings: Settings, variant: str, nets: Any, memory: Any) -> Any:
+  """The loss of an episode, as `descent.make` takes it."""
+  if variant != "vae":
+    return learner.make_loss(
+      nets, memory, autoencodes=variant != "no_autoencoder"
+    )
+  bound = vae_learner.make_loss(
+    nets, memory, noise_variance=settings.noise_variance
   )
 
+  def loss(key, params, state, images):
+    nats, metrics = bound(key, params, state, images)
+    return nats, {name: metrics[name] for name in ("nats", "nll", "kl_code")}
 
-def start(key: Any, hyper: Any, setting: Setting) -> State:
-  """A model that has learnt nothing."""
-  key, key_params = jax.random.split(key)
-  image = jnp.zeros(setting.task.shape)
-  params = setting.model.init(key_params, setting.nets, setting.memory, image)
-  return State(params, optimiser_of(hyper).init(params), hyper, key)
+  return loss
 
 
-def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
-  """Writes and reads some episodes."""
-  given = FLAGS.flag_values_dict()
-  key, key_data, key_loss = jax.random.split(state.key, 3)
-  draw = lambda key: setting.task.sample(key, data, given["num_items"])
-  images = jax.vmap(draw)(jax.random.split(key_data, given["num_episodes"]))
-
-  def loss(params):
-    keys = jax.random.split(key_loss, given["num_episodes"])
-    one = lambda key, images: setting.loss(key, params, images)
-    return jax.tree.map(jnp.mean, jax.vmap(one)(keys, images))
-
-  (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-  optimiser = optimiser_of(state.hyper)
-  updates, moments = optimiser.update(grads, state.moments, state.params)
-  params = optax.apply_updates(state.params, updates)
-  return State(params, moments, state.hyper, key), metrics
-
-
-def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
-  """The bound and what is recalled, on test episodes."""
-  given = FLAGS.flag_values_dict()
-  measured = functools.partial(measure, state.params, data, setting)
-  found = measured(given["num_items"])
-  if setting.model is kanerva_model:
-    return found
-  for length in map(int, given["lengths"]):
-    found[f"wrong_at_{length}"] = measured(length)["wrong"]
-  for count in map(int, given["classes"]):
-    wrong = measured(given["num_items"], num_classes=count)["wrong"]
-    found[f"wrong_of_{count}_classes"] = wrong
-  return found
-
-
-def measure(
-  params: Any, data: Any, setting: Setting, num_items: int, **options: Any
-) -> dict[str, Any]:
-  """Means over test episodes, the same ones at every time."""
-  num_tests = FLAGS["num_tests"].value * FLAGS["num_items"].value // num_items
-  keys = jax.random.split(jax.random.key(1), (max(2, num_tests), 3))
-
-  def one(keys):
-    images = setting.task.test(keys[0], data, num_items, **options)
-    metrics = setting.loss(keys[1], params, images)[1]
-    if setting.model is kanerva_model:
-      return metrics, ()
-    queries = damaged(keys[2], images, setting.task.is_binary)
-    return metrics, (images, queries)
-
-  metrics, episodes = jax.lax.map(one, keys)
-  metrics = jax.tree.map(jnp.mean, metrics)
-  return metrics | (recalled(params, setting, *episodes) if episodes else {})
-
-
-def damaged(key: Any, images: Any, is_binary: bool) -> Any:
-  """Queries: pixels exchanged, or half of the sides' length hidden."""
-  if is_binary:
-    return image_episodes.flip(key, images, FLAGS["flipped"].value)
+def damage(settings: Settings, task: Any, key: Any, images: Any) -> Any:
+  """Makes queries: flips pixels, or occludes a square of half the height."""
+  if task.is_binary:
+    return image_episodes.flip(key, images, settings.flipped)
   return image_episodes.occlude(key, images, images.shape[1] // 2)
 
 
-def recalled(params: Any, setting: Setting, images: Any, queries: Any) -> Any:
-  """How far from the stored image queries are, and what is read of them.
+def make_experiment(
+  settings: Settings, variant: str, task: Any
+) -> training.Experiment:
+  """One variant, as one run sees it."""
+  nets = make_networks(settings, variant, task)
+  memory = make_memory(settings, variant)
+  loss = make_loss(settings, variant, nets, memory)
 
-  Wrong: pixels of a binary image that are not as stored; else the sum of
-  squared errors. The control reads in another episode's memory.
-  """
-  _, nets, memory, _, _ = setting
-  count = FLAGS["num_reads"].value
+  def optimiser(hyper):
+    clip = optax.clip_by_global_norm(10.0)
+    adam = optax.adam(hyper["learning_rate"])
+    return training.skip_nonfinite(optax.chain(clip, adam))
 
-  def one(images, queries, other):
-    write = functools.partial(model.write, nets, memory, params)
-    own, wrong = write(images), write(other)
-    read = functools.partial(model.recall, nets, memory, params)
-    seen, value = jax.vmap(lambda x: read(own, x, num_reads=count))(queries)
-    control, _ = jax.vmap(lambda x: read(wrong, x, num_reads=1))(queries)
-    distance = lambda x, y: jnp.sum(jnp.square(x - y), (-3, -2, -1)).mean()
-    falls = jnp.diff(value, axis=1) <= 1e-3
-    return {
-      "query": distance(queries, images),
-      "wrong": distance(seen[:, 1], images),
-      "wrong_in_the_end": distance(seen[:, -1], images),
-      "last_change": distance(seen[:, -1], seen[:, -2]),
-      "control": distance(control[:, 1], images),
-      "falling": falls.mean(0),
-    }
+  def init_params(key):
+    image = jnp.zeros(task.shape)
+    if variant == "vae":
+      return vae_learner.init(key, nets, memory, image)
+    return learner.init(key, nets, memory, image)
 
-  given = images, queries, jnp.roll(images, 1, 0)
-  found = jax.lax.map(lambda x: one(*x), given)
-  means = jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
-  # Of the read after which the fewest images' values had not risen.
-  return means | {"falling": jnp.min(means["falling"], initial=1.0)}
-
-
-def make_experiments(options: training.Options) -> dict[str, Any]:
-  """One for each variant."""
-  check()
-  task = image_episodes.task(FLAGS["task"].value, options.data_dir)
-  num_classes = len(task.data[1].starts) - 1
-  if any(int(count) > num_classes for count in FLAGS["classes"].value):
-    raise training.RunError(
-      f"--classes={','.join(FLAGS['classes'].value)}: there are {num_classes} "
-      f"to test on in --task={FLAGS['task'].value}."
+  def measure(key, state, data, num_items, num_classes=None):
+    recalls = {}
+    if variant != "vae":
+      recalls["damage"] = functools.partial(damage, settings, task)
+      recalls["recall"] = functools.partial(
+        learner.measure_recall,
+        nets,
+        memory,
+        state.params,
+        num_reads=settings.num_reads,
+      )
+    # As many images, whatever the length.
+    num_images = settings.num_tests * settings.num_items
+    return learner.measure(
+      jax.random.clone(key),
+      loss,
+      state.params,
+      lambda key: task.test(key, data, num_items, num_classes),
+      num_episodes=max(2, num_images // num_items),
+      **recalls,
     )
-  return {name: make_experiment(name, task) for name in FLAGS["variants"].value}
+
+  def evaluate(key, state, data):
+    found = measure(key, state, data, settings.num_items)
+    if variant == "vae":
+      return found
+    for length in settings.lengths:
+      wrong = measure(key, state, data, length)["wrong"]
+      found[f"wrong_at_{length}"] = wrong
+    for count in settings.classes:
+      wrong = measure(key, state, data, settings.num_items, count)["wrong"]
+      found[f"wrong_of_{count}_classes"] = wrong
+    return found
+
+  init, update = descent.make(
+    init=init_params,
+    sample=lambda key, data: task.sample(key, data, settings.num_items),
+    loss=loss,
+    optimiser=optimiser,
+    batch_size=settings.num_episodes,
+  )
+  return training.Experiment(
+    init=init,
+    update=update,
+    evaluate=evaluate,
+    data=task.data,
+    hyper={"learning_rate": settings.learning_rate},
+    export=lambda state: state.params,
+  )
 
 
-def check() -> None:
-  """Refuses flags that do not fit, before anything is compiled."""
-  given = FLAGS.flag_values_dict()
-  chosen = given["variants"]
-  shown = f"--variants={','.join(chosen)}"
-  wrong = {
-    f"{shown} names no model; there are {', '.join(VARIANTS)}.": (
-      not chosen or set(chosen) - set(VARIANTS)
-    ),
-    f"{shown} names a model twice; name it once.": (
-      len({*chosen}) < len(chosen)
-    ),
-    "--noise_variance must be positive.": not given["noise_variance"] > 0,
-    "--flipped must be at most 1.": not given["flipped"] <= 1,
+def make_experiments(
+  settings: Settings, options: training.Options
+) -> dict[str, training.Experiment]:
+  """One experiment for each variant."""
+  task = make_task(settings, options.data_dir)
+  return {
+    variant: make_experiment(settings, variant, task)
+    for variant in settings.variants
   }
-  wrong["--lengths is empty; name at least one."] = not given["lengths"]
-  fits = lambda x: x.isdecimal() and 0 < int(x) <= 10**6
-  for name in ("lengths", "classes"):
-    sentence = f"--{name}={','.join(given[name])} must be integers, 1 to 10**6."
-    wrong[sentence] = not all(map(fits, given[name]))
-  for name in ("learning_rate", "noise_variance"):
-    wrong[f"--{name} must be finite."] = not given[name] < float("inf")
-  for sentence, is_wrong in wrong.items():
-    if is_wrong:
-      raise training.RunError(sentence)
 
 
-def draw(results: training.Results, out_dir: Any) -> None:
-  """What is learnt, what is held, and images as they are read again."""
+def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
+  """Learning curves, errors by length, and iterated reads of damaged images."""
   remembering = [name for name in results.states if name != "vae"]
-  label = "squared error of an image after one read"
-  wanted = {"eval/nats": "nats for an image"}
-  wanted |= {"eval/wrong": label} if remembering else {}
+  label = "squared error per image after one read"
+  wanted = {"eval/nats": "nats per image"}
+  if remembering:
+    wanted["eval/wrong"] = label
   pictures.curves(results, out_dir / "curves.png", wanted)
   if not remembering:
     return
-  lengths = sorted({int(x) for x in FLAGS["lengths"].value})
   image_pictures.by_length(
-    *(results, remembering, "eval/wrong", lengths),
-    *(out_dir / "lengths.png", label),
+    results,
+    remembering,
+    "eval/wrong",
+    sorted(settings.lengths),
+    out_dir / "lengths.png",
+    label,
   )
-  task = image_episodes.task(FLAGS["task"].value, results.options.data_dir)
-  images = task.test(jax.random.key(2), task.data, FLAGS["num_items"].value)
-  values = {}
+  task = make_task(settings, results.options.data_dir)
+  images = task.test(jax.random.key(2), task.data, settings.num_items)
+  models = {}
   for name in remembering:
-    params = jax.tree.map(lambda x: jnp.asarray(x[0]), results.states[name])
-    setting = make_setting(name, task)
-    rows, values[name] = show(setting, params.params, images)
-    image_pictures.grid(rows, out_dir / f"{name}.png")
-  labels = "read", "value of an image (nats)"
-  pictures.bands(values, out_dir / "falling.png", labels)
-
-
-def show(setting: Setting, params: Any, images: Any) -> Any:
-  """Stored images, and queries and their values as they are read again."""
-  _, nets, memory, _, _ = setting
-  count = FLAGS["num_reads"].value
-  queries = damaged(jax.random.key(3), images, setting.task.is_binary)
-
-  @jax.jit
-  def read(images, queries):
-    state = model.write(nets, memory, params, images)
-    recall = functools.partial(model.recall, nets, memory, params, state)
-    return jax.vmap(lambda x: recall(x, num_reads=count))(queries)
-
-  seen, values = jax.device_get(read(images, queries))
-  rows = {"stored": images, "query": queries}
-  for k in sorted({1, 2, 4, count} & set(range(count + 1))):
-    rows[f"read {k}"] = seen[:, k]
-  return rows, values
-
-
-def main(options: training.Options) -> int:
-  results = training.run(
-    make_experiments(options), options, key_metric="eval/nats"
-  )
-  return training.finish(results, CLAIMS, draw)
-
-
-_STATED = (
-  *("num_items", "num_episodes", "num_rows", "code_size", "hidden_size"),
-  *("num_filters", "num_iterations", "num_reads", "learning_rate", "sweep"),
-  *("noise_variance", "flipped", "num_updates", "num_tests"),
-)
-
-
-def _state(task, min_seeds, *rows):
-  """Makes claims of rows, stated for the values of the presets cpu and gpu."""
-  stated = [PRESETS[x] | PRESETS[x][f"task={task}"] for x in ("cpu", "gpu")]
-  where: dict[str, Any] = {
-    name: [given.get(name, FLAGS[name].default) for given in stated]
-    for name in _STATED
-  }
-  where["task"] = [task]
-  return tuple(
-    claims.Claim(f"{task}/{name}", *row, where=where, min_seeds=min_seeds)
-    for name, *row in rows
+    state = results.states[name]
+    params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
+    nets = make_networks(settings, name, task)
+    models[name] = nets, make_memory(settings, name), params
+  kanerva_figures.reads(
+    models,
+    images,
+    damage(settings, task, jax.random.key(3), images),
+    out_dir,
+    num_reads=settings.num_reads,
   )
 
 
-def _dkm(name):
-  return claims.last("dkm", f"eval/{name}")
+def dkm(name: str) -> Any:
+  """The measure of a final evaluation metric of the variant dkm."""
+  return last("dkm", f"eval/{name}")
 
 
-CLAIMS = (
-  *_state(
-    "digits",
-    4,
-    ("nats", "nats, with the memory's divergence", _dkm("nats"), "<=", 17.0),
-    ("query", "wrong bits of a query", _dkm("query"), ">=", 9.0),
-    ("read", "wrong bits after one read", _dkm("wrong"), "<=", 5.5),
-    (
-      *("end", "wrong bits after ten reads"),
-      *(_dkm("wrong_in_the_end"), "<=", 5.0),
-    ),
-    ("fixed", "bits the tenth read changes", _dkm("last_change"), "<", 0.05),
-    (
-      *("control", "wrong bits, read in another episode's memory"),
-      *(_dkm("control"), ">=", 8.5),
-    ),
-    (
-      *("falling", "part of images whose value does not rise, of each read"),
-      *(_dkm("falling"), ">=", 0.95),
-    ),
+REPRODUCTIONS = {
+  "digits": training.Reproduction(
+    ["--num_seeds=4"],
+    min_seeds=4,
+    minutes=4,
+    claims=[
+      Claim("nats", "nats, with the KL of the memory", dkm("nats"), "<=", 17.0),
+      Claim("query", "wrong bits of a query", dkm("query"), ">=", 9.0),
+      Claim("read", "wrong bits after one read", dkm("wrong"), "<=", 5.5),
+      Claim(
+        "end",
+        "wrong bits after ten reads",
+        dkm("wrong_in_the_end"),
+        "<=",
+        5.0,
+      ),
+      Claim(
+        "fixed",
+        "bits that the tenth read changes",
+        dkm("last_change"),
+        "<",
+        0.05,
+      ),
+      Claim(
+        "control",
+        "wrong bits, read in another episode's memory",
+        dkm("control"),
+        ">=",
+        8.5,
+      ),
+      Claim(
+        "falling",
+        "fraction of images whose value does not rise, of each read",
+        dkm("falling"),
+        ">=",
+        0.95,
+      ),
+    ],
   ),
-  *_state(
-    "omniglot",
-    4,
-    (
-      *("fixed-point", "wrong pixels after ten reads, of the query's"),
-      claims.ratio(_dkm("wrong_in_the_end"), _dkm("query")),
-      *("<", 0.6),
-    ),
-    (
-      *("control", "wrong pixels in the right memory, of those in a wrong one"),
-      claims.ratio(_dkm("wrong"), _dkm("control")),
-      *("<", 0.6),
-    ),
+  "omniglot": training.Reproduction(
+    ["--task=omniglot", "--variants=dkm,list,dnc", "--num_seeds=4"],
+    min_seeds=4,
+    minutes=120,
+    claims=[
+      Claim(
+        "fixed-point",
+        "wrong pixels after ten reads over the query's",
+        ratio(dkm("wrong_in_the_end"), dkm("query")),
+        "<",
+        0.6,
+      ),
+      Claim(
+        "control",
+        "wrong pixels in the right memory over those in a wrong one",
+        ratio(dkm("wrong"), dkm("control")),
+        "<",
+        0.6,
+      ),
+    ],
   ),
-)
-REPRODUCE = {
-  "digits": ["--num_seeds=4"],
-  "omniglot": ["--task=omniglot", "--variants=dkm,list,dnc", "--num_seeds=4"],
 }
 
+SCRIPT = training.Script(
+  Settings,
+  PRESETS,
+  make_experiments,
+  draw,
+  REPRODUCTIONS,
+  free=("variants", "lengths", "classes"),
+  key_metric="eval/nats",
+)
+
 if __name__ == "__main__":
-  training.main(FLAGS, main)
+  training.main(SCRIPT)

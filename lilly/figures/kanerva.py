@@ -1,4 +1,4 @@
-"""Images of Kanerva Machines: stored, read, drawn and interpolated."""
+"""Images of both Kanerva Machines: stored, read, sampled and interpolated."""
 
 import pathlib
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lilly.nets import kanerva_model
+from lilly.nets import dynamic_kanerva_model, kanerva_model
 from lilly.tasks import image_episodes
-from lilly.training import image_pictures
+from lilly.training import image_pictures, pictures
 
-__all__ = ["machines"]
+__all__ = ["machines", "reads"]
 
 _NUM_READS = 9
 
@@ -54,6 +54,55 @@ def machines(
       out_dir / "denoising.png",
       ("read", "squared error per image"),
     )
+
+
+def reads(
+  models: Mapping[str, tuple[Any, Any, Any]],
+  images: jax.Array,
+  queries: jax.Array,
+  out_dir: pathlib.Path,
+  *,
+  num_reads: int,
+) -> None:
+  """Draws damaged images as Dynamic Kanerva Machines read them iteratively.
+
+  Writes NAME.png, a grid of images after some reads, and falling.png, the value
+  of each image over the reads.
+
+  Args:
+    models: by name, networks, memory and parameters, as of
+      `dynamic_kanerva_model`.
+    images: an episode, [T, H, W, C].
+    queries: the same, damaged.
+    out_dir: where the PNGs go.
+    num_reads: n.
+  """
+  shown = sorted({1, 2, 4, num_reads} & set(range(num_reads + 1)))
+  values = {}
+  for name, (nets, memory, params) in models.items():
+    found, values[name] = jax.device_get(
+      _iterate(nets, memory, params, images, queries, num_reads)
+    )
+    rows = {"stored": images, "query": queries}
+    rows |= {f"read {k}": found[:, k] for k in shown}
+    image_pictures.grid(rows, out_dir / f"{name}.png")
+  labels = "read", "value of an image (nats)"
+  pictures.bands(values, out_dir / "falling.png", labels)
+
+
+def _iterate(nets, memory, params, images, queries, num_reads):
+  """Returns the images after each read, [T, n + 1, ...], and values, [T, n]."""
+
+  @jax.jit
+  def read(images, queries):
+    content = dynamic_kanerva_model.write(nets, memory, params, images)
+    return jax.vmap(
+      lambda query: dynamic_kanerva_model.recall(
+        nets, memory, params, content, query, num_reads=num_reads
+      )
+    )(queries)
+
+  return read(images, queries)
 
 
 def _read(nets, memory, params, images, is_binary, noise_variance):
