@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from lilly.training import experiment
+from lilly.training import experiment, signals
 
 __all__ = ["define_flags", "fail", "main", "parse"]
 
@@ -106,7 +106,8 @@ def main(
   """Parses the flags, runs a script's main function and exits.
 
   The exit status is 0, or 1 after a sentence on what to mend, 3 where a run
-  failed, 4 where a claim failed under --check_claims, 130 after SIGINT.
+  failed, 4 where a claim failed under --check_claims, and 129, 130 or 143 after
+  SIGHUP, SIGINT or SIGTERM, of which a second one ends the process at once.
 
   Args:
     flag_values: the script's flags; `define_flags` has been called on them.
@@ -123,18 +124,23 @@ def main(
   if flag_values["help"].value:
     print(_help(flag_values, inspect.getmodule(run), source.stem))
     sys.exit(0)
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
   _use_all_cores()
-  try:
-    status = run(_reserved(options))
-  except KeyboardInterrupt:
-    print("Interrupted.", file=sys.stderr)
-    sys.exit(130)
-  except Exception as error:
-    if not _is_deliberate(error, source):
-      raise
-    fail(error)
+  with signals.handled(_leave, "stopping"):
+    try:
+      status = run(_reserved(options))
+    except KeyboardInterrupt:
+      print("Interrupted.", file=sys.stderr)
+      sys.exit(signals.exit_status(signal.SIGINT))
+    except Exception as error:
+      if not _is_deliberate(error, source):
+        raise
+      fail(error)
   sys.exit(status)
+
+
+def _leave(signum, frame):
+  del frame
+  sys.exit(signals.exit_status(signum))
 
 
 def _use_all_cores():
