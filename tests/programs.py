@@ -49,7 +49,7 @@ class Walk(NamedTuple):
 
 
 def walks() -> Iterator[Walk]:
-  """Yields each script's default, its tasks, and what leads to more programs."""
+  """Yields each script's default, its tasks, and what has other programs."""
   for name in sorted(path.stem for path in _FOLDER.glob("[a-z]*.py")):
     script = _script(name)
     flag, tasks = _tasks(script)

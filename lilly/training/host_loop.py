@@ -96,9 +96,7 @@ def loop(
   sitting.begin(*resumed, num_runs, steps_per_update, identity)
   show = progress.Progress(name, key_metric, options.num_updates, unit)
   caught: list[int] = []
-  note = lambda signum, frame: caught.append(signum)
-  stopping = signals.handled(note, "stopping after this chunk")
-  with contextlib.closing(log), show, stopping:
+  with contextlib.closing(log), show, _stopping(caught):
     sitting.run(show, caught)
   if caught:
     _stop(caught[0], sitting.update, options, directory)
@@ -302,6 +300,12 @@ def _on_host(metrics, prefix, num_runs):
       )
     fetched[prefix + name] = value
   return fetched
+
+
+def _stopping(caught):
+  """Notes the first signal; what is running is finished and saved."""
+  note = lambda signum, frame: caught.append(signum)
+  return signals.handled(note, "stopping after this chunk")
 
 
 def _stop(signum, update, options, directory):
