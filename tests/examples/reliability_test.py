@@ -1,5 +1,6 @@
 """Tests that docs/reliability.md says what happens."""
 
+import ast
 import os
 import pathlib
 import re
@@ -26,4 +27,4 @@ def test_the_program_that_calls_lapack_is_refused_as_shown():
 
 def test_the_program_that_hangs_is_one():
   program, _ = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
-  compile(program, "reliability.md", "exec")
+  assert "jnp.linalg.pinv" in ast.unparse(ast.parse(program))
