@@ -20,7 +20,12 @@ from typing import Any
 
 from absl import flags
 
-from lilly.training import experiment, flag_command_line, reproduction
+from lilly.training import (
+  experiment,
+  flag_command_line,
+  reproduction,
+  signals,
+)
 from lilly.training import script as script_lib
 from lilly.training import settings as settings_lib
 
@@ -36,7 +41,8 @@ def main(
   """Runs an experiment script and exits.
 
   The exit status is 0, or 1 after a sentence on what to mend, 3 where a run
-  failed, 4 where a claim failed under --check_claims, 130 after SIGINT.
+  failed, 4 where a claim failed under --check_claims, and 129, 130 or 143 after
+  SIGHUP, SIGINT or SIGTERM, of which a second one ends the process at once.
 
   Args:
     script: settings, presets, experiments, figures and reproductions.
@@ -55,18 +61,23 @@ def main(
     settings, options = _resolve(script, probe, argv)
   except (flags.Error, experiment.RunError) as error:
     fail(error)
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
   _use_all_cores()
-  try:
-    status = _run(script, settings, _reserved(options))
-  except KeyboardInterrupt:
-    print("Interrupted.", file=sys.stderr)
-    sys.exit(130)
-  except Exception as error:
-    if not _is_deliberate(error, script.path):
-      raise
-    fail(error)
+  with signals.handled(_leave, "stopping"):
+    try:
+      status = _run(script, settings, _reserved(options))
+    except KeyboardInterrupt:
+      print("Interrupted.", file=sys.stderr)
+      sys.exit(signals.exit_status(signal.SIGINT))
+    except Exception as error:
+      if not _is_deliberate(error, script.path):
+        raise
+      fail(error)
   sys.exit(status)
+
+
+def _leave(signum, frame):
+  del frame
+  sys.exit(signals.exit_status(signum))
 
 
 def _run(script, settings, options):

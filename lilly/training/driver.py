@@ -50,7 +50,8 @@ def run(
     Summary, final states and metrics.
 
   Raises:
-    RunError: out_dir cannot be used, or a checkpoint in it is refused.
+    RunError: out_dir cannot be used, a checkpoint in it is refused, or an
+      experiment calls LAPACK on several CPU devices.
   """
   for variant in experiments:
     if not re.fullmatch(r"[\w.+-]+", variant):
@@ -58,7 +59,7 @@ def run(
   programs = {
     variant: item
     if isinstance(item, experiment.Program)
-    else compilation.compiled(item, options)
+    else compilation.compiled(item, options, name=variant)
     for variant, item in experiments.items()
   }
   with _claimed(options):

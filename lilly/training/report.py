@@ -5,7 +5,8 @@ python -m lilly.training.report [flags] [NAME...]
 Runs the named experiments, all that make claims by default, each run in a
 process of its own, and writes report.md and index.html into --out_dir, anew
 after every run. Called again, it goes on where it was stopped; a run that has
-finished is only judged again. The page is about the experiments named.
+finished is only judged again. A run that takes six times its stated minutes is
+stopped, and the next one begins. The page is about the experiments named.
 
 An experiment lists its runs, name -> flags, in a constant REPRODUCE; without it
 there is one, "default", without flags.
@@ -14,14 +15,17 @@ there is one, "default", without flags.
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib
 import json
+import os
 import pathlib
 import pkgutil
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +36,30 @@ from lilly.training import experiment, report_page
 __all__ = ["main"]
 
 FINISHED = "finished"
+# Minutes of training on 2 quiet cores at --preset=cpu, as the papers' pages
+# state them; of what is not stated, and of other presets, MINUTES.
+STATED: dict[str, dict[str, float]] = {
+  "ddpg": {"pendulum": 1, "tasks": 10, "ablations": 10},
+  "dynamic_kanerva_machine": {"digits": 4, "omniglot": 48},
+  "energy_based_memory": {"binary": 5},
+  "feedback_alignment": {
+    "linear": 1,
+    "rates": 1,
+    "omega": 1,
+    "digits": 2,
+    "nonlinear": 4,
+    "mnist": 10,
+  },
+  "kanerva_machine": {"digits": 6, "omniglot": 79},
+  "naf": {"imagination": 5},
+  "neural_bloom_filter": {"classes": 4},
+  "recurrent_policy_gradients": {"pendulum": 15, "maze": 50},
+  "sparse_access_memory": {"copy": 6, "scaling": 11},
+}
+MINUTES = {"smoke": 2, "cpu": 60, "gpu": 240, "paper": 10_000}
+_FACTOR = 6  # slower and busier machines, and what is compiled
+_LEAST_MINUTES = 10
+_GRACE_SECONDS = 60  # to save after SIGTERM
 _SIGNS = {"<=": "≤", ">=": "≥"}
 
 
@@ -42,13 +70,16 @@ class Run(NamedTuple):
   name: str
   flags: tuple[str, ...]
   directory: pathlib.Path
+  # after which it is stopped
+  max_minutes: float
 
 
 class Outcome(NamedTuple):
   """How a run ended, or that it has not begun."""
 
   # 'finished', 'runs failed', 'a claim failed': these have a summary;
-  # 'waiting', 'not run', 'interrupted': these have none; 'stopped': may have
+  # 'waiting', 'not run', 'interrupted', 'did not end': these have none;
+  # 'stopped': may have
   state: str
   # what the run said about it
   reason: str = ""
@@ -70,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, runs, writes the report and exits.
 
   The exit status is 0 if everything ran, whatever the verdicts; 1 after a
-  sentence on what to mend or if a run could not be started; 3 if runs failed;
-  0 and 130 after SIGTERM and SIGINT.
+  sentence on what to mend or if a run could not be started; 3 if runs failed or
+  did not end; 130 and 143 after SIGINT and SIGTERM.
 
   Args:
     argv: the command line, sys.argv by default.
@@ -176,8 +207,16 @@ def _reproduction(name, common, out_dir):
   for run, own in flags_of.items():
     directory = out_dir / name / run
     all_flags = (*common, *own, f"--out_dir={directory}")
-    runs.append(Run(name, run, all_flags, directory))
+    runs.append(
+      Run(name, run, all_flags, directory, _max_minutes(name, run, common[0]))
+    )
   return Reproduction(name, claims, tuple(runs), outcomes)
+
+
+def _max_minutes(name, run, preset_flag):
+  preset = preset_flag.partition("=")[2]
+  stated = STATED.get(name, {}) if preset == "cpu" else {}
+  return max(_FACTOR * stated.get(run, MINUTES[preset]), _LEAST_MINUTES)
 
 
 def _reproduce(each, out_dir):
@@ -199,10 +238,10 @@ def _reproduce(each, out_dir):
   print(f"Report: {out_dir / 'index.html'}")
   states = [o.state for one in each for o in one.outcomes.values()]
   if caught or "interrupted" in states:
-    return 0 if signal.SIGTERM in caught else 130
+    return 128 + (caught[0] if caught else signal.SIGINT)
   if "not run" in states:
     return 1
-  return 3 if {"runs failed", "stopped"} & {*states} else 0
+  return 3 if {"runs failed", "stopped", "did not end"} & {*states} else 0
 
 
 class _Forwarding:
@@ -255,11 +294,38 @@ def _start(run, forwarding):
   ) as process:
     forwarding.attend(process)
     messages: collections.deque[str] = collections.deque(maxlen=100)
-    for line in process.stderr or ():
-      print(line, end="", file=sys.stderr, flush=True)
-      messages.append(line.strip())
+    with _limited(process, 60 * run.max_minutes) as late:
+      for line in process.stderr or ():
+        print(line, end="", file=sys.stderr, flush=True)
+        messages.append(line.strip())
   is_new = _identity(summary) not in (None, before)
+  if late and not is_new:
+    return Outcome("did not end", f"stopped after {run.max_minutes:g} minutes")
   return _outcome(process.returncode, messages, summary if is_new else None)
+
+
+@contextlib.contextmanager
+def _limited(process, seconds):
+  """Stops a process that takes longer; yields a list that then has an item."""
+  late: list[bool] = []
+  done = threading.Event()
+
+  def watch():
+    if done.wait(seconds):
+      return
+    late.append(True)
+    process.terminate()  # it saves, if it can
+    if not done.wait(_GRACE_SECONDS):
+      os.killpg(process.pid, signal.SIGKILL)
+
+  watcher = threading.Thread(target=watch)
+  watcher.start()
+  try:
+    yield late
+    process.wait()
+  finally:
+    done.set()
+    watcher.join()
 
 
 def _identity(path):
@@ -281,7 +347,7 @@ def _outcome(status, messages, summary):
   named = {0: FINISHED, 3: "runs failed", 4: "a claim failed"}
   if status in named and content is not None:
     return Outcome(named[status], reason if status else "", content)
-  if status in (0, 130):  # a signal: it has saved and goes on when called again
+  if status in (129, 130, 143):  # it has saved and goes on when called again
     return Outcome("interrupted", reason)
   if status == 1 and content is None:
     return Outcome("not run", reason)

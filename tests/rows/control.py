@@ -153,6 +153,7 @@ ROWS = (
     lambda *given: _positive(*given)[:1],
     dtypes=(jnp.float32,),
   ),
+  Row(small_matrices.pseudo_inverse, "function", arrays((3, 4))),
   Row(small_matrices.solve, "function", _positive, dtypes=(jnp.float32,)),
   Row(
     small_matrices.solve_by_inverse,

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -18,6 +19,13 @@ TOY = pathlib.Path(toy.__file__)
 def import_path():
   """Processes started here import the lilly that is tested."""
   os.environ["PYTHONPATH"] = str(pathlib.Path(lilly.__file__).parent.parent)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangups_are_heard():
+  """Also where the tests themselves run under nohup."""
+  if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -99,8 +99,9 @@ def test_killed_twenty_times_ends_with_the_same_bits(start_toy, uninterrupted):
 @pytest.mark.parametrize(
   ("number", "expected"),
   [
-    (signal.SIGTERM, 0),
+    (signal.SIGTERM, 143),
     pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
   ],
 )
 def test_a_signal_saves_and_exits(start_toy, uninterrupted, number, expected):

@@ -13,6 +13,7 @@ import time
 import pytest
 
 import lilly
+from lilly.training import report
 
 PNG = base64.b64decode(
   "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY"
@@ -101,10 +102,22 @@ if __name__ == "__main__":
       with open(os.environ["SIGNALS"], "a") as file:
         file.write(f"{number} ")
       time.sleep(0.2)  # a second signal would be noted as well
-      sys.exit(130 if number == signal.SIGINT else 0)
+      sys.exit(128 + number)
     for number in (signal.SIGINT, signal.SIGTERM):
       signal.signal(number, stop)
     print("waiting", file=sys.stderr, flush=True)
+    time.sleep(60)
+  finish({"c": ("holds", None)})
+"""
+
+# Neither ends in time; one of them heeds no signal.
+ENDLESS = """
+CLAIMS = (claim("c"),)
+REPRODUCE = {n: ["--case=" + n] for n in ("endless", "deaf", "later")}
+if __name__ == "__main__":
+  if case == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  if case != "later":
     time.sleep(60)
   finish({"c": ("holds", None)})
 """
@@ -313,7 +326,7 @@ def test_a_stale_summary_is_not_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)]
+  ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_an_interrupt_reaches_the_run_once_and_leaves_a_page(
   tmp_path, number, status
@@ -333,6 +346,53 @@ def test_an_interrupt_reaches_the_run_once_and_leaves_a_page(
   assert "holds" in page.row("the error")
   assert "interrupted" in page.row("Run 'slow'.")
   assert "waiting" in page.row("Run 'later'.")
+
+
+def test_a_run_that_does_not_end_is_stopped_and_the_next_one_begins(tmp_path):
+  stubs = Stubs(tmp_path, endless=ENDLESS)
+  code = (
+    "from lilly.training import report\n"
+    "report.MINUTES, report._LEAST_MINUTES = {'cpu': 0.05 / 6}, 0\n"
+    "report._GRACE_SECONDS = 1\n"
+    "report.main(['report', '--out_dir=out'])\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+    env=stubs.environment,
+    timeout=50,
+  )
+  assert done.returncode == 3, done.stderr
+  page = stubs.page("out")
+  for run in ("endless", "deaf"):
+    row = page.row(f"Run '{run}'.")
+    assert "did not end stopped after 0.05 minutes" in row
+  assert "did not end: 2" in page.text and "holds: 1" in page.text
+
+
+def test_a_time_limit_is_a_multiple_of_what_is_stated():
+  limit = report._max_minutes
+  for preset, run, minutes in (
+    ("cpu", "mnist", 60),
+    ("cpu", "digits", 12),
+    ("cpu", "linear", 10),  # at least
+    ("gpu", "linear", 6 * 240),
+    ("smoke", "mnist", 12),
+  ):
+    assert limit("feedback_alignment", run, f"--preset={preset}") == minutes
+  assert limit("own", "default", "--preset=cpu") == 360
+
+
+def test_what_is_stated_are_runs_of_experiments():
+  experiments = pytest.importorskip("experiments")
+  folder = pathlib.Path(experiments.__file__).parent
+  for name, runs in report.STATED.items():
+    text = (folder / f"{name}.py").read_text()
+    listed = text[text.index("REPRODUCE = {") :]
+    for run in runs:
+      assert f'"{run}": [' in listed, (name, run)
 
 
 def test_all_runs_may_be_named_in_any_order_with_flags_after(tmp_path):
