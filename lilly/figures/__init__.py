@@ -1,0 +1,1 @@
+"""Figures: learning curves, image grids, heat maps, paths, GIFs of policies."""
