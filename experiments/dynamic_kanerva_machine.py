@@ -34,11 +34,11 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   import optax
 
+  from lilly.figures import curves, images
   from lilly.losses import likelihoods
   from lilly.nets import cores, kanerva_memories, kanerva_model
   from lilly.nets import dynamic_kanerva_model as model
   from lilly.tasks import image_episodes
-  from lilly.training import image_pictures, pictures
 
 VARIANTS = ("dkm", "squared", "mean_field", "no_autoencoder", "dnc", "list")
 VARIANTS += ("vae",)
@@ -358,24 +358,23 @@ def draw(results: training.Results, out_dir: Any) -> None:
   label = "squared error of an image after one read"
   wanted = {"eval/nats": "nats for an image"}
   wanted |= {"eval/wrong": label} if remembering else {}
-  pictures.curves(results, out_dir / "curves.png", wanted)
+  curves.plot_metrics(results, out_dir / "curves.png", wanted)
   if not remembering:
     return
   lengths = sorted({int(x) for x in FLAGS["lengths"].value})
-  image_pictures.by_length(
-    *(results, remembering, "eval/wrong", lengths),
-    *(out_dir / "lengths.png", label),
+  curves.plot_by_length(
+    results, remembering, "eval/wrong", lengths, out_dir / "lengths.png", label
   )
   task = image_episodes.task(FLAGS["task"].value, results.options.data_dir)
-  images = task.test(jax.random.key(2), task.data, FLAGS["num_items"].value)
+  stored = task.test(jax.random.key(2), task.data, FLAGS["num_items"].value)
   values = {}
   for name in remembering:
     params = jax.tree.map(lambda x: jnp.asarray(x[0]), results.states[name])
     setting = make_setting(name, task)
-    rows, values[name] = show(setting, params.params, images)
-    image_pictures.grid(rows, out_dir / f"{name}.png")
+    rows, values[name] = show(setting, params.params, stored)
+    images.plot_grid(rows, out_dir / f"{name}.png")
   labels = "read", "value of an image (nats)"
-  pictures.bands(values, out_dir / "falling.png", labels)
+  curves.plot_lines(values, out_dir / "falling.png", labels, from_zero=True)
 
 
 def show(setting: Setting, params: Any, images: Any) -> Any:

@@ -33,11 +33,11 @@ with epy.lazy_imports():
   import numpy as np
   import optax
 
+  from lilly.figures import curves, heatmaps, images
   from lilly.losses import likelihoods
   from lilly.nets import cores, kanerva_memories
   from lilly.nets import kanerva_model as model
   from lilly.tasks import image_episodes
-  from lilly.training import image_pictures, pictures
 
 VARIANTS = ("kanerva", "one_draw", "unwritten", "vae", "dnc")
 TASKS = ("digits", "generated", "omniglot", "mnist", "cifar10", "cifar10_small")
@@ -298,31 +298,35 @@ def check() -> None:
 
 def draw(results: training.Results, out_dir: Any) -> None:
   """The bound as it is learnt and by length; images of each model."""
-  pictures.curves(
+  curves.plot_metrics(
     results, out_dir / "curves.png", {"eval/nats": "nats for an image"}
   )
   lengths = sorted({int(x) for x in FLAGS["lengths"].value})
-  image_pictures.by_length(
-    *(results, list(results.states), "eval/nats", lengths),
-    *(out_dir / "lengths.png", "nats for an image"),
+  curves.plot_by_length(
+    results,
+    list(results.states),
+    "eval/nats",
+    lengths,
+    out_dir / "lengths.png",
+    "nats for an image",
   )
   task = image_episodes.task(FLAGS["task"].value, results.options.data_dir)
-  images = task.test(jax.random.key(2), task.data, FLAGS["num_items"].value)
+  stored = task.test(jax.random.key(2), task.data, FLAGS["num_items"].value)
   errors = {}
   for name, state in results.states.items():
     if name != "vae":
       params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
       setting = make_setting(name, task)
-      rows, weights, found = show(setting, params, images)
+      rows, weights, found = show(setting, params, stored)
       errors |= {f"{name}, {query}": row for query, row in found.items()}
-      image_pictures.grid(rows, out_dir / f"{name}.png")
+      images.plot_grid(rows, out_dir / f"{name}.png")
       if weights is not None:
         path = out_dir / f"{name}_addresses.png"
-        image_pictures.heat(weights, path, ("row of the memory", "image"))
+        heatmaps.plot_matrix(weights, path, ("row of the memory", "image"))
   if errors:
     labels = "read", "squared error of an image"
     path = out_dir / "denoising.png"
-    image_pictures.lines(errors, np.arange(10), path, labels)
+    curves.plot_lines(errors, path, labels, x=np.arange(10))
 
 
 def show(setting: Setting, params: Any, images: Any) -> Any:

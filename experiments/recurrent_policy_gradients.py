@@ -36,10 +36,10 @@ with epy.lazy_imports():
 
   from lilly.control import exploration
   from lilly.envs import episodes, rendering, water_maze
+  from lilly.figures import curves, paths, rollouts
   from lilly.nets import cores, recurrent
   from lilly.nets import recurrent_learner as learner
   from lilly.replay import ring
-  from lilly.training import path_pictures, pictures
 
 VARIANTS = ("rdpg", "rsvg0", "feedforward", "svg0", "full_state")
 CORES = ("lstm", "gru", "ntm", "dam", "dnc", "sam", "sdnc")
@@ -353,27 +353,27 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
 
 
 def draw(results: training.Results, out_dir: Any) -> None:
-  """Returns; a film of each agent; of the maze, searches and paths."""
-  pictures.curves(
+  """Returns; a GIF of each agent; of the maze, searches and paths."""
+  curves.plot_metrics(
     results, out_dir / "curves.png", {"eval/return": "return without noise"}
   )
-  paths = {}
+  positions = {}
   for name, states in results.states.items():
     setting = make_setting(name)
     actor = jax.tree.map(lambda x: jnp.asarray(x[0]), states.agent.actor)
     roll = jax.jit(jax.vmap(lambda key, s=setting, a=actor: play(key, s, a)))
     played = roll(jax.random.split(jax.random.key(2), 4))
     states = jax.tree.map(lambda x: x[0], played[0])
-    continuous_control.film_states(out_dir / f"{name}.gif", setting.env, states)
+    rollouts.save_states_gif(setting.env, states, out_dir / f"{name}.gif")
     if FLAGS["task"].value in _MAZES:
       states = jax.device_get(played[0])
-      paths[name] = states.position, states.platform[:, 0]
-  if paths:
-    path_pictures.paths(paths, out_dir / "paths.png")
+      positions[name] = states.position, states.platform[:, 0]
+  if positions:
+    paths.plot_paths(positions, out_dir / "paths.png")
     metrics = lambda name, which: results.metrics[name][f"eval/{which}"][1]
     last = lambda name: [metrics(name, x)[:, -1] for x in ("first", "later")]
-    path_pictures.searches(
-      {name: last(name) for name in paths}, out_dir / "searches.png"
+    paths.plot_search_steps(
+      {name: last(name) for name in positions}, out_dir / "searches.png"
     )
 
 

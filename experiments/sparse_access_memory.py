@@ -32,6 +32,7 @@ with epy.lazy_imports():
   import numpy as np
   import optax
 
+  from lilly.figures import curves, heatmaps
   from lilly.memory import nearest_neighbors
   from lilly.nets import cores, memories, sequence_learner
   from lilly.tasks import (
@@ -40,7 +41,7 @@ with epy.lazy_imports():
     one_shot,
     question_answering,
   )
-  from lilly.training import cost, pictures
+  from scripts import step_cost
 
 ALGORITHMIC = ("copy", "repeat_copy", "associative_recall", "priority_sort")
 SPARSE = ("sam", "sam_no_read", "sdnc")
@@ -277,7 +278,7 @@ def scaling(name: str, options: training.Options) -> training.Program:
   def of_update(update, seed):
     return measure(name, 2 ** (FIRST_EXPONENT + update), seed)
 
-  return cost.program(of_update, options)
+  return step_cost.program(of_update, options)
 
 
 def measure(name: str, num_slots: int, seed: int) -> Any:
@@ -288,7 +289,7 @@ def measure(name: str, num_slots: int, seed: int) -> Any:
     longest = max(3, min(200, 2**22 // work))
   elif name == "sam_exact":
     longest = max(20, min(1000, 2**28 // work))
-  return cost.of_memory(
+  return step_cost.of_memory(
     jax.random.key(seed),
     lambda num_steps: make_memory(name, num_slots, num_steps),
     (max(1, longest // 5), longest),
@@ -300,7 +301,7 @@ def draw(results: training.Results, out_dir: Any) -> None:
   """Learning curves, levels, and where the memories were accessed."""
   wanted = {"eval/error": "error at the hardest level (%)"}
   wanted = {"train/level": "level"} if _CURRICULUM.value else wanted
-  pictures.curves(results, out_dir / "curves.png", wanted, log_scale=wanted)
+  curves.plot_metrics(results, out_dir / "curves.png", wanted, log_scale=wanted)
   draw_accesses(results, out_dir / "accesses.png")
 
 
@@ -317,12 +318,12 @@ def draw_accesses(results: training.Results, path: Any) -> None:
     if found is not None:
       drawn[name] = jax.device_get(found)
   if drawn:
-    pictures.accesses(drawn, path)
+    heatmaps.plot_accesses(drawn, path)
 
 
 def draw_scaling(results: training.Results, out_dir: Any) -> None:
   """Figure 1: seconds and bytes of a step against words, and as a table."""
-  pictures.curves(
+  curves.plot_metrics(
     results,
     out_dir / "scaling.png",
     {

@@ -1,1 +1,1 @@
-"""Tools of a checkout, not in the wheel: the report page, the cost of a step."""
+"""Tools of a checkout: the report page, the cost of a step, benchmarks."""

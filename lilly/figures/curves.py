@@ -1,4 +1,4 @@
-"""Pictures that every experiment can use: curves with intervals over seeds."""
+"""Curves with intervals over seeds: learning curves, sweeps, final values."""
 
 from __future__ import annotations
 
@@ -10,76 +10,38 @@ from typing import Any
 
 import numpy as np
 
+from lilly.figures import canvas
 from lilly.training import claims, experiment, statistics
 
 __all__ = [
-  "COLOURS",
-  "accesses",
-  "agreement",
-  "axes",
-  "band",
-  "bands",
-  "by_point",
-  "curves",
-  "gif",
-  "maps",
-  "pairs",
-  "save",
-  "sweep",
+  "iterate_points",
+  "plot_band",
+  "plot_by_length",
+  "plot_by_size",
+  "plot_lines",
+  "plot_metrics",
+  "plot_pairs",
+  "plot_sweep",
 ]
 
-# Okabe and Ito's colours, told apart by colour-blind readers, yellow left out.
-COLOURS = (
-  "#0072b2",
-  "#d55e00",
-  "#009e73",
-  "#cc79a7",
-  "#56b4e9",
-  "#e69f00",
-  "#000000",
-)
+_MAX_MARKERS = 20  # points of a line that are marked
 
 
-def axes(
-  num_rows: int, num_columns: int, size: tuple[float, float] = (4.6, 3.4)
-) -> tuple[Any, np.ndarray]:
-  """Makes a figure with a grid of axes.
-
-  Args:
-    num_rows: of the grid.
-    num_columns: of the grid.
-    size: width and height of one, in inches.
-
-  Returns:
-    The figure and its axes, [num_rows, num_columns].
-  """
-  from matplotlib import figure
-
-  width, height = size[0] * num_columns, size[1] * num_rows
-  # A figure of its own: pyplot keeps global state and may want a display.
-  sheet = figure.Figure(figsize=(width, height), layout="constrained")
-  grid = sheet.subplots(num_rows, num_columns, squeeze=False)
-  for ax in grid.flat:
-    ax.grid(alpha=0.25, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-  return sheet, grid
-
-
-def band(
+def plot_band(
   ax: Any, x: np.ndarray, values: np.ndarray, *, colour: str, label: str
 ) -> list[tuple[float, ...]]:
-  """Draws the IQM over seeds and its 95 % bootstrap interval.
+  """Plots the IQM over seeds and its 95 % bootstrap interval.
 
   Args:
     ax: matplotlib axes.
     x: [T].
-    values: [N, T]; seeds with a NaN at a point are left out there.
-    colour: of line and band.
-    label: in the legend, followed by the number of seeds.
+    values: [num_seeds, T]; seeds with a NaN at a point are left out there.
+    colour: colour of line and band.
+    label: text of the legend; the number of seeds is appended.
 
   Returns:
-    What was drawn: for each x, x itself, the IQM, both ends, and the number of
-    seeds.
+    What was plotted: for each x, x itself, the IQM, both ends of the interval,
+    and the number of seeds.
   """
   rows = []
   for at, column in zip(x, values.T, strict=True):
@@ -95,55 +57,71 @@ def band(
   return rows
 
 
-def bands(
+def plot_lines(
   values: Mapping[str, np.ndarray],
   path: pathlib.Path,
   labels: tuple[str, str],
+  *,
+  x: np.ndarray | None = None,
+  log_x: bool = False,
+  from_zero: bool = False,
 ) -> None:
-  """Draws a `band` for each name, against 1, 2, ...
+  """Plots a line with its band for each name, such as errors by iterations.
 
   Args:
-    values: by name, [N, T].
-    path: of the PNG.
-    labels: of the horizontal and the vertical axis.
+    values: name -> values [num_seeds, T].
+    path: PNG to write.
+    labels: names of the horizontal and the vertical axis.
+    x: positions of the points, [T]; None: 1, 2, ..., T, each name its own T.
+    log_x: whether x doubles from point to point: a logarithmic axis with a tick
+      at each x.
+    from_zero: whether the vertical axis begins at 0.
   """
-  sheet, grid = axes(1, 1)
-  for k, (name, found) in enumerate(values.items()):
-    x = np.arange(1, found.shape[1] + 1)
-    colour = COLOURS[k % len(COLOURS)]
-    band(grid[0, 0], x, found, colour=colour, label=name)
-  grid[0, 0].set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
-  grid[0, 0].legend(frameon=False)
-  save(sheet, path)
+  fig, ((ax,),) = canvas.subplots(1, 1)
+  for k, (name, runs) in enumerate(values.items()):
+    at = np.arange(1, runs.shape[1] + 1) if x is None else x
+    plot_band(ax, at, runs, colour=canvas.colour(k), label=name)
+  for line in ax.get_lines():
+    if len(line.get_xdata()) <= _MAX_MARKERS:
+      line.set_marker(".")  # so that a single point is seen too
+  ax.set(xlabel=labels[0], ylabel=textwrap.fill(labels[1], 32))
+  if from_zero:
+    ax.set_ylim(0, None)
+  if log_x and x is not None:
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(x, [f"{at:g}" for at in x])
+    ax.minorticks_off()
+  canvas.add_legend(fig, ax)
+  canvas.save(fig, path)
 
 
-def pairs(
+def plot_pairs(
   values: Mapping[str, tuple[np.ndarray, np.ndarray]],
   path: pathlib.Path,
   names: tuple[str, str],
   labels: tuple[str, str],
 ) -> None:
-  """Draws lines in pairs: the first of a pair dashed, the second solid.
+  """Plots pairs of lines: the first of a pair dashed, the second solid.
 
   Args:
-    values: for each of the axes its title and two sets of lines, [N, T] each.
-    path: of the PNG.
-    names: of the two sets.
-    labels: of the horizontal and the vertical axis.
+    values: title of the axes -> two sets of lines, [N, T] each.
+    path: PNG to write.
+    names: names of the two sets, in the legend.
+    labels: names of the horizontal and the vertical axis.
   """
-  sheet, grid = axes(1, len(values))
-  for ax, (title, sets) in zip(grid[0], values.items(), strict=True):
+  fig, (row,) = canvas.subplots(1, len(values))
+  for ax, (title, sets) in zip(row, values.items(), strict=True):
     for name, style, lines in zip(names, ("--", "-"), sets, strict=True):
       for k, line in enumerate(lines):
-        colour = COLOURS[k % len(COLOURS)]
-        own = {"label": name} if k == 0 else {}
-        ax.plot(range(1, len(line) + 1), line, style, color=colour, **own)
+        label = name if k == 0 else None
+        steps = range(1, len(line) + 1)
+        ax.plot(steps, line, style, color=canvas.colour(k), label=label)
     ax.set(title=title, xlabel=labels[0], ylabel=labels[1])
-    ax.legend(frameon=False)
-  save(sheet, path)
+    canvas.add_legend(fig, ax)
+  canvas.save(fig, path)
 
 
-def curves(
+def plot_metrics(
   results: experiment.Results,
   path: pathlib.Path,
   metrics: Mapping[str, str],
@@ -152,221 +130,158 @@ def curves(
   x: Callable[[np.ndarray], np.ndarray] | None = None,
   x_label: str | None = None,
 ) -> None:
-  """Draws metrics against steps, a line for each variant and grid point.
+  """Plots learning curves, a line for each variant and grid point.
 
   Args:
-    results: of `run`.
-    path: of the PNG; the numbers go beside it, as CSV.
-    metrics: which ones, and the label of each one's axis.
+    results: results of `run`.
+    path: PNG to write; the numbers go beside it, as CSV.
+    metrics: metric -> label of its vertical axis; each has axes of its own.
     log_scale: metrics whose axis is logarithmic.
-    x: what a step stands for, drawn on a logarithmic axis; None: the step.
-    x_label: of the horizontal axis, where it is not the steps' unit.
+    x: maps steps to what is plotted in their place, on a logarithmic axis;
+      None: the steps.
+    x_label: name of the horizontal axis; None: the unit of the steps.
   """
   from matplotlib import ticker
 
-  sheet, grid = axes(1, len(metrics))
-  colour_of: dict[str, str] = {}  # one line, one colour, in every panel
+  fig, (row,) = canvas.subplots(1, len(metrics))
+  colour_of: dict[str, str] = {}  # one line, one colour, in all axes
   table = []
-  for ax, (metric, label) in zip(grid[0], metrics.items(), strict=True):
-    lines = list(by_point(results, metric))
-    for name, steps, values in lines:
-      colour = COLOURS[len(colour_of) % len(COLOURS)]
-      colour = colour_of.setdefault(name, colour)
+  for ax, (metric, label) in zip(row, metrics.items(), strict=True):
+    for name, steps, values in iterate_points(results, metric):
+      colour = colour_of.setdefault(name, canvas.colour(len(colour_of)))
       at = steps if x is None else x(steps)
-      rows = band(ax, at, values, colour=colour, label=name)
-      table += [(name, metric, *row) for row in rows]
+      rows = plot_band(ax, at, values, colour=colour, label=name)
+      table += [(name, metric, *numbers) for numbers in rows]
     ax.set_xscale("linear" if x is None else "log")
     ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))  # 150k
     ax.set_xlabel(x_label or _unit(results))
     ax.set_ylabel(textwrap.fill(label, 32))
     if metric in log_scale:
       ax.set_yscale("log")
-    if lines:
-      # Many lines leave no room for it among them.
-      outside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-      many = len(ax.get_lines()) > 5
-      ax.legend(frameon=False, fontsize=8, **(outside if many else {}))
-      if many:
-        longest = max(len(line.get_label()) for line in ax.get_lines())
-        sheet.set_figwidth(sheet.get_figwidth() + 0.5 + 0.07 * longest)
-  save(sheet, path)
+    canvas.add_legend(fig, ax)
+  canvas.save(fig, path)
   _save_table(path.with_suffix(".csv"), x_label or "step", table)
 
 
-def sweep(
+def plot_sweep(
   results: experiment.Results,
   path: pathlib.Path,
   hyper: str,
   metrics: Mapping[str, str],
   label: str,
 ) -> None:
-  """Draws final metrics against a swept hyper-parameter, for each variant.
+  """Plots final metrics against a swept hyper-parameter, for each variant.
 
   Args:
-    results: of `run`, with only this hyper-parameter swept.
-    path: of the PNG; the numbers go beside it, as CSV.
+    results: results of `run`, with only this hyper-parameter swept.
+    path: PNG to write; the numbers go beside it, as CSV.
     hyper: the swept hyper-parameter.
-    metrics: which ones, and the name of each one's line.
-    label: of the vertical axis.
+    metrics: metric -> name of its line.
+    label: name of the vertical axis.
   """
-  sheet, grid = axes(1, len(results.metrics))
+  fig, (row,) = canvas.subplots(1, len(results.metrics))
   table = []
-  for ax, variant in zip(grid[0], results.metrics, strict=True):
+  for ax, variant in zip(row, results.metrics, strict=True):
     values = sorted({run[hyper] for run in results.runs[variant]})
-    lines = [m for m in metrics if m in results.metrics[variant]]
-    for metric, colour in zip(lines, COLOURS, strict=False):
+    measured = [m for m in metrics if m in results.metrics[variant]]
+    for k, metric in enumerate(measured):
       final = [
         claims.final(results, variant, metric, **{hyper: value})
         for value in values
       ]
-      points, name = np.stack(final, axis=1), metrics[metric]
-      rows = band(ax, np.array(values), points, colour=colour, label=name)
-      table += [(variant, metric, *row) for row in rows]
+      rows = plot_band(
+        ax,
+        np.array(values),
+        np.stack(final, axis=1),
+        colour=canvas.colour(k),
+        label=metrics[metric],
+      )
+      table += [(variant, metric, *numbers) for numbers in rows]
     ax.set_xscale("log" if min(values) > 0 else "linear")
-    ax.set_title(variant)
-    ax.set_xlabel(hyper)
-    ax.set_ylabel(label)
-    if lines:
-      ax.legend(frameon=False)
-  save(sheet, path)
+    ax.set(title=variant, xlabel=hyper, ylabel=textwrap.fill(label, 32))
+    canvas.add_legend(fig, ax)
+  canvas.save(fig, path)
   _save_table(path.with_suffix(".csv"), hyper, table)
 
 
-def accesses(
-  memories: Mapping[str, Sequence[np.ndarray]],
+def plot_by_length(
+  results: experiment.Results,
+  variants: Sequence[str],
+  metric: str,
+  lengths: Sequence[int],
   path: pathlib.Path,
-  threshold: float = 0.01,
+  label: str,
+  x_label: str = "images per episode",
 ) -> None:
-  """Draws where memories are written and read along an episode.
+  """Plots the final values of a metric on episodes of several lengths.
 
   Args:
-    memories: for each its weights of writing and of reading, [T, N] each.
-    path: of the PNG.
-    threshold: words that never weigh more are left out; the others stand in the
-      order in which they first do.
+    results: results of `run`; a line for each grid point.
+    variants: variants to plot.
+    metric: name without the length, "eval/nats" for "eval/nats_at_16".
+    lengths: lengths of the episodes, each once.
+    path: PNG to write.
+    label: name of the vertical axis.
+    x_label: name of the horizontal axis.
   """
-  sheet, grid = axes(len(memories), 2)
-  for row, (name, weights) in zip(grid, memories.items(), strict=True):
-    used = _by_first_use(np.add(*weights) > threshold)
-    for ax, kind, shown in zip(row, ("written", "read"), weights, strict=True):
-      ax.imshow(shown[:, used].T, aspect="auto", cmap="viridis", vmin=0)
-      ax.set_title(f"{name}: {kind}")
-      ax.set_xlabel("step")
-      ax.set_ylabel("words, by first use")
-      ax.grid(False)
-      for axis in (ax.xaxis, ax.yaxis):
-        axis.get_major_locator().set_params(integer=True)
-  save(sheet, path)
+  values: dict[str, list[np.ndarray]] = {}
+  for length in lengths:
+    for name, _, runs in iterate_points(results, f"{metric}_at_{length}"):
+      if name.split()[0] in variants:
+        values.setdefault(name, []).append(runs[:, -1])
+  plot_lines(
+    {name: np.stack(runs, 1) for name, runs in values.items()},
+    path,
+    (x_label, label),
+    x=np.array(lengths),
+    log_x=True,
+  )
 
 
-def _by_first_use(is_used):
-  """Columns with any use, the earliest used first."""
-  used = np.flatnonzero(is_used.any(axis=0))
-  return used[np.argsort(is_used.argmax(axis=0)[used], kind="stable")]
-
-
-def save(sheet: Any, path: pathlib.Path) -> None:
-  """Writes a figure as PNG, without a date inside."""
-  sheet.savefig(path, dpi=120, metadata={"Software": None})
-
-
-def agreement(
-  pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+def plot_by_size(
+  results: experiment.Results,
+  sizes: Mapping[str, tuple[str, int]],
+  metric: str,
   path: pathlib.Path,
   labels: tuple[str, str],
 ) -> None:
-  """Draws two measures of the same things against each other, and equality.
+  """Plots the final values of a metric of variants that differ in size.
 
   Args:
-    pairs: for each of the axes its title and both measures, of one shape;
-      points where one is not finite are left out.
-    path: of the PNG.
-    labels: of the horizontal and the vertical axis.
-  """
-  sheet, grid = axes(-(-len(pairs) // 4), min(len(pairs), 4))
-  for ax in grid.flat[len(pairs) :]:
-    ax.remove()
-  for ax, (title, (x, y)) in zip(grid.flat, pairs.items(), strict=False):
-    points = np.stack([np.ravel(x), np.ravel(y)])
-    points = points[:, np.isfinite(points).all(axis=0)]
-    ax.plot(*points, ".", markersize=2, alpha=0.5)
-    if points.size:
-      ends = [points.min(), points.max()]
-      ax.plot(ends, ends, color="black", linewidth=1)
-    ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
-  save(sheet, path)
-
-
-def maps(
-  values: Mapping[str, tuple[np.ndarray, tuple[float, float]]],
-  path: pathlib.Path,
-  axis: Mapping[str, np.ndarray],
-) -> None:
-  """Draws functions of two numbers as colours.
-
-  Args:
-    values: for each of the axes its title, its values [y, x], and what the
-      first and the last colour stand for: where these are opposite numbers, 0
-      is white.
-    path: of the PNG.
-    axis: labels and values of x and y.
-  """
-  sheet, grid = axes(1, len(values))
-  (x_label, x), (y_label, y) = axis.items()
-  for ax, (title, (found, (low, high))) in zip(
-    grid[0], values.items(), strict=True
-  ):
-    colours = "RdBu" if low == -high else "viridis"
-    shown = ax.pcolormesh(x, y, found, cmap=colours, vmin=low, vmax=high)
-    ax.set(title=title, xlabel=x_label, ylabel=y_label)
-    sheet.colorbar(shown, ax=ax)
-  save(sheet, path)
-
-
-def gif(path: pathlib.Path, frames: np.ndarray, fps: float = 30.0) -> None:
-  """Writes a film that starts again at its end, such as of a trained policy.
-
-  Args:
-    path: of the GIF.
-    frames: pictures in their order, [T, height, width, 3] uint8.
-    fps: pictures a second. The format counts in hundredths of a second: beyond
-      50, the film is slower than asked for.
+    results: results of `run`, without a sweep.
+    sizes: variant -> (line that it belongs to, its size).
+    metric: the metric.
+    path: PNG to write.
+    labels: names of the horizontal and the vertical axis.
 
   Raises:
-    ValueError: there are no frames, their form is another, or fps is not
-      positive.
+    ValueError: the lines have different sizes.
   """
-  frames = np.asarray(frames)
-  is_film = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
-  if not is_film or frames.dtype != np.uint8:
+  values_of: dict[str, dict[int, np.ndarray]] = {}
+  for name, _, runs in iterate_points(results, metric):
+    if name in sizes:
+      line, size = sizes[name]
+      values_of.setdefault(line, {})[size] = runs[:, -1]
+  every = {tuple(sorted(by_size)) for by_size in values_of.values()}
+  if len(every) != 1:
     raise ValueError(
-      f"frames has shape {frames.shape} and type {frames.dtype}; it must be "
-      "[T, height, width, 3] uint8, with at least one picture."
+      f"lines have the sizes {sorted(every)}; give all the same."
     )
-  if not fps > 0:
-    raise ValueError(f"fps is {fps}; it must be positive.")
-  from PIL import Image
-
-  first, *rest = map(Image.fromarray, frames)
-  duration = 10 * max(2, round(100 / fps))  # in ms
-  first.save(path, save_all=True, append_images=rest, duration=duration, loop=0)
-
-
-def _save_table(path, x, rows):
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file)
-    writer.writerow(["line", "metric", x, "iqm", "low", "high", "seeds"])
-    for line, metric, *numbers, seeds in rows:
-      writer.writerow([line, metric, *(f"{n:.6g}" for n in numbers), seeds])
+  (x,) = every
+  values = {
+    line: np.stack([by_size[size] for size in x], 1)
+    for line, by_size in values_of.items()
+  }
+  plot_lines(values, path, labels, x=np.array(x), log_x=True)
 
 
-def by_point(
+def iterate_points(
   results: experiment.Results, metric: str
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
   """Yields a metric of each variant and grid point.
 
   Args:
-    results: of `run`.
+    results: results of `run`.
     metric: its name with prefix; variants that lack it are passed over.
 
   Yields:
@@ -382,6 +297,14 @@ def by_point(
       groups.setdefault(f"{variant} {point}".strip(), []).append(i)
     for name, runs in groups.items():
       yield name, steps, values[runs]
+
+
+def _save_table(path, x, rows):
+  with open(path, "w", newline="", encoding="utf-8") as file:
+    writer = csv.writer(file)
+    writer.writerow(["line", "metric", x, "iqm", "low", "high", "seeds"])
+    for line, metric, *numbers, seeds in rows:
+      writer.writerow([line, metric, *(f"{n:.6g}" for n in numbers), seeds])
 
 
 def _unit(results):

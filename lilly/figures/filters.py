@@ -1,4 +1,4 @@
-"""Pictures of filters: the bits that they take, and how scores separate."""
+"""Filters of sets: the bits that they take, and how well scores separate."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,78 +7,80 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly.figures import canvas, curves
 from lilly.memory import bloom, learned_filters
-from lilly.training import experiment, pictures
+from lilly.training import experiment
 
-__all__ = ["roc", "space"]
+__all__ = ["plot_roc", "plot_space"]
 
-_FORMULAS = {"least": bloom.least_space, "cuckoo": bloom.cuckoo_space}
+_FORMULAS = {
+  "lower bound": bloom.least_space,
+  "cuckoo filter": bloom.cuckoo_space,
+}
 
 
-def space(
+def plot_space(
   results: experiment.Results,
   rates: Sequence[float],
   num_elements: int,
   path: pathlib.Path,
 ) -> None:
-  """Draws bits for each element against the rate of false positives.
+  """Plots the bits per element against the rate of false positives.
 
-  Beside what was measured, by formula: what a cuckoo filter takes, and the
-  least that any filter of any set can.
+  Beside the measured filters, by formula: a cuckoo filter, and the lower bound
+  for any filter that serves all sets.
 
   Args:
-    results: of `run`; of each variant the metric "eval/bits_at_R", of a set.
-    rates: R, between 0 and 1.
-    num_elements: of a set.
-    path: of the PNG.
+    results: of `run`; of each variant the metric "eval/bits_at_R", bits of a
+      whole filter.
+    rates: rates of false positives R, between 0 and 1.
+    num_elements: elements in a set.
+    path: PNG to write.
   """
   values: dict[str, list[np.ndarray]] = {}
   rates = sorted(rates)
   for rate in rates:
     metric = f"eval/bits_at_{rate:g}"
-    for name, _, found in pictures.by_point(results, metric):
-      values.setdefault(name, []).append(found[:, -1] / num_elements)
-  sheet, ((ax,),) = pictures.axes(1, 1)
-  for k, (name, found) in enumerate(values.items()):
-    colour = pictures.COLOURS[k % len(pictures.COLOURS)]
-    pictures.band(
-      ax, np.array(rates), np.stack(found, 1), colour=colour, label=name
+    for name, _, runs in curves.iterate_points(results, metric):
+      values.setdefault(name, []).append(runs[:, -1] / num_elements)
+  fig, ((ax,),) = canvas.subplots(1, 1)
+  for k, (name, bits) in enumerate(values.items()):
+    curves.plot_band(
+      ax,
+      np.array(rates),
+      np.stack(bits, 1),
+      colour=canvas.colour(k),
+      label=name,
     )
   for (name, formula), style in zip(
     _FORMULAS.items(), (":", "--"), strict=True
   ):
     bits = [float(formula(1.0, rate)) for rate in rates]
-    ax.plot(rates, bits, style, color="0.4", label=f"{name}, by formula")
-  ax.set(yscale="log", ylabel="bits for each element")
-  ax.set_xlabel("false positives allowed")
-  _finish(sheet, ax, path)
-
-
-def _finish(sheet, ax, path):
-  """Rates are logarithmic; the legend is beside the lines."""
-  ax.set_xscale("log")
+    ax.plot(rates, bits, style, color="0.4", label=name)
   for line in ax.get_lines():
     line.set_marker(".")
-  ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-  sheet.set_figwidth(sheet.get_figwidth() + 2)
-  pictures.save(sheet, path)
+  ax.set(xscale="log", yscale="log")
+  ax.set(xlabel="allowed rate of false positives", ylabel="bits per element")
+  canvas.add_legend(fig, ax)
+  canvas.save(fig, path)
 
 
-def roc(
+def plot_roc(
   scores: Mapping[str, tuple[jax.Array, jax.Array]], path: pathlib.Path
 ) -> None:
-  """Draws which part of members is found at which rate of false positives.
+  """Plots ROC curves: true positives against false ones.
 
   Args:
-    scores: by name, of members [n] and of strangers [t].
-    path: of the PNG.
+    scores: name -> (scores of members [n], scores of non-members [t]).
+    path: PNG to write.
   """
   rates = np.logspace(-4, 0, 41)
-  sheet, ((ax,),) = pictures.axes(1, 1)
-  for k, (name, (members, strangers)) in enumerate(scores.items()):
-    colour = pictures.COLOURS[k % len(pictures.COLOURS)]
-    limits = [learned_filters.calibrate(strangers, fpr=r) for r in rates]
-    found = [float(jnp.mean(members > limit)) for limit in limits]
-    ax.plot(rates, found, color=colour, label=name)
-  ax.set(xlabel="false positives", ylabel="members found", ylim=(-0.02, 1.02))
-  _finish(sheet, ax, path)
+  fig, ((ax,),) = canvas.subplots(1, 1)
+  for k, (name, (members, non_members)) in enumerate(scores.items()):
+    thresholds = [learned_filters.calibrate(non_members, fpr=r) for r in rates]
+    recall = [float(jnp.mean(members > x)) for x in thresholds]
+    ax.plot(rates, recall, color=canvas.colour(k), label=name)
+  ax.set(xscale="log", ylim=(-0.02, 1.02))
+  ax.set(xlabel="false positive rate", ylabel="true positive rate")
+  canvas.add_legend(fig, ax)
+  canvas.save(fig, path)

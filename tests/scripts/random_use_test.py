@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lilly.memory import nearest_neighbors
-from lilly.nets import memories, random_use
+from lilly.nets import memories
+from scripts import random_use
 
 _SLOTS, _WORD = 40, 25
 _SIZES = {"num_slots": _SLOTS, "word_size": _WORD, "num_heads": 2}

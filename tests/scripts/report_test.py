@@ -1,4 +1,4 @@
-"""Tests of lilly.training.report, on a package of stub experiments."""
+"""Tests of scripts.report, on a package of stub experiments."""
 
 import base64
 import html.parser
@@ -169,7 +169,7 @@ class Stubs:
 
   def start(self, *arguments):
     return subprocess.Popen(
-      [sys.executable, "-P", "-m", "lilly.training.report", *arguments],
+      [sys.executable, "-P", "-m", "scripts.report", *arguments],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -369,7 +369,7 @@ def test_a_bad_invocation_is_one_sentence(tmp_path, arguments, mention):
 def test_help_imports_no_jax(tmp_path):
   code = (
     "import sys\n"
-    "from lilly.training import report\n"
+    "from scripts import report\n"
     "try:\n"
     "  report.main(['report', '--help'])\n"
     "except SystemExit as stopped:\n"
