@@ -37,7 +37,9 @@ def subplots(
 
   width, height = size[0] * num_columns, size[1] * num_rows
   # A figure of its own: pyplot keeps global state and may want a display.
-  fig = figure.Figure(figsize=(width, height), layout="constrained")
+  fig = figure.Figure(figsize=(width, height))
+  # Matplotlib's own margins are so narrow that labels touch the edge.
+  fig.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
   axes = fig.subplots(num_rows, num_columns, squeeze=False)
   for ax in axes.flat:
     ax.grid(alpha=0.25, linewidth=0.6)
@@ -73,11 +75,11 @@ def add_legend(fig: Any, ax: Any) -> None:
   if len(labels) <= _MAX_INSIDE:
     ax.legend(frameon=False, fontsize=8)
     return
-  ax.legend(
+  legend = ax.legend(
     frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0)
   )
-  longest = max(len(label) for label in labels)
-  fig.set_figwidth(fig.get_figwidth() + 0.5 + 0.07 * longest)
+  width = legend.get_window_extent().width / fig.dpi
+  fig.set_figwidth(fig.get_figwidth() + width)
 
 
 def save(fig: Any, path: pathlib.Path) -> None:

@@ -68,6 +68,7 @@ def plot_functions(
     colours = "RdBu" if low == -high else "viridis"
     mesh = ax.pcolormesh(x, y, matrix, cmap=colours, vmin=low, vmax=high)
     ax.set(title=title, xlabel=labels[0], ylabel=labels[1])
+    ax.grid(False)
     fig.colorbar(mesh, ax=ax)
   canvas.save(fig, path)
 
@@ -91,6 +92,14 @@ def plot_accesses(
     for ax, kind, shown in zip(
       row, ("write weights", "read weights"), weights, strict=True
     ):
+      ax.set_title(f"{name}: {kind}")
+      ax.set_xlabel("step")
+      ax.set_ylabel("words, by first use")
+      ax.grid(False)
+      if not used.size:
+        ax.set(xticks=[], yticks=[])
+        ax.text(0.5, 0.5, f"no weight above {threshold:g}", ha="center")
+        continue
       image = ax.imshow(
         shown[:, used].T,
         aspect="auto",
@@ -98,10 +107,6 @@ def plot_accesses(
         interpolation="nearest",
         vmin=0,
       )
-      ax.set_title(f"{name}: {kind}")
-      ax.set_xlabel("step")
-      ax.set_ylabel("words, by first use")
-      ax.grid(False)
       _use_integer_ticks(ax)
       fig.colorbar(image, ax=ax)
   canvas.save(fig, path)

@@ -253,6 +253,7 @@ def test_many_lines_have_their_legend_beside_the_axes(saved, tmp_path):
   few, many = saved
   assert many.get_figwidth() > few.get_figwidth() + 1
   (ax,) = many.axes
+  many.draw_without_rendering()
   box = ax.get_legend().get_window_extent()
   assert ax.get_window_extent().x1 <= box.x0 and box.x1 <= many.bbox.width
   assert ax.get_window_extent().width > 3 * many.dpi
