@@ -23,10 +23,6 @@ def fill(key: jax.Array, state: Any) -> Any:
 
   Returns:
     The state; words are standard normal.
-
-  >>> state = memories.dam(num_slots=8, word_size=2).init()
-  >>> bool(fill(jax.random.key(0), state).memory.std() > 0.1)
-  True
   """
   if isinstance(state, sparse_neural_computer.State):
     return state._replace(memory=fill(key, state.memory))
@@ -51,10 +47,6 @@ def interface(
 
   Returns:
     For each name of the memory's interface standard normal numbers, [T, ...].
-
-  >>> memory = memories.dam(num_slots=8, word_size=2)
-  >>> interface(jax.random.key(0), memory, 5)["word"].shape
-  (5, 4, 2)
   """
   return {
     name: jax.random.normal(jax.random.fold_in(key, i), (num_steps, *shape))

@@ -12,8 +12,7 @@ import time
 
 import pytest
 
-import lilly
-
+CHECKOUT = pathlib.Path(__file__).parents[2]
 PNG = base64.b64decode(
   "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY"
   "42YAAAAASUVORK5CYII="
@@ -159,8 +158,7 @@ class Stubs:
     (package / "__init__.py").write_text("")
     for name, body in experiments.items():
       (package / f"{name}.py").write_text(STUB + body)
-    source = pathlib.Path(lilly.__file__).parent.parent
-    path = os.pathsep.join([str(package.parent), str(source)])
+    path = os.pathsep.join([str(package.parent), str(CHECKOUT)])
     self.signals = folder / "signals"
     self.environment = os.environ | {
       "PYTHONPATH": path,
@@ -376,13 +374,12 @@ def test_help_imports_no_jax(tmp_path):
     "  assert stopped.code == 0\n"
     "assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules)\n"
   )
-  source = pathlib.Path(lilly.__file__).parent.parent
   done = subprocess.run(
     [sys.executable, "-c", code],
     capture_output=True,
     text=True,
     cwd=tmp_path,
-    env=os.environ | {"PYTHONPATH": str(source)},
+    env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
   )
   assert done.returncode == 0, done.stderr
   assert "--data_dir" in done.stdout and "REPRODUCE" in done.stdout
@@ -392,9 +389,9 @@ def test_without_a_checkout_it_says_so(tmp_path):
   stubs = Stubs(tmp_path)
   (tmp_path / "checkout/experiments/__init__.py").unlink()
   (tmp_path / "checkout/experiments").rmdir()
-  source = pathlib.Path(lilly.__file__).parent
   (tmp_path / "site").mkdir()
-  (tmp_path / "site/lilly").symlink_to(source)
+  for name in ("lilly", "scripts"):
+    (tmp_path / "site" / name).symlink_to(CHECKOUT / name)
   stubs.environment["PYTHONPATH"] = str(tmp_path / "site")
   status, _, err = stubs.run()
   assert status == 1 and "checkout" in err and err.count("\n") == 1
