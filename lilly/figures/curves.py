@@ -24,7 +24,7 @@ __all__ = [
   "plot_sweep",
 ]
 
-_MAX_MARKERS = 20  # points of a line that are marked
+_MAX_MARKERS = 20  # a line of more points has no markers
 
 
 def plot_band(
@@ -51,7 +51,15 @@ def plot_band(
     rows.append((at, middle, *ends, finite.size))
   _, middle, low, high, _ = np.array(rows).reshape(-1, 5).T
   seeds = int(np.isfinite(values).any(axis=1).sum())
-  ax.plot(x, middle, color=colour, label=f"{label} (n={seeds})", linewidth=1.6)
+  ax.plot(
+    x,
+    middle,
+    # So that a line of a single point is seen too.
+    marker="." if len(x) <= _MAX_MARKERS else None,
+    color=colour,
+    label=f"{label} (n={seeds})",
+    linewidth=1.6,
+  )
   if seeds > 1:
     ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
   return rows
@@ -81,9 +89,6 @@ def plot_lines(
   for k, (name, runs) in enumerate(values.items()):
     at = np.arange(1, runs.shape[1] + 1) if x is None else x
     plot_band(ax, at, runs, colour=canvas.colour(k), label=name)
-  for line in ax.get_lines():
-    if len(line.get_xdata()) <= _MAX_MARKERS:
-      line.set_marker(".")  # so that a single point is seen too
   ax.set(xlabel=labels[0], ylabel=textwrap.fill(labels[1], 32))
   if from_zero:
     ax.set_ylim(0, None)

@@ -56,9 +56,7 @@ def plot_space(
     _FORMULAS.items(), (":", "--"), strict=True
   ):
     bits = [float(formula(1.0, rate)) for rate in rates]
-    ax.plot(rates, bits, style, color="0.4", label=name)
-  for line in ax.get_lines():
-    line.set_marker(".")
+    ax.plot(rates, bits, style, marker=".", color="0.4", label=name)
   ax.set(xscale="log", yscale="log")
   ax.set(xlabel="allowed rate of false positives", ylabel="bits per element")
   canvas.add_legend(fig, ax)

@@ -36,5 +36,6 @@ def plot_agreement(
     if points.size:
       ends = [points.min(), points.max()]
       ax.plot(ends, ends, color="black", linewidth=1)
+    ax.locator_params(axis="x", nbins=6)  # long numbers would touch
     ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
   canvas.save(fig, path)

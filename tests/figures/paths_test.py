@@ -18,6 +18,17 @@ def test_paths_have_gaps_where_the_agent_was_taken_away(saved):
   np.testing.assert_array_equal(places[0, 2], [0.8, 0.0])  # not overwritten
 
 
+def test_agents_may_have_different_numbers_of_episodes(saved):
+  two = np.zeros((2, 3, 2)), np.array([[0.5, 0.0], [0.0, 0.5]])
+  paths.plot_paths({"two": two, "one": (two[0][:1], two[1][:1])}, None)
+  titles = [ax.get_title(loc="left") for ax in saved[0].axes]
+  assert titles == ["two", "", "one"]
+  (platform,) = saved[0].axes[1].patches
+  np.testing.assert_allclose(
+    platform.get_path().vertices.mean(0), [0, 0.5], atol=0.02
+  )
+
+
 def test_searches_are_points_beside_lines_of_as_long_and_half(saved):
   first, later = np.array([10.0, 20.0]), np.array([5.0, np.nan])
   paths.plot_search_steps({"rdpg": (first, later)}, None)
