@@ -32,10 +32,10 @@ with epy.lazy_imports():
 
   from lilly.control import exploration
   from lilly.envs import catalog, episodes, rendering, streams, wrappers
+  from lilly.figures import curves, rollouts, scatter
   from lilly.nets import policy_gradient_learner as learner
   from lilly.nets import weights
   from lilly.replay import ring
-  from lilly.training import pictures
 
 VARIANTS = ("ddpg", "no_target", "batch_norm", "batch_norm_no_target")
 _CPU = {"hidden_sizes": ["64", "64"], "num_updates": 20_000, "log_every": 1000}
@@ -235,11 +235,11 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
 
 
 def draw(results: training.Results, out_dir: Any) -> None:
-  """Returns; values against what came of them; films."""
+  """Returns; values against discounted returns; GIFs of the policies."""
   wanted = {"eval/score": "score (0 random, 1 best known)"}
   if not set(continuous_control.tasks(FLAGS)) <= set(catalog.SCORES):
     wanted = {"eval/return": "return of the greedy policy"}
-  pictures.curves(results, out_dir / "curves.png", wanted)
+  curves.plot_metrics(results, out_dir / "curves.png", wanted)
   valued = {}
   for name, (task, variant) in continuous_control.pairs(FLAGS).items():
     agent = jax.tree.map(
@@ -251,9 +251,9 @@ def draw(results: training.Results, out_dir: Any) -> None:
     q, total = jax.device_get(values(task, nets, agent, discount))
     valued[name] = (total, q)
     act = learner.greedy(nets, agent.policy)
-    continuous_control.film(out_dir / f"{name}.gif", env, act)
+    rollouts.save_policy_gif(env, act, out_dir / f"{name}.gif")
   labels = ("discounted rewards", "Q")
-  pictures.agreement(valued, out_dir / "values.png", labels)
+  scatter.plot_agreement(valued, out_dir / "values.png", labels)
 
 
 def values(task: str, nets: Any, agent: Any, discount: Any) -> Any:

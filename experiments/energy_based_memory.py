@@ -34,6 +34,8 @@ with epy.lazy_imports():
   import numpy as np
   import optax
 
+  from lilly.figures import curves, images
+  from lilly.figures import patterns as pattern_figures
   from lilly.memory import energy
   from lilly.nets import (
     energy_memory,
@@ -42,7 +44,6 @@ with epy.lazy_imports():
     set_memories,
   )
   from lilly.tasks import patterns
-  from lilly.training import image_pictures, pattern_pictures, pictures
 
 ENERGIES = ("ebmm", "unwritten", "first_order")
 BASELINES = ("memory_network", "dynamic_kanerva")
@@ -386,30 +387,35 @@ def draw(results: training.Results, out_dir: Any) -> None:
   wanted = {"eval/error": f"{kind} of a pattern that was read"}
   if trained:
     wanted["eval/loss"] = "squared error, of all steps of a read"
-  pictures.curves(results, out_dir / "curves.png", wanted)
+  curves.plot_metrics(results, out_dir / "curves.png", wanted)
   counts = sorted({int(x) for x in given["counts"]})
-  image_pictures.by_length(
-    *(results, [*results.states], "eval/error", counts),
-    *(out_dir / "counts.png", f"{kind} of a pattern", "stored patterns"),
+  curves.plot_by_length(
+    results,
+    [*results.states],
+    "eval/error",
+    counts,
+    out_dir / "counts.png",
+    f"{kind} of a pattern",
+    "stored patterns",
   )
   task, energies, sizes = make_task(results.options.data_dir), {}, {}
   for name in trained:
     params = jax.tree.map(lambda x: jnp.asarray(x[0]), results.states[name])
     setting = make_setting(name, task)
-    rows, values = pattern_pictures.recalled(
-      *(setting.memory, params.params, task, given["num_patterns"])
+    rows, values = pattern_figures.recall_examples(
+      setting.memory, params.params, task, given["num_patterns"]
     )
-    image_pictures.grid(rows, out_dir / f"{name}.png")
+    images.plot_grid(rows, out_dir / f"{name}.png")
     energies |= {name: values} if setting.variant in ENERGIES else {}
     sizes[name] = setting.variant, setting.num_floats
   if given["dynamic_sizes"] and trained and not results.options.sweep:
     labels = "numbers that are written", f"{kind} of a pattern"
     path = out_dir / "sizes.png"
-    image_pictures.by_size(results, sizes, "eval/error", path, labels)
+    curves.plot_by_size(results, sizes, "eval/error", path, labels)
   if energies:
     steps = np.arange(given["read_steps"] + 1)
     labels = "steps of a read", "energy, above the query's"
-    image_pictures.lines(energies, steps, out_dir / "energy.png", labels)
+    curves.plot_lines(energies, out_dir / "energy.png", labels, x=steps)
 
 
 def main(options: training.Options) -> int:

@@ -30,9 +30,9 @@ with epy.lazy_imports():
   import optax
 
   from lilly.analysis import alignment
+  from lilly.figures import curves
   from lilly.nets import feedback, feedback_learner
   from lilly.tasks import supervised
-  from lilly.training import pictures
 
 # Hyper-parameters of each task: the published ones for linear, where "*" stands
 # for all rules; for images chosen on held-out training data for each rule.
@@ -320,7 +320,7 @@ def draw(results: training.Results, out_dir: Any) -> None:
   """Learning curves, angles over time, and angles against omega if swept."""
   metric = "eval/error" if _TASK.value in IMAGES else "eval/nse"
   label = "test error (%)" if _TASK.value in IMAGES else "normalised error"
-  pictures.curves(
+  curves.plot_metrics(
     results, out_dir / "curves.png", {metric: label}, log_scale=[metric]
   )
   layers = max(len(hidden_sizes(text)) for text in _HIDDEN.value)
@@ -328,14 +328,14 @@ def draw(results: training.Results, out_dir: Any) -> None:
     f"eval/angle_bp_{l + 1}": f"angle to BP, layer {l + 1} (degrees)"
     for l in range(layers)
   }
-  pictures.curves(results, out_dir / "angles.png", wanted)
+  curves.plot_metrics(results, out_dir / "angles.png", wanted)
   if [name for name, _ in results.options.sweep] == ["omega"]:
     lines = {
       "eval/angle_bp_1": "to backpropagation",
       "eval/angle_pbp_1": "to pseudo-backpropagation",
     }
     label = "final angle of layer 1 (degrees)"
-    pictures.sweep(results, out_dir / "omega.png", "omega", lines, label)
+    curves.plot_sweep(results, out_dir / "omega.png", "omega", lines, label)
 
 
 def main(options: training.Options) -> int:

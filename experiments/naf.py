@@ -36,6 +36,7 @@ with epy.lazy_imports():
   import optax
 
   from lilly.envs import catalog, episodes, pendulum, planning
+  from lilly.figures import curves, heatmaps, rollouts
   from lilly.nets import (
     agents,
     naf_learner,
@@ -44,7 +45,6 @@ with epy.lazy_imports():
   )
   from lilly.nets import imagination_learner as learner
   from lilly.replay import ring
-  from lilly.training import pictures
 
 
 class Variant(NamedTuple):
@@ -291,12 +291,12 @@ def make_experiments(options: training.Options) -> dict[str, Any]:
 
 
 def draw(results: training.Results, out_dir: Any) -> None:
-  """Returns; films; what was valued, imagined, and how still reachers hold."""
+  """Returns; GIFs; what was valued, imagined, and how still reachers hold."""
   wanted = {"eval/return": "return of the greedy policy"}
   if all("eval/score" in x for x in results.metrics.values()):
     wanted = {"eval/score": "score (0 random, 1 best known)"}
-  pictures.curves(results, out_dir / "curves.png", wanted)
-  rollouts, distances = {}, {}
+  curves.plot_metrics(results, out_dir / "curves.png", wanted)
+  imagined, distances = {}, {}
   for name, (task, variant) in continuous_control.pairs(FLAGS).items():
     if variant == "ilqg":
       continue
@@ -304,26 +304,26 @@ def draw(results: training.Results, out_dir: Any) -> None:
     agent, states = make_agent(world, chosen.agent), results.states[name]
     state = jax.tree.map(lambda x: jnp.asarray(x[0]), states)
     act, model = policy(state, agent), make_model(world, chosen.model)
-    continuous_control.film(out_dir / f"{name}.gif", world.limited, act)
+    rollouts.save_policy_gif(world.limited, act, out_dir / f"{name}.gif")
     if task == "pendulum":
       draw_values(out_dir / f"{name}_values.png", world, agent, state)
     if "imagines" in chosen.options:
       starts = ring.sample(jax.random.key(6), state.visited, 6)
       given = model, state.fit, world.limited, starts, act
       seen = world_models.compare(*given, length=15)
-      rollouts[name] = tuple(np.asarray(x[..., -1]) for x in seen)
+      imagined[name] = tuple(np.asarray(x[..., -1]) for x in seen)
     if task.startswith("reacher"):
 
       def of_run(run, world=world, agent=agent):
         return jnp.mean(tip_distances(run, world, agent), axis=0)
 
       distances[name] = 100 * np.asarray(jax.jit(jax.vmap(of_run))(states))
-  if rollouts:
+  if imagined:
     names, labels = ("model", "real"), ("steps imagined", "last number seen")
-    pictures.pairs(rollouts, out_dir / "imagined.png", names, labels)
+    curves.plot_pairs(imagined, out_dir / "imagined.png", names, labels)
   if distances:
     labels, path = ("step", "tip to target (cm)"), out_dir / "tremble.png"
-    pictures.bands(distances, path, labels)
+    curves.plot_lines(distances, path, labels, from_zero=True)
 
 
 def draw_values(path: Any, world: Any, agent: Any, state: Any) -> None:
@@ -349,10 +349,12 @@ def draw_values(path: Any, world: Any, agent: Any, state: Any) -> None:
   maps = jax.device_get(jax.jit(each)(angles, speeds))
   shared = (np.min(maps[:2]), np.max(maps[:2]))
   limits = (shared, shared, (-1.0, 1.0))
-  pictures.maps(
+  heatmaps.plot_functions(
     dict(zip(titles, zip(maps, limits, strict=True), strict=True)),
     path,
-    {"angle (rad, 0 upright)": angles, "velocity (rad/s)": speeds},
+    angles,
+    speeds,
+    ("angle (rad, 0 upright)", "velocity (rad/s)"),
   )
 
 

@@ -34,10 +34,10 @@ with epy.lazy_imports():
   import numpy as np
   import optax
 
+  from lilly.figures import curves, filters, heatmaps
   from lilly.memory import bloom, learned_filters, neural_bloom
   from lilly.nets import cores, filters, set_memories
   from lilly.tasks import membership
-  from lilly.training import filter_pictures, image_pictures, pictures
 
 FILTERS = ("neural_bloom", "summed", "detached")
 TRAINED = (*FILTERS, "lstm", "dnc", "memory_network")
@@ -406,11 +406,11 @@ def draw(results: training.Results, out_dir: Any) -> None:
   given, task = FLAGS.flag_values_dict(), make_task(results.options.data_dir)
   trained = [name for name in results.states if name in TRAINED]
   size, rates = given["set_size"], [float(x) for x in given["rates"]]
-  filter_pictures.space(results, rates, size, out_dir / "space.png")
+  filters.plot_space(results, rates, size, out_dir / "space.png")
   if not trained:
     return
   wanted = {"eval/auc": "area under the ROC curve", "train/loss": "loss, nats"}
-  pictures.curves(results, out_dir / "curves.png", wanted)
+  curves.plot_metrics(results, out_dir / "curves.png", wanted)
   scores = {}
   for name in trained:
     state = jax.tree.map(lambda x: jnp.asarray(x[0]), results.states[name])
@@ -418,8 +418,8 @@ def draw(results: training.Results, out_dir: Any) -> None:
     if weights is not None:
       labels = "slot", "16 elements of a set, then 16 others"
       path = out_dir / f"{name}_addresses.png"
-      image_pictures.heat(np.asarray(weights), path, labels, limit=1.0)
-  filter_pictures.roc(scores, out_dir / "roc.png")
+      heatmaps.plot_matrix(np.asarray(weights), path, labels, limit=1.0)
+  filters.plot_roc(scores, out_dir / "roc.png")
 
 
 def show(state: State, setting: Setting) -> Any:

@@ -1,4 +1,4 @@
-"""Runs experiments: loops, checkpoints, metrics, claims and pictures.
+"""Runs experiments: loops, checkpoints, metrics and claims.
 
 The only part of lilly with input, output and host loops. Names are imported on
 first use, so that a script can parse its flags before JAX is imported.

@@ -1,31 +1,22 @@
-"""What the scripts of continuous control share: flags, tasks, checks, films."""
+"""What the scripts of continuous control share: flags, tasks, checks."""
 
 from __future__ import annotations
 
 import itertools
-import pathlib
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from etils import epy
 
 from lilly.training.experiment import RunError
-
-with epy.lazy_imports():
-  import jax
-  import numpy as np
-
-  from lilly.envs import catalog, environment, episodes, wrappers
-  from lilly.training import pictures
 
 __all__ = [
   "HYPER",
   "SIZES",
   "check",
   "define_flags",
-  "film",
   "hyper",
   "pairs",
   "score",
@@ -115,6 +106,9 @@ def tasks(flag_values: flags.FlagValues) -> list[str]:
   Returns:
     Their names; all that need no engine, for "all".
   """
+  # Here and below: scripts parse their flags before JAX is imported.
+  from lilly.envs import catalog
+
   names: list[str] = flag_values.flag_values_dict()["tasks"]
   return catalog.names() if names == ["all"] else names
 
@@ -174,7 +168,7 @@ def check(
       given["capacity"] < given["batch_size"]
     ),
     "hyper-parameters, --dt and --reward_scale must be finite numbers, "
-    "--reward_scale not 0.": not np.all(np.isfinite(numbers))
+    "--reward_scale not 0.": not all(map(math.isfinite, numbers))
     or not given["reward_scale"],
     f"--dt={given['dt']} must be positive, and times --theta={given['theta']} "
     "less than 2, or the noise grows without end.": (
@@ -203,6 +197,8 @@ def task_environment(task: str, repeats: int = 0, **options: Any) -> Any:
   Raises:
     RunError: there is no such task, or it has no such option.
   """
+  from lilly.envs import catalog, wrappers
+
   try:
     env = wrappers.normalize_actions(catalog.make(task, **options))
   except (ValueError, ImportError) as error:
@@ -220,43 +216,9 @@ def score(task: str, total: Any) -> dict[str, Any]:
   Returns:
     Metrics: return, and score where the task's scale is known.
   """
+  from lilly.envs import catalog
+
   if task not in catalog.SCORES:
     return {"return": total}
   worst, best = catalog.SCORES[task]
   return {"return": total, "score": (total - worst) / (best - worst)}
-
-
-def film(
-  path: pathlib.Path, env: Any, act: Callable[..., Any], num_steps: int = 200
-) -> None:
-  """Draws an episode, every second step; nothing where there are no pictures.
-
-  Args:
-    path: of a GIF.
-    env: an environment whose episodes end.
-    act: as of `episodes.play`.
-    num_steps: at most so many.
-  """
-  if env.render is None:
-    return
-  roll = jax.jit(lambda key: episodes.rollout(key, env, act, num_steps))
-  states, _, _, steps = roll(jax.random.key(2))
-  count = 1 + int(np.sum(np.cumsum(environment.is_last(steps)) == 0))
-  film_states(path, env, jax.tree.map(lambda x: x[:count], states))
-
-
-def film_states(path: pathlib.Path, env: Any, states: Any) -> None:
-  """Draws every second of some states; nothing where there are no pictures.
-
-  Args:
-    path: of a GIF.
-    env: an environment.
-    states: of it, [T, ...].
-  """
-  if env.render is None:
-    return
-  draw = jax.jit(
-    lambda states: jax.lax.map(lambda state: env.render(state, 128), states)
-  )
-  frames = draw(jax.tree.map(lambda x: x[::2], states))
-  pictures.gif(path, jax.device_get(frames), 25)

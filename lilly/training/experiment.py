@@ -117,7 +117,7 @@ class Options(NamedTuple):
 
 
 class Results(NamedTuple):
-  """What `run` leaves for claims, pictures and measurements."""
+  """What `run` leaves for claims, figures and measurements."""
 
   # what summary.json will hold, claims excepted
   summary: dict[str, Any]

@@ -11,7 +11,7 @@ import pytest
 
 from lilly import training
 from lilly.nets import memories
-from lilly.training import cost
+from scripts import step_cost
 
 _NUMBERS = 1000
 
@@ -31,7 +31,7 @@ def _make(length):
 
 
 def _planned(step, **options):
-  return cost.of_step(step, _make, (2, 4), max_bytes=0, **options)
+  return step_cost.of_step(step, _make, (2, 4), max_bytes=0, **options)
 
 
 def test_bytes_are_those_that_the_backward_pass_keeps():
@@ -49,11 +49,11 @@ def test_a_program_that_is_too_large_is_planned_but_not_run():
     jax.debug.callback(lambda _: runs.append(1), x[0])
     return _keeps_all(state, x)
 
-  planned = cost.of_step(step, _make, (1, 3), rounds=2, max_bytes=5000)
+  planned = step_cost.of_step(step, _make, (1, 3), rounds=2, max_bytes=5000)
   assert math.isnan(planned.seconds) and math.isnan(planned.seconds_once)
   assert planned.bytes_in_all > 5000 and planned.bytes_per_step > 0
   assert not runs
-  run = cost.of_step(
+  run = step_cost.of_step(
     step, _make, (1, 3), rounds=2, max_bytes=planned.bytes_in_all
   )
   jax.effects_barrier()
@@ -79,7 +79,7 @@ def test_a_run_starts_where_the_last_one_ended_and_copies_nothing():
     count, vector = jax.lax.stop_gradient(state)
     return count + 100, vector
 
-  cost.of_step(step, make, (1, 2), detach=detach, rounds=1)
+  step_cost.of_step(step, make, (1, 2), detach=detach, rounds=1)
   jax.effects_barrier()
   short, long = [101, 202], [102, 103, 204, 205]
   assert seen == [*short[:1], *long[:2], *short[1:], *long[2:]]
@@ -95,8 +95,8 @@ def test_seconds_are_differences_and_the_first_run_does_not_count(monkeypatch):
     _, inputs, _ = program
     return 2 + 0.5 * len(inputs) + next(slow)
 
-  monkeypatch.setattr(cost, "_timed", timed)
-  found = cost.of_step(_keeps_nothing, _make, (4, 9), rounds=6)
+  monkeypatch.setattr(step_cost, "_timed", timed)
+  found = step_cost.of_step(_keeps_nothing, _make, (4, 9), rounds=6)
   assert found.seconds == 0.5 and found.seconds_once == 2.0
 
 
@@ -108,9 +108,9 @@ def test_a_run_is_timed_until_it_has_ended(monkeypatch):
     clock[0] += 1 + 0.25 * len(gradient)
     return outputs
 
-  monkeypatch.setattr(cost.time, "perf_counter", lambda: clock[0])
+  monkeypatch.setattr(step_cost.time, "perf_counter", lambda: clock[0])
   monkeypatch.setattr(jax, "block_until_ready", wait)
-  found = cost.of_step(_keeps_nothing, _make, (2, 6), rounds=1)
+  found = step_cost.of_step(_keeps_nothing, _make, (2, 6), rounds=1)
   assert (found.seconds, found.seconds_once) == (0.25, 1.0)
 
 
@@ -147,7 +147,7 @@ def test_a_memory_is_full_and_told_random_numbers():
     lengths.append(length)
     return _blackboard(seen, 5 * length)
 
-  found = cost.of_memory(jax.random.key(0), make, (1, 3), rounds=1)
+  found = step_cost.of_memory(jax.random.key(0), make, (1, 3), rounds=1)
   jax.effects_barrier()
   assert set(lengths) == {1, 3}
   # The first step of the first run of each length.
@@ -161,7 +161,7 @@ def test_a_memory_is_full_and_told_random_numbers():
     assert gate.shape == ()
   assert len({float(gate) for _, _, gate in seen[:4]}) > 1
   assert found.bytes_per_step > 0 and math.isfinite(found.seconds)
-  planned = cost.of_memory(jax.random.key(0), make, (1, 3), max_bytes=0)
+  planned = step_cost.of_memory(jax.random.key(0), make, (1, 3), max_bytes=0)
   assert math.isnan(planned.seconds)
 
 
@@ -173,10 +173,10 @@ def test_a_memory_that_cannot_be_filled_is_refused():
 
 def test_a_program_measures_each_seed_at_each_update():
   def measure(update, seed):
-    return cost.Cost(update, 10 * update + seed, seed, 0.0)
+    return step_cost.Cost(update, 10 * update + seed, seed, 0.0)
 
   options = training.Options(seed=3, num_seeds=2)
-  program = cost.program(measure, options)
+  program = step_cost.program(measure, options)
   assert program.runs == ({"seed": 3}, {"seed": 4})
   state, found = program.init(), []
   for _ in range(2):
@@ -189,7 +189,7 @@ def test_a_program_measures_each_seed_at_each_update():
 def test_bad_arguments_are_refused():
   for lengths in ((0, 2), (3, 3), (4, 2), (-1, 2)):
     with pytest.raises(ValueError, match="lengths must grow from 1 or more"):
-      cost.of_step(_keeps_all, _make, lengths)
+      step_cost.of_step(_keeps_all, _make, lengths)
   for rounds in (0, -1):
     with pytest.raises(ValueError, match=f"rounds must .* got {rounds}"):
-      cost.of_step(_keeps_all, _make, (1, 2), rounds=rounds)
+      step_cost.of_step(_keeps_all, _make, (1, 2), rounds=rounds)

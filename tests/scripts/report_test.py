@@ -1,4 +1,4 @@
-"""Tests of lilly.training.report, on a package of stub experiments."""
+"""Tests of scripts.report, on a package of stub experiments."""
 
 import base64
 import html.parser
@@ -12,9 +12,7 @@ import time
 
 import pytest
 
-import lilly
-from lilly.training import report
-
+CHECKOUT = pathlib.Path(__file__).parents[2]
 PNG = base64.b64decode(
   "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY"
   "42YAAAAASUVORK5CYII="
@@ -172,8 +170,7 @@ class Stubs:
     (package / "__init__.py").write_text("")
     for name, body in experiments.items():
       (package / f"{name}.py").write_text(STUB + body)
-    source = pathlib.Path(lilly.__file__).parent.parent
-    path = os.pathsep.join([str(package.parent), str(source)])
+    path = os.pathsep.join([str(package.parent), str(CHECKOUT)])
     self.signals = folder / "signals"
     self.environment = os.environ | {
       "PYTHONPATH": path,
@@ -182,7 +179,7 @@ class Stubs:
 
   def start(self, *arguments):
     return subprocess.Popen(
-      [sys.executable, "-P", "-m", "lilly.training.report", *arguments],
+      [sys.executable, "-P", "-m", "scripts.report", *arguments],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -351,7 +348,7 @@ def test_an_interrupt_reaches_the_run_once_and_leaves_a_page(
 def test_a_run_that_does_not_end_is_stopped_and_the_next_one_begins(tmp_path):
   stubs = Stubs(tmp_path, endless=ENDLESS)
   code = (
-    "from lilly.training import report\n"
+    "from scripts import report\n"
     "report.MINUTES, report._LEAST_MINUTES = {'cpu': 0.05 / 6}, 0\n"
     "report._GRACE_SECONDS = 1\n"
     "report.main(['report', '--out_dir=out'])\n"
@@ -429,20 +426,19 @@ def test_a_bad_invocation_is_one_sentence(tmp_path, arguments, mention):
 def test_help_imports_no_jax(tmp_path):
   code = (
     "import sys\n"
-    "from lilly.training import report\n"
+    "from scripts import report\n"
     "try:\n"
     "  report.main(['report', '--help'])\n"
     "except SystemExit as stopped:\n"
     "  assert stopped.code == 0\n"
     "assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules)\n"
   )
-  source = pathlib.Path(lilly.__file__).parent.parent
   done = subprocess.run(
     [sys.executable, "-c", code],
     capture_output=True,
     text=True,
     cwd=tmp_path,
-    env=os.environ | {"PYTHONPATH": str(source)},
+    env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
   )
   assert done.returncode == 0, done.stderr
   assert "--data_dir" in done.stdout and "REPRODUCE" in done.stdout
@@ -452,9 +448,9 @@ def test_without_a_checkout_it_says_so(tmp_path):
   stubs = Stubs(tmp_path)
   (tmp_path / "checkout/experiments/__init__.py").unlink()
   (tmp_path / "checkout/experiments").rmdir()
-  source = pathlib.Path(lilly.__file__).parent
   (tmp_path / "site").mkdir()
-  (tmp_path / "site/lilly").symlink_to(source)
+  for name in ("lilly", "scripts"):
+    (tmp_path / "site" / name).symlink_to(CHECKOUT / name)
   stubs.environment["PYTHONPATH"] = str(tmp_path / "site")
   status, _, err = stubs.run()
   assert status == 1 and "checkout" in err and err.count("\n") == 1

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from lilly.nets import cores, random_use
+from lilly.nets import cores
+from scripts import random_use
 
 _SIZES = {"num_slots": 40, "word_size": 25, "num_heads": 2}
 

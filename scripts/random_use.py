@@ -19,10 +19,6 @@ def interface(
 
   Returns:
     For each name of the memory's interface standard normal numbers, [T, ...].
-
-  >>> memory = memories.dam(num_slots=8, word_size=2)
-  >>> interface(jax.random.key(0), memory, 5)["word"].shape
-  (5, 4, 2)
   """
   return {
     name: jax.random.normal(jax.random.fold_in(key, i), (num_steps, *shape))

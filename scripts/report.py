@@ -1,6 +1,6 @@
 """Reproduces every experiment that makes claims and writes one page about it.
 
-python -m lilly.training.report [flags] [NAME...]
+python -m scripts.report [flags] [NAME...]
 
 Runs the named experiments, all that make claims by default, each run in a
 process of its own, and writes report.md and index.html into --out_dir, anew
@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from lilly.training import experiment, report_page
+from lilly.training import experiment
+from scripts import report_page
 
 __all__ = ["main"]
 

@@ -1,4 +1,4 @@
-"""What a step of a recurrent program costs, what comes once left out."""
+"""Time and memory per step of a recurrent program, without one-off costs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lilly.nets import memories, random_use
+from lilly.nets import memories
 from lilly.training import experiment
+from scripts import random_use
 
 __all__ = ["Cost", "of_memory", "of_step", "program"]
 

@@ -1,4 +1,4 @@
-"""What is drawn of a memory of patterns: a set as it is recalled."""
+"""A set of patterns as a memory recalls it, for an image grid."""
 
 import functools
 from typing import Any
@@ -10,12 +10,12 @@ import numpy as np
 from lilly.nets import energy_memory, set_memories
 from lilly.tasks import patterns
 
-__all__ = ["recalled"]
+__all__ = ["recall_examples"]
 
-_MOST = 16
+_MAX_SHOWN = 16
 
 
-def recalled(
+def recall_examples(
   memory: set_memories.SetMemory,
   params: Any,
   task: patterns.Task,
@@ -25,14 +25,14 @@ def recalled(
 
   Args:
     memory: the memory.
-    params: of it.
-    task: where the set comes from.
+    params: its parameters.
+    task: task that the set is drawn from.
     count: patterns in the set, N.
 
   Returns:
-    Rows for `image_pictures.grid`, of at most 16 patterns: what was stored, the
-    queries, and what each read gave. And the energies along the reads, above
-    the query's, [N, K + 1]; zeros of a memory without an energy.
+    Rows for `images.plot_grid`, of at most 16 patterns: the stored ones, the
+    queries, and the result of each of the K read steps. And the energies along
+    the reads minus the query's, [N, K + 1]; zeros of a memory without energy.
   """
 
   energy = memory.energy or (lambda params, state, content, x: jnp.zeros(()))
@@ -51,7 +51,7 @@ def recalled(
   *images, values = read(jax.random.split(jax.random.key(2)), task.data)
   if len(task.shape) == 1:
     images = [patterns.as_image(x) for x in images]
-  stored, query, reads = (np.asarray(x[:_MOST]) for x in images)
-  rows = {"stored": stored, "query": query}
-  rows |= {f"read {k + 1}": reads[:, k] for k in range(reads.shape[1])}
+  stored, query, reads = (np.asarray(x[:_MAX_SHOWN]) for x in images)
+  read_rows = {f"read {k + 1}": reads[:, k] for k in range(reads.shape[1])}
+  rows = {"stored": stored, "query": query, **read_rows}
   return rows, np.asarray(values)

@@ -1,4 +1,4 @@
-"""Tests of lilly.training.pictures."""
+"""Tests of lilly.figures.curves: what is plotted is what was given."""
 
 import csv
 
@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from lilly import training
-from lilly.training import pictures, statistics
+from lilly.figures import canvas, curves
+from lilly.training import statistics
 
 NAN = float("nan")
 
@@ -29,27 +30,13 @@ def seeds(count, scale=1.0):
 
 
 @pytest.fixture
-def sheets(monkeypatch):
-  """Collects the figures that are written."""
-  found = []
-  original = pictures.save
-
-  def save(sheet, path):
-    found.append(sheet)
-    original(sheet, path)
-
-  monkeypatch.setattr(pictures, "save", save)
-  return found
-
-
-@pytest.fixture
-def draw(tmp_path, sheets):
+def draw(tmp_path, saved):
   """Draws curves; returns the axes."""
 
   def draw(results, metrics=None, **settings):
     metrics = metrics or {"eval/error": "test error (%)"}
-    pictures.curves(results, tmp_path / "curves.png", metrics, **settings)
-    return sheets[-1].axes
+    curves.plot_metrics(results, tmp_path / "curves.png", metrics, **settings)
+    return saved[-1].axes
 
   return draw
 
@@ -158,15 +145,15 @@ def test_axes_are_labelled(draw):
   assert right.get_ylabel().replace("\n", " ") == long
 
 
-def test_long_labels_stay_inside_the_picture(draw, sheets):
+def test_long_labels_stay_inside_the_figure(draw, saved):
   label = "angle to backpropagation, layer 1 (degrees)"
   (ax,) = draw(make_results({"a": seeds(2)}), {"eval/error": label})
   box = ax.yaxis.label.get_window_extent()
-  assert box.y0 >= 0 and box.y1 <= sheets[-1].bbox.height
+  assert box.y0 >= 0 and box.y1 <= saved[-1].bbox.height
 
 
 def test_more_lines_than_colours(draw):
-  many = {f"v{i}": seeds(1) for i in range(len(pictures.COLOURS) + 1)}
+  many = {f"v{i}": seeds(1) for i in range(len(canvas.COLOURS) + 1)}
   (ax,) = draw(make_results(many))
   assert len(ax.get_lines()) == len(many)
 
@@ -178,7 +165,7 @@ def test_no_state_of_pyplot_is_used(draw):
   assert pyplot.get_fignums() == []
 
 
-def test_the_numbers_lie_beside_the_picture(draw, tmp_path):
+def test_the_numbers_lie_beside_the_figure(draw, tmp_path):
   values = seeds(8)
   draw(make_results({"a": values, "b": values[:1]}))
   with open(tmp_path / "curves.csv", newline="") as file:
@@ -193,7 +180,7 @@ def test_the_numbers_lie_beside_the_picture(draw, tmp_path):
   assert last["seeds"] == "8" and rows[3]["seeds"] == "1"
 
 
-def test_a_sweep_draws_finals_against_the_hyper_parameter(sheets, tmp_path):
+def test_a_sweep_draws_finals_against_the_hyper_parameter(saved, tmp_path):
   runs = tuple(
     {"seed": seed, "omega": omega} for omega in (0.3, 0.1) for seed in (0, 1)
   )
@@ -203,8 +190,8 @@ def test_a_sweep_draws_finals_against_the_hyper_parameter(sheets, tmp_path):
     row["failed"] = []
   path = tmp_path / "omega.png"
   lines = {"eval/error": "the error", "eval/absent": "nothing"}
-  pictures.sweep(results, path, "omega", lines, "final error")
-  (ax,) = sheets[-1].axes
+  curves.plot_sweep(results, path, "omega", lines, "final error")
+  (ax,) = saved[-1].axes
   (line,) = ax.get_lines()
   np.testing.assert_allclose(line.get_xdata(), [0.1, 0.3])
   np.testing.assert_allclose(line.get_ydata(), [1.5, 4.0])
@@ -212,72 +199,117 @@ def test_a_sweep_draws_finals_against_the_hyper_parameter(sheets, tmp_path):
   assert path.with_suffix(".csv").read_text().count("\n") == 3
 
 
-def test_accesses_draws_a_row_for_each_memory(tmp_path):
-  weights = np.zeros((5, 9))
-  weights[1, 7] = weights[3, 2] = 1.0
-  sizes = []
-  for names in (["sam"], ["sam", "dam"]):
-    path = tmp_path / f"{len(names)}.png"
-    pictures.accesses(dict.fromkeys(names, (weights, weights / 2)), path)
-    with Image.open(path) as image:
-      sizes.append(image.size)
-  assert sizes[1] == (sizes[0][0], 2 * sizes[0][1])
-
-
-def test_words_stand_in_the_order_of_their_first_use():
-  is_used = np.zeros((4, 6), bool)
-  is_used[[0, 2, 2], [5, 1, 3]] = True
-  is_used[3] = [True, True, False, False, False, False]
-  assert pictures._by_first_use(is_used).tolist() == [5, 1, 3, 0]
-
-
 def test_curves_against_what_a_step_stands_for(tmp_path):
   results = make_results({"a": [[1.0, 2.0, 3.0]]}, steps=(1, 2, 3))
   path = tmp_path / "sizes.png"
-  pictures.curves(
+  curves.plot_metrics(
     results, path, {"eval/error": "s"}, x=lambda s: 2.0**s, x_label="words"
   )
   with open(path.with_suffix(".csv"), encoding="utf-8") as table:
     assert [row["words"] for row in csv.DictReader(table)] == ["2", "4", "8"]
 
 
-def test_a_gif_holds_the_frames(tmp_path):
-  frames = np.zeros((3, 8, 12, 3), np.uint8)
-  frames[:, :, :4] = [255, 0, 0]
-  for t in range(3):
-    frames[t, 2 * t, 6:] = [0, 0, 255]
-  pictures.gif(tmp_path / "film.gif", frames, fps=20)
-  with Image.open(tmp_path / "film.gif") as film:
-    assert (film.format, film.size, film.n_frames) == ("GIF", (12, 8), 3)
-    assert film.info["loop"] == 0  # without end
-    for t in range(3):
-      film.seek(t)
-      assert film.info["duration"] == 50
-      np.testing.assert_array_equal(film.convert("RGB"), frames[t])
+def test_lines_are_bands_at_x(saved, tmp_path):
+  values = {"a": seeds(5), "b": 2 * seeds(1)}
+  x = np.array([8, 16, 64])
+  labels = ("length", "nats")
+  curves.plot_lines(values, tmp_path / "a.png", labels, x=x, log_x=True)
+  (ax,) = saved[-1].axes
+  first, second = ax.get_lines()
+  np.testing.assert_array_equal(first.get_xdata(), x)
+  np.testing.assert_allclose(first.get_ydata(), statistics.iqm(values["a"].T))
+  np.testing.assert_array_equal(second.get_ydata(), values["b"][0])
+  assert first.get_color() != second.get_color() and len(ax.collections) == 1
+  assert legend(ax) == ["a (n=5)", "b (n=1)"]
+  assert ax.get_xscale() == "log"
+  assert [t.get_text() for t in ax.get_xticklabels()] == ["8", "16", "64"]
+  assert (ax.get_xlabel(), ax.get_ylabel()) == labels
 
 
-def test_a_gif_is_not_faster_than_viewers_play(tmp_path):
-  frames = np.arange(2, dtype=np.uint8)[:, None, None, None] * np.uint8(255)
-  frames = np.broadcast_to(frames, (2, 4, 4, 3))
-  pictures.gif(tmp_path / "film.gif", frames, fps=1000)
-  with Image.open(tmp_path / "film.gif") as film:
-    assert film.info["duration"] == 20
+def test_lines_without_x_count_from_one_each_to_its_own_length(saved):
+  values = {"a": np.full((2, 3), 5.0), "b": np.full((1, 30), 6.0)}
+  curves.plot_lines(values, None, ("step", ""), from_zero=True)
+  (ax,) = saved[-1].axes
+  short, long = ax.get_lines()
+  np.testing.assert_array_equal(short.get_xdata(), [1, 2, 3])
+  np.testing.assert_array_equal(long.get_xdata(), np.arange(1, 31))
+  assert short.get_marker() == "." and long.get_marker() == "None"
+  assert ax.get_ylim()[0] == 0
+  curves.plot_lines(values, None, ("step", ""))
+  assert saved[-1].axes[0].get_ylim()[0] > 4
 
 
-@pytest.mark.parametrize(
-  ("shape", "dtype", "fps", "message"),
-  [
-    ((0, 4, 4, 3), np.uint8, 30, "frames has shape"),
-    ((4, 4, 3), np.uint8, 30, "frames has shape"),
-    ((2, 4, 4, 1), np.uint8, 30, "frames has shape"),
-    ((2, 4, 4, 3), np.float32, 30, "type float32"),
-    ((2, 4, 4, 3), np.uint8, 0, "fps is 0"),
-    ((2, 4, 4, 3), np.uint8, NAN, "fps is nan"),
-  ],
-)
-def test_a_gif_of_something_else_is_refused(
-  tmp_path, shape, dtype, fps, message
-):
-  with pytest.raises(ValueError, match=message):
-    pictures.gif(tmp_path / "film.gif", np.zeros(shape, dtype), fps)
-  assert not list(tmp_path.iterdir())
+def test_lines_may_begin_at_zero(saved):
+  curves.plot_lines({"a": seeds(2)}, None, ("n", ""), x=np.arange(3))
+  (ax,) = saved[-1].axes
+  assert ax.get_xscale() == "linear" and ax.get_lines()[0].get_xdata()[0] == 0
+
+
+def test_many_lines_have_their_legend_beside_the_axes(saved, tmp_path):
+  few = {f"v{i}": seeds(2) for i in range(4)}
+  many = few | {"a name of some length": seeds(2)}
+  for values in (few, many):
+    curves.plot_lines(values, tmp_path / "a.png", ("n", ""))
+  few, many = saved
+  assert many.get_figwidth() > few.get_figwidth() + 1
+  (ax,) = many.axes
+  many.draw_without_rendering()
+  box = ax.get_legend().get_window_extent()
+  assert ax.get_window_extent().x1 <= box.x0 and box.x1 <= many.bbox.width
+  assert ax.get_window_extent().width > 3 * many.dpi
+
+
+def test_pairs_are_dashed_and_solid_of_one_colour(saved):
+  model, real = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 6.0]] * 2)
+  values = {"naf": (model, real)}
+  curves.plot_pairs(values, None, ("model", "real"), ("step", "angle"))
+  (ax,) = saved[-1].axes
+  assert ax.get_title() == "naf" and legend(ax) == ["model", "real"]
+  lines = ax.get_lines()
+  assert [line.get_linestyle() for line in lines] == ["--", "--", "-", "-"]
+  for line, expected in zip(lines, [*model, *real], strict=True):
+    np.testing.assert_array_equal(line.get_ydata(), expected)
+    np.testing.assert_array_equal(line.get_xdata(), [1, 2])
+  assert lines[0].get_color() == lines[2].get_color()
+  assert lines[0].get_color() != lines[1].get_color()
+
+
+def test_lengths_are_points_of_the_chosen_variants(saved):
+  results = make_results({"vae": seeds(2), "km": seeds(2)})
+  for metrics in results.metrics.values():
+    steps, values = metrics["eval/error"]
+    metrics["eval/error_at_8"] = steps, values
+    metrics["eval/error_at_64"] = steps, 10 * values
+  curves.plot_by_length(
+    results, ["km"], "eval/error", [8, 64], None, "nats", "images"
+  )
+  (ax,) = saved[-1].axes
+  (line,) = ax.get_lines()
+  final = seeds(2)[:, -1].mean()
+  np.testing.assert_array_equal(line.get_xdata(), [8, 64])
+  np.testing.assert_allclose(line.get_ydata(), [final, 10 * final])
+  assert legend(ax) == ["km (n=2)"]
+  assert (ax.get_xlabel(), ax.get_ylabel()) == ("images", "nats")
+
+
+def test_sizes_are_a_line_for_each_kind_in_order(saved, monkeypatch):
+  final = {"a-2": 5.0, "a-1": 7.0, "b-2": 1.0, "b-1": 2.0, "query": 9.0}
+
+  def iterate_points(results, metric):
+    assert metric == "eval/error"
+    for name, value in final.items():
+      yield name, None, np.array([[99.0, value], [99.0, value + 1]])
+
+  monkeypatch.setattr(curves, "iterate_points", iterate_points)
+  sizes = {"a-1": ("a", 10), "a-2": ("a", 20), "b-2": ("b", 20)}
+  labels = ("size", "error")
+  curves.plot_by_size(
+    None, sizes | {"b-1": ("b", 10)}, "eval/error", None, labels
+  )
+  lines = {line.get_label(): line for line in saved[-1].axes[0].get_lines()}
+  assert lines.keys() == {"a (n=2)", "b (n=2)"}
+  np.testing.assert_array_equal(lines["a (n=2)"].get_xdata(), [10, 20])
+  np.testing.assert_allclose(lines["a (n=2)"].get_ydata(), [7.5, 5.5])
+  np.testing.assert_allclose(lines["b (n=2)"].get_ydata(), [2.5, 1.5])
+  with pytest.raises(ValueError, match=r"sizes \[\(10, 20\), \(20,\)\]; give"):
+    curves.plot_by_size(None, sizes, "eval/error", None, labels)

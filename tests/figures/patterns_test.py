@@ -1,12 +1,12 @@
-"""Tests of lilly.training.pattern_pictures, with a memory known by heart."""
+"""Tests of lilly.figures.patterns, with a memory known by heart."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lilly.figures import patterns as pattern_figures
 from lilly.nets import set_memories
 from lilly.tasks import patterns
-from lilly.training import pattern_pictures
 
 # Keeps the first pattern; reads half of the way to it, then all of it.
 MEMORY = set_memories.SetMemory(
@@ -20,7 +20,7 @@ MEMORY = set_memories.SetMemory(
 @pytest.mark.parametrize(("count", "shown"), [(3, 3), (20, 16)])
 def test_a_set_is_shown_as_it_is_read(count, shown):
   task = patterns.binary_task(num_bits=6, num_redrawn=4)
-  rows, energies = pattern_pictures.recalled(MEMORY, 3.0, task, count)
+  rows, energies = pattern_figures.recall_examples(MEMORY, 3.0, task, count)
   assert list(rows) == ["stored", "query", "read 1", "read 2"]
   assert {x.shape for x in rows.values()} == {(shown, 2, 3)}
   stored, query, first, second = rows.values()
@@ -41,7 +41,7 @@ def test_a_set_is_shown_as_it_is_read(count, shown):
 
 def test_images_stay_images():
   task = patterns.image_task("digits", block_size=4)
-  rows, _ = pattern_pictures.recalled(MEMORY, 3.0, task, 2)
+  rows, _ = pattern_figures.recall_examples(MEMORY, 3.0, task, 2)
   assert {x.shape for x in rows.values()} == {(2, 8, 8, 1)}
   # At most the block of 4 x 4 is another.
   assert 0 < (rows["query"] != rows["stored"]).sum() <= 2 * 16
