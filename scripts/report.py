@@ -8,8 +8,8 @@ after every run. Called again, it goes on where it was stopped; a run that has
 finished is only judged again. A run that takes six times its stated minutes is
 stopped, and the next one begins. The page is about the experiments named.
 
-An experiment lists its runs, name -> flags, in a constant REPRODUCE; without it
-there is one, "default", without flags.
+The runs of an experiment are the reproductions of its SCRIPT: a command, the
+claims that it is to bear out, and the minutes that it takes.
 """
 
 from __future__ import annotations
@@ -37,27 +37,9 @@ from scripts import report_page
 __all__ = ["main"]
 
 FINISHED = "finished"
-# Minutes of training on 2 quiet cores at --preset=cpu, as the papers' pages
-# state them; of what is not stated, and of other presets, MINUTES.
-STATED: dict[str, dict[str, float]] = {
-  "ddpg": {"pendulum": 1, "tasks": 10, "ablations": 10},
-  "dynamic_kanerva_machine": {"digits": 4, "omniglot": 48},
-  "energy_based_memory": {"binary": 5},
-  "feedback_alignment": {
-    "linear": 1,
-    "rates": 1,
-    "omega": 1,
-    "digits": 2,
-    "nonlinear": 4,
-    "mnist": 10,
-  },
-  "kanerva_machine": {"digits": 6, "omniglot": 79},
-  "naf": {"imagination": 5},
-  "neural_bloom_filter": {"classes": 4},
-  "recurrent_policy_gradients": {"pendulum": 15, "maze": 50},
-  "sparse_access_memory": {"copy": 6, "scaling": 11},
-}
-MINUTES = {"smoke": 2, "cpu": 60, "gpu": 240, "paper": 10_000}
+# Minutes of a command with other presets than cpu, whose minutes the
+# reproductions state.
+MINUTES = {"smoke": 2, "gpu": 240, "paper": 10_000}
 _FACTOR = 6  # slower and busier machines, and what is compiled
 _LEAST_MINUTES = 10
 _GRACE_SECONDS = 60  # to save after SIGTERM
@@ -87,12 +69,20 @@ class Outcome(NamedTuple):
   summary: Mapping[str, Any] | None = None
 
 
-class Reproduction(NamedTuple):
+class Claim(NamedTuple):
+  """A claim, named as the driver names it: reproduction/claim."""
+
+  name: str
+  sentence: str
+  relation: str
+  threshold: float
+
+
+class Experiment(NamedTuple):
   """One experiment of the report."""
 
   name: str
-  # its CLAIMS
-  claims: Sequence[Any]
+  claims: Sequence[Claim]
   runs: tuple[Run, ...]
   # of the runs that have ended, by name
   outcomes: dict[str, Outcome]
@@ -169,7 +159,7 @@ def _help(flag_values):
   return "\n".join(lines)
 
 
-def _collect(names, common, out_dir) -> list[Reproduction]:
+def _collect(names, common, out_dir) -> list[Experiment]:
   """Imports the experiments and lists those that make claims."""
   try:
     package = importlib.import_module("experiments")
@@ -185,7 +175,7 @@ def _collect(names, common, out_dir) -> list[Reproduction]:
         f"there is no experiment {name!r}; there are {', '.join(found)}."
       )
   chosen = list(dict.fromkeys(names)) or found
-  each = [_reproduction(name, common, out_dir) for name in chosen]
+  each = [_experiment(name, common, out_dir) for name in chosen]
   for one in each:
     if names and not one.claims and not one.outcomes:
       raise experiment.RunError(f"experiment {one.name} makes no claims.")
@@ -195,29 +185,34 @@ def _collect(names, common, out_dir) -> list[Reproduction]:
   return each
 
 
-def _reproduction(name, common, out_dir):
-  claims, flags_of, outcomes = (), {"default": []}, {}
+def _experiment(name, common, out_dir):
+  reproductions, outcomes = {}, {}
   try:
     module = importlib.import_module(f"experiments.{name}")
-    claims = getattr(module, "CLAIMS", ())
-    flags_of = getattr(module, "REPRODUCE", flags_of)
+    if hasattr(module, "SCRIPT"):
+      reproductions = module.SCRIPT.reproductions
   except Exception as error:  # the other experiments shall run all the same
     text = f"cannot be imported: {type(error).__name__}: {error}"
     outcomes = {"default": Outcome("not run", text)}
-  runs = []
-  for run, own in flags_of.items():
+  claims, runs = [], []
+  for run, one in reproductions.items():
     directory = out_dir / name / run
-    all_flags = (*common, *own, f"--out_dir={directory}")
-    runs.append(
-      Run(name, run, all_flags, directory, _max_minutes(name, run, common[0]))
-    )
-  return Reproduction(name, claims, tuple(runs), outcomes)
+    all_flags = (*common, *one.command, f"--out_dir={directory}")
+    minutes = _max_minutes(one.minutes, common[0])
+    runs.append(Run(name, run, all_flags, directory, minutes))
+    claims += [
+      Claim(f"{run}/{c.name}", c.sentence, c.relation, c.threshold)
+      for c in one.claims
+    ]
+  if outcomes:
+    directory = out_dir / name / "default"
+    runs = [Run(name, "default", tuple(common), directory, _LEAST_MINUTES)]
+  return Experiment(name, claims, tuple(runs), outcomes)
 
 
-def _max_minutes(name, run, preset_flag):
+def _max_minutes(minutes, preset_flag):
   preset = preset_flag.partition("=")[2]
-  stated = STATED.get(name, {}) if preset == "cpu" else {}
-  return max(_FACTOR * stated.get(run, MINUTES[preset]), _LEAST_MINUTES)
+  return max(_FACTOR * MINUTES.get(preset, minutes), _LEAST_MINUTES)
 
 
 def _reproduce(each, out_dir):
@@ -377,7 +372,7 @@ def _write(each, out_dir):
   report_page.write(out_dir, rows, figures, summaries)
 
 
-def _rows(one: Reproduction) -> Iterator[report_page.Row]:
+def _rows(one: Experiment) -> Iterator[report_page.Row]:
   """Yields a row for each claim and for each run that has not finished."""
   for claim in one.claims:
     judged, reasons = [], {}

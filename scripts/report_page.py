@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["Figure", "Row", "write"]
 
-VERDICTS = ("holds", "fails", "not applicable")
+VERDICTS = ("holds", "fails", "not calibrated", "not applicable")
 TITLE = "Reproduction of the papers' claims"
 
 
@@ -82,7 +82,7 @@ def _facts(rows, summaries):
   devices = [f"{s['device']}, {s['cpus']} CPUs" for s in summaries]
   return {
     "Claims": ", ".join(f"{word}: {counts.pop(word, 0)}" for word in VERDICTS),
-    "Runs to look at": ", ".join(f"{w}: {n}" for w, n in counts.items())
+    "Unfinished or failed runs": ", ".join(f"{w}: {n}" for w, n in counts.items())
     or "none",
     "Date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     "Machine": _joined(
@@ -234,7 +234,7 @@ def _html(rows, figures, facts):
 <table>
 <thead><tr>{columns}</tr></thead>
 {bodies}</table>
-{"<h2>Pictures</h2>" if figures else ""}
+{"<h2>Figures</h2>" if figures else ""}
 <div class="pictures">
 {pictures}</div>
 </body>

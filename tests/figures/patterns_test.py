@@ -35,7 +35,7 @@ def test_a_set_is_shown_as_it_is_read(count, shown):
     energies[:shown], 3 * (sums - sums[:, :1]), atol=1e-5
   )
   still = MEMORY._replace(energy=None)
-  _, energies = pattern_pictures.recalled(still, 3.0, task, count)
+  _, energies = pattern_figures.recall_examples(still, 3.0, task, count)
   assert energies.shape == (count, 3) and not energies.any()
 
 

@@ -168,7 +168,7 @@ def test_a_memory_is_full_and_told_random_numbers():
 def test_a_memory_that_cannot_be_filled_is_refused():
   memory = _blackboard([], 5)._replace(fill=None)
   with pytest.raises(ValueError, match="a memory without `fill`"):
-    cost.of_memory(jax.random.key(0), lambda length: memory, (1, 3))
+    step_cost.of_memory(jax.random.key(0), lambda length: memory, (1, 3))
 
 
 def test_a_program_measures_each_seed_at_each_update():
