@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 import chex
 
@@ -16,6 +17,12 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+# What nohup or a shell's background ignores, the processes of a test would
+# ignore as well. A function that does nothing is not inherited.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+  if signal.getsignal(number) is signal.SIG_IGN:
+    signal.signal(number, lambda *_: None)
 
 # What JAX keeps grows with each test, and to look through it for cycles took a
 # quarter of the time.
