@@ -45,6 +45,13 @@ def compilation_cache(tmp_path_factory):
     os.environ[name.upper()] = str(value)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+  """Drops a file's programs at its end: a worker would keep gigabytes."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def float64():
   """Takes numbers in double precision."""

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.memory import energy
+from lilly.memory import energy as uncompiled
 from tests.oracles import assert_close
+from tests.whole import each
+
+energy = each(uncompiled)
 
 D, H, N = 3, 4, 2
 
@@ -446,11 +449,11 @@ def test_numbers_of_numpy_are_taken_in_the_type_that_there_is():
     params, rates, schedule, static = learned
     function = functools.partial(energy_of, static)
     settings = function, rates, schedule
-    found = energy.loss(params, patterns, queries, *settings, num_steps=1)
-    expected = energy.loss(params, *given, *settings, num_steps=1)
+    found = uncompiled.loss(params, patterns, queries, *settings, num_steps=1)
+    expected = uncompiled.loss(params, *given, *settings, num_steps=1)
     assert found[0].dtype == jnp.float32
     np.testing.assert_array_equal(found[1], expected[1])
-    found = energy.read(params, queries[0], function, schedule)
+    found = uncompiled.read(params, queries[0], function, schedule)
     assert found.dtype == jnp.float32
 
 
