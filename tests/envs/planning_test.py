@@ -54,6 +54,9 @@ def test_plans_of_a_fitted_model_are_better_than_what_was_done():
   )(0.01)
   states, actions, _ = state_vectors.trajectories(env, visits, linear.T)
 
+  reward = jax.jit(env.reward)
+  act = jax.jit(lambda state: planning.act(plan, env, state))
+
   def total(choose):
     found = 0.0
     for episode in range(linear.N):
@@ -61,13 +64,13 @@ def test_plans_of_a_fitted_model_are_better_than_what_was_done():
       for t in range(linear.T):
         u = choose(x, t, episode)
         new = linear.A @ x + linear.B @ u
-        found += float(env.reward(x, u, new))
+        found += float(reward(x, u, new))
         x = new
     return found / linear.N
 
   def planned(x, t, _):
     state = wrappers.TimeLimitState(jnp.float32(x), jnp.int32(t))
-    return np.asarray(planning.act(plan, env, state))
+    return np.asarray(act(state))
 
   def mean(x, t, _):
     return np.asarray(actions[:, t].mean(0))
