@@ -12,8 +12,12 @@ from tests import haste
 chex.set_n_cpu_devices(2)
 haste.hurry()
 
+import importlib  # noqa: E402
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from tests.whole import each  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -50,6 +54,36 @@ def compiled_programs():
   """Drops a file's programs at its end: a worker would keep gigabytes."""
   yield
   jax.clear_caches()
+
+
+# Modules whose examples took minutes operation by operation, and functions of
+# theirs that are not of arrays alone.
+_COMPILED_EXAMPLES = {
+  "lilly.control.linear_models": (),
+  "lilly.control.lqr": (),
+  "lilly.memory.dense_access": (),
+  "lilly.memory.learned_filters": (),
+  "lilly.memory.nearest_neighbors": (),
+  "lilly.memory.sparse_access": (),
+  "lilly.memory.sparse_neural_computer": (),
+  "lilly.memory.temporal_links": (),
+  "lilly.tasks.algorithmic": ("task",),
+  "lilly.tasks.membership": ("sorted_keys", "task"),
+}
+
+
+@pytest.fixture(autouse=True)
+def examples(request, doctest_namespace):
+  """Compiles the functions of a module's examples, each as one program."""
+  doctest_namespace.clear()
+  test = getattr(request.node, "dtest", None)
+  name = test.globs["__name__"] if test else None
+  if name in _COMPILED_EXAMPLES:
+    module = importlib.import_module(name)
+    compiled = each(module, but=_COMPILED_EXAMPLES[name])
+    doctest_namespace.update(
+      {name: getattr(compiled, name) for name in module.__all__}
+    )
 
 
 @pytest.fixture
