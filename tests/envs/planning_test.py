@@ -76,6 +76,12 @@ def test_plans_of_a_fitted_model_are_better_than_what_was_done():
     return np.asarray(actions[:, t].mean(0))
 
   assert total(planned) > total(mean) + 0.1
+  # Off the plan: û + k + K (x - x̂).
+  controller, off = plan.controller, np.full_like(plan.states[1], 0.3)
+  expected = plan.actions[1] + controller.feedforward[1]
+  expected += controller.feedback[1] @ off
+  found = planned(plan.states[1] + off, 1, None)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
   np.testing.assert_allclose(plan.states, states.mean(0), rtol=1e-6)
 
 
