@@ -50,7 +50,7 @@ _finished = itertools.count(1)
 def few_programs():
   """Drops what is compiled now and then: this file alone fills a worker."""
   yield
-  if next(_finished) % 50 == 0:
+  if next(_finished) % 100 == 0:
     jax.clear_caches()
 
 
