@@ -10,6 +10,11 @@ from sklearn import metrics
 
 from lilly.memory import bloom, learned_filters, neural_bloom
 from tests.oracles import assert_close
+from tests.whole import each
+
+bloom = each(bloom)
+learned_filters = each(learned_filters)
+neural_bloom = each(neural_bloom)
 
 M, W, D = 4, 3, 5
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lilly.tasks import image_episodes, patterns
+from tests.whole import whole
 
 NUM_DRAWS = 2000
 
@@ -80,11 +81,11 @@ def test_tasks_are_sets_and_their_damage():
   digits = patterns.image_task("digits", block_size=3, fill="hidden")
   for task, shape, damaged in ((bits, (6,), 2), (digits, (8, 8, 1), 9)):
     key, key_test, key_damage = jax.random.clone(keys)
-    found = task.sample(key, task.data, 4)
+    found = whole(task.sample)(key, task.data, 4)
     assert task.shape == shape and found.shape == (4, *shape)
-    assert (found != task.test(key_test, task.data, 4)).any()
+    assert (found != whole(task.test)(key_test, task.data, 4)).any()
     assert task.is_binary and len({x.tobytes() for x in np.asarray(found)}) > 1
-    query = task.damage(key_damage, found[0])
+    query = whole(task.damage)(key_damage, found[0])
     assert query.is_damaged.sum() == damaged
   assert (query.pattern[query.is_damaged] == 0).all()
 
