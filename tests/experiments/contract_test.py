@@ -20,7 +20,6 @@ NOT_YET = (
   "ddpg",
   "dynamic_kanerva_machine",
   "energy_based_memory",
-  "feedback_alignment",
   "naf",
   "neural_bloom_filter",
   "recurrent_policy_gradients",
