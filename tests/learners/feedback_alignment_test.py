@@ -186,7 +186,7 @@ HYPER = {
   "learning_rate": jnp.float32(0.1),
   "omega": jnp.float32(0.4),
   "beta": jnp.float32(0.7),
-  "noise_std": jnp.float32(0.01),
+  "noise_std": jnp.float32(0.3),
   "mirror_rate": jnp.float32(0.05),
 }
 
@@ -234,6 +234,24 @@ def test_an_update_is_a_step_down_the_loss_of_a_batch():
   )
   chex.assert_trees_all_equal(state.instance, start.instance)
   chex.assert_trees_all_equal(state.hyper, HYPER)
+
+
+@pytest.mark.parametrize("rule", ["usf", "node"])
+def test_an_update_uses_the_runs_hyper_parameters(rule):
+  model, start, state, _ = learn(rule, TEACHER)
+  _, key_data, key_rule = jax.random.split(jax.random.clone(start.key), 3)
+  x, target = TEACHER.sample(key_data, start.instance, (), 3)
+  _, grads = jax.jit(
+    lambda key, params: feedback_alignment.gradient(
+      key, model, params, start.state, x, target, beta=0.7, noise_std=0.3
+    )
+  )(key_rule, start.params)
+  chex.assert_trees_all_close(
+    state.params,
+    jax.tree.map(lambda w, g: w - 0.1 * g, start.params, grads),
+    rtol=1e-4,
+    atol=1e-6,
+  )
 
 
 def test_weights_and_feedback_are_drawn_from_the_hyper_parameters():
