@@ -69,6 +69,24 @@ def test_every_rule_gives_a_gradient_of_the_parameters_form(rule):
   chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
 
 
+def test_the_size_of_sign_feedback_is_beta():
+  """Each layer that the signal crosses multiplies it by beta."""
+  model, params, state, x, target = make("usf")
+
+  @jax.jit
+  def grads(beta):
+    return feedback_alignment.gradient(
+      jax.random.key(3), model, params, state, x, target, beta=beta
+    )[1]
+
+  small, large = grads(0.5), grads(1.0)
+  for l, ratio in enumerate((4.0, 2.0, 1.0)):
+    layer = f"mlp/linear_{l}"
+    np.testing.assert_allclose(
+      large[layer]["w"], ratio * small[layer]["w"], rtol=1e-4
+    )
+
+
 def test_all_rules_start_from_the_same_weights():
   _, expected, *_ = make("bp")
   for rule in feedback_alignment.RULES:
@@ -100,6 +118,10 @@ def test_node_perturbation_is_unbiased_and_leaves_the_output_layer_exact():
 def test_update_is_decay_and_rate_as_written():
   """Two examples, one step, closed form."""
   model, params, state, x, target = make("bp")
+  # Biases that are not 0 would show that they decay.
+  params = {
+    layer: leaves | {"b": leaves["b"] + 0.3} for layer, leaves in params.items()
+  }
   _, grads = PLAIN(params, x, target)
   optimiser = feedback_alignment.make_optimiser(model, params, state, **RATES)
   updates, _ = jax.jit(optimiser.update)(grads, optimiser.init(params), params)
@@ -167,6 +189,26 @@ def test_angles_of_the_reference_rules(rule, reference, expected):
     angle = found[f"angle_{reference}_{l}"]
     np.testing.assert_allclose(angle, expected, atol=1e-2)
   assert abs(found["angle_bp_1"] - found["angle_pbp_1"]) > 1 or rule[0] == "o"
+
+
+def test_an_angle_is_between_the_signals_that_go_back():
+  """The last hidden layer's, in NumPy."""
+  model, params, state, x, target = make("fa")
+  found = angles(model, params, state, x, target)
+  sigmoid = lambda a: 1 / (1 + np.exp(-a))
+  h = np.asarray(x, np.float64)
+  params, state, target = jax.device_get((params, state, target))
+  for l in range(2):
+    layer = params[f"mlp/linear_{l}"]
+    h = sigmoid(h @ layer["w"] + layer["b"])
+  w = params["mlp/linear_2"]["w"]
+  y = sigmoid(h @ w + params["mlp/linear_2"]["b"])
+  error = (y - target) * y * (1 - y)
+  matrix = state["mlp/linear_2"]["feedback"]
+  one, other = (error @ m * h * (1 - h) for m in (matrix, w.T))
+  lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+  expected = np.degrees(np.arccos(np.sum(one * other, axis=1) / lengths))
+  np.testing.assert_allclose(found["angle_bp_2"], expected.mean(), rtol=1e-4)
 
 
 def test_feedback_that_is_the_transpose_has_no_angle():
