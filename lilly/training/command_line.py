@@ -391,7 +391,7 @@ def _help(script, flag_values):
 def _flag_help(flag, value):
   choices = getattr(flag.parser, "enum_values", None)
   kind = "|".join(choices) if choices else flag.flag_type()
-  value = f" [{value}]" if value else ""
+  value = f" [{value}]" if value not in ("", "none") else ""
   # absl adds choices in front of a text and a hint on repetition behind it.
   text = flag.help.removeprefix(f"<{kind}>: ").partition(";\n")[0]
   return [f"  --{flag.name}  ({kind}){value}", *_wrapped(text, 6)]

@@ -19,7 +19,6 @@ NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py"))
 NOT_YET = (
   "ddpg",
   "energy_based_memory",
-  "feedback_alignment",
   "naf",
   "neural_bloom_filter",
   "recurrent_policy_gradients",
