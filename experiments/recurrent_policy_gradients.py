@@ -35,7 +35,7 @@ with epy.lazy_imports():
   import optax
 
   from lilly.control import exploration
-  from lilly.envs import episodes, rendering, water_maze
+  from lilly.envs import catalog, episodes, rendering, water_maze
   from lilly.nets import cores, recurrent
   from lilly.nets import recurrent_learner as learner
   from lilly.replay import ring
@@ -161,7 +161,10 @@ def make_environment(variant: str) -> tuple[Any, int]:
     task = _FULL[task]
   # An environment is to end itself where its clock is part of the task.
   limit = {"num_steps": num_steps if task == "cue_recall" else None}
-  env = continuous_control.task_environment(task, repeats, **limit)
+  try:
+    env = catalog.make_normalized(task, repeats, **limit)
+  except (ValueError, ImportError) as error:
+    raise training.RunError(f"--task={task}: {error}") from error
   if given["pixels"]:
     if env.render is None:
       raise training.RunError(

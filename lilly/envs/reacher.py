@@ -18,6 +18,7 @@ import optax
 from lilly.control import small_matrices
 from lilly.envs import (
   environment,
+  episodes,
   rendering,
   rewards,
   rigid_bodies,
@@ -32,6 +33,7 @@ __all__ = [
   "make",
   "mass_matrix",
   "observe",
+  "play_distances",
   "render",
   "reward",
 ]
@@ -317,6 +319,39 @@ def _place(key, target, reach):
   high = jnp.array([20 / 24 * reach, jnp.pi])
   radius, angle = jax.random.uniform(key, (2,), minval=low, maxval=high)
   return radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+def play_distances(
+  key: jax.Array,
+  env: Environment,
+  act: episodes.Policy,
+  num_steps: int,
+  num_starts: int,
+) -> jax.Array:
+  """Plays episodes and measures how far the tip is from the target.
+
+  Args:
+    key: typed key; the same key gives the same starts.
+    env: a reacher.
+    act: maps a key and an observation to an action.
+    num_steps: steps per episode, T.
+    num_starts: how many episodes, N.
+
+  Returns:
+    The distances after each step, [N, T], in metres.
+
+  >>> act = lambda key, observation: jnp.zeros(2)
+  >>> play_distances(jax.random.key(0), make(), act, 4, num_starts=3).shape
+  (3, 4)
+  """
+  (n,) = env.action_spec.shape
+  to_target = slice(2 * n, 2 * n + 2)  # after the cosines and sines
+
+  def play(key):
+    *_, steps = episodes.rollout(key, env, act, num_steps)
+    return jnp.linalg.norm(steps.observation[:, to_target], axis=1)
+
+  return jax.vmap(play)(jax.random.split(key, num_starts))
 
 
 def render(

@@ -174,12 +174,12 @@ def neural(
     spread = jnp.sqrt(jnp.mean(jnp.square(some), 0)) + 1e-3
 
     def step(carry, _):
-      key, params, moments = carry
+      key, params, opt_state = carry
       key, key_batch = jax.random.split(key)
       batch = ring.sample(key_batch, visited, batch_size)
       error, grads = _error(net, params, batch, form, spread)
-      updates, moments = optimiser.update(grads, moments)
-      return (key, optax.apply_updates(params, updates), moments), error
+      updates, opt_state = optimiser.update(grads, opt_state)
+      return (key, optax.apply_updates(params, updates), opt_state), error
 
     carry, errors = jax.lax.scan(step, (key, *fit[:2]), length=num_updates)
     return (*carry[1:], spread), {"model_error": jnp.mean(errors[-100:])}

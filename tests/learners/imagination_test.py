@@ -1,4 +1,4 @@
-"""Tests of lilly.nets.imagination_learner with an agent that only counts."""
+"""Tests of lilly.learners.imagination with an agent that only counts."""
 
 import functools
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lilly.envs import environment
-from lilly.nets import agents, naf_learner, world_models
-from lilly.nets import imagination_learner as learner
+from lilly.learners import agents
+from lilly.learners import imagination as learner
+from lilly.nets import normalized_advantage, world_models
 from lilly.replay import ring
 from tests.nets import world_models_test
 
@@ -48,9 +49,11 @@ def counting_agent():
 
   def outputs(state, seen):
     mean = jnp.clip(-0.5 * seen[:1], -1, 1)
-    return naf_learner.Outputs(jnp.zeros(()), mean, jnp.eye(1))
+    return normalized_advantage.Outputs(jnp.zeros(()), mean, jnp.eye(1))
 
-  return agents.Agent(lambda key, seen, hyper: jnp.zeros(2), outputs, update)
+  return agents.Agent(
+    lambda key, seen, hyper: jnp.zeros(2), outputs, update, export=lambda x: {}
+  )
 
 
 def marking(world, needs_fit):
@@ -69,8 +72,8 @@ def rounds(
   count, *, mark=1.0, needs_fit=False, sigma=0.2, model=None, **options
 ):
   """States after each round, and what was measured in the last one."""
-  made = learner.world(plain_world(mark), T)
-  settings = learner.Settings(
+  made = learner.make_world(plain_world(mark), T)
+  constants = learner.Constants(
     refit_every=N,
     updates_per_step=2,
     imagined_steps=3,
@@ -79,9 +82,9 @@ def rounds(
     start_steps=5,
     **options,
   )
-  has_model = settings.imagines or settings.plans
+  has_model = constants.imagines or constants.plans
   chosen = model(made) if model else marking(made, needs_fit)
-  parts = (made, counting_agent(), chosen if has_model else None, settings)
+  parts = (made, counting_agent(), chosen if has_model else None, constants)
 
   @jax.jit
   def run(key):
@@ -206,8 +209,8 @@ def test_the_planner_acts_after_the_first_round():
 
 @pytest.mark.slow
 def test_runs_together_equal_runs_alone():
-  made = learner.world(plain_world(), T)
-  settings = learner.Settings(
+  made = learner.make_world(plain_world(), T)
+  constants = learner.Constants(
     imagines=True,
     refit_every=1,
     updates_per_step=1,
@@ -216,7 +219,7 @@ def test_runs_together_equal_runs_alone():
     capacity=50,
     start_steps=5,
   )
-  parts = (made, counting_agent(), marking(made, True), settings)
+  parts = (made, counting_agent(), marking(made, True), constants)
 
   def run(key):
     state = learner.init(key, HYPER, *parts)

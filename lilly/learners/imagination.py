@@ -1,7 +1,7 @@
 """Rounds of learning with imagination: algorithm 2 of NAF, for any agent.
 
-A round is some episodes of one length, after which models and plans are made
-anew: on a boundary of scans, not in a branch of each step.
+A round is some episodes of one length, after which models and plans are fitted
+again: on a boundary of scans, not in a branch of each step.
 """
 
 from typing import Any, NamedTuple
@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from lilly.control import exploration, imagination
 from lilly.envs import episodes, planning, streams, wrappers
 from lilly.envs.environment import Environment
+from lilly.learners import interaction
+from lilly.learners.agents import Agent
 from lilly.losses import naf
-from lilly.nets.agents import Agent
 from lilly.nets.world_models import Model, Visit
 from lilly.replay import ring
 
-__all__ = ["Settings", "State", "World", "init", "update", "world"]
+__all__ = ["Constants", "State", "World", "init", "make_world", "update"]
 
 
 class World(NamedTuple):
@@ -26,31 +27,32 @@ class World(NamedTuple):
   plain: Environment  # without a time limit, with actions in [-1, 1]
   limited: Environment
   acting: Environment  # resets itself
-  horizon: int  # steps of an episode
-  block: int  # steps between imaginations, a divisor of the horizon
+  horizon: int  # steps per episode
+  block: int  # steps between imagined rollouts, a divisor of the horizon
 
 
-class Settings(NamedTuple):
-  """Hyper-parameters that do not change in a run; the paper's by default."""
+class Constants(NamedTuple):
+  """The numbers of algorithm 2 that are fixed; the paper's by default."""
 
-  imagines: bool = False
+  imagines: bool = False  # learns from imagined transitions, too
   plans: bool = False  # explores by iLQG on a linear model
-  more_updates: bool = False  # as many as with imagination, on real steps
-  refit_every: int = 5  # n, episodes of a round
+  more_updates: bool = False  # as many as with imagination, on real transitions
+  refit_every: int = 5  # n, episodes per round
   updates_per_step: int = 5  # I
   imagined_steps: int = 10  # l
   imagine_until: int = 0  # episodes; 0: always
-  planner_share: float = 0.5  # of episodes
-  max_kl: float = 10.0  # of a plan
+  planner_share: float = 0.5  # fraction of episodes in which the planner acts
+  max_kl: float = 10.0  # nats per episode, between successive controllers
   batch_size: int = 64
-  capacity: int = 1_000_000
-  start_steps: int = 1000  # random, before the first update
+  capacity: int = 1_000_000  # transitions in replay
+  start_steps: int = 1000  # random steps before the first update
   reward_scale: float = 1.0
   keep_truncated: bool = True
-  dt: float = 1.0  # of the noise
-  precision_noise: bool = False  # shaped by P
-  imagined_sigma: float = 0.0  # of the noise in imagination; 0: as elsewhere
-  # Episodes are counted until the greedy policy returns it, of so many starts.
+  dt: float = 1.0  # time step of the noise
+  precision_noise: bool = False  # noise shaped by P
+  imagined_sigma: float = 0.0  # σ in imagination; 0: as in the environment
+  # Episodes are counted until the greedy policy's mean return over num_starts
+  # episodes is goal_return.
   goal_return: float | None = None
   num_starts: int = 50
 
@@ -60,7 +62,7 @@ class State(NamedTuple):
 
   agent: Any
   replay: ring.State
-  imagined: Any  # replay of what did not happen, or ()
+  imagined: Any  # replay of imagined transitions, or ()
   visited: Any  # the latest visits, or ()
   fit: Any  # of the model, or ()
   plan: Any  # or ()
@@ -71,13 +73,15 @@ class State(NamedTuple):
   key: jax.Array
 
 
-def world(plain: Environment, horizon: int, pool: int | None = None) -> World:
+def make_world(
+  plain: Environment, horizon: int, pool_size: int | None = None
+) -> World:
   """Gives episodes of one length to an environment.
 
   Args:
     plain: without a time limit, with actions in [-1, 1].
-    horizon: steps of an episode.
-    pool: as `num_starts` of `wrappers.auto_reset`.
+    horizon: steps per episode.
+    pool_size: as `num_starts` of `wrappers.auto_reset`.
 
   Returns:
     The world.
@@ -87,7 +91,7 @@ def world(plain: Environment, horizon: int, pool: int | None = None) -> World:
   """
   limited = wrappers.time_limit(plain, horizon)
   block = max(size for size in range(1, 51) if horizon % size == 0)
-  acting = wrappers.auto_reset(limited, pool)
+  acting = wrappers.auto_reset(limited, pool_size)
   return World(plain, limited, acting, horizon, block)
 
 
@@ -97,42 +101,42 @@ def init(
   world: World,
   agent: Agent,
   model: Model | None,
-  settings: Settings,
+  constants: Constants,
 ) -> State:
-  """Starts an agent, with a replay of random actions; episodes begin anew.
+  """Starts an agent, and a replay of random actions; then a new episode.
 
   Args:
     key: typed key.
-    hyper: of the state.
-    world: as from `world`.
+    hyper: theta, sigma, discount, tau and the agent's learning rates.
+    world: as from `make_world`.
     agent: as from `agents`.
     model: as from `world_models`; None: nothing is imagined or planned.
-    settings: of the algorithm.
+    constants: of the algorithm.
 
   Returns:
     The state.
   """
   key, *keys = jax.random.split(key, 6)
-  _, replay = streams.fill(
+  _, replay = interaction.fill(
     keys[0],
     world.acting,
-    capacity=settings.capacity,
-    num_steps=settings.start_steps,
-    reward_scale=settings.reward_scale,
-    keep_truncated=settings.keep_truncated,
+    capacity=constants.capacity,
+    num_steps=constants.start_steps,
+    reward_scale=constants.reward_scale,
+    keep_truncated=constants.keep_truncated,
   )
   stream = streams.start(keys[1], world.acting)
-  seen = ring.sample(keys[2], replay, settings.batch_size).observation
+  observations = ring.sample(keys[2], replay, constants.batch_size).observation
   visited = imagined = fit = plan = ()
   if model is not None:
-    visited = _unvisited(stream, world, model, settings)
+    visited = _empty_visits(stream, world, model, constants)
     fit = model.init(keys[4])
-  if settings.imagines:
-    imagined = ring.init(replay.example, settings.capacity)
-  if settings.plans:
+  if constants.imagines:
+    imagined = ring.init(replay.example, constants.capacity)
+  if constants.plans:
     plan = planning.blank(world.plain, world.horizon)
   return State(
-    agent.init(keys[3], seen, hyper),
+    agent.init(keys[3], observations, hyper),
     replay,
     imagined,
     visited,
@@ -146,12 +150,13 @@ def init(
   )
 
 
-def _unvisited(stream, world, model, settings):
+def _empty_visits(stream, world, model, constants):
   """A ring for what models are fitted to and where imagination starts."""
-  state, seen = stream.env.state, stream.env.observation
-  visit = Visit(state, seen, stream.noise, state.state)
-  of_round = settings.refit_every * world.horizon
-  return ring.init(visit, of_round if model.is_local else settings.capacity)
+  state, observation = stream.env.state, stream.env.observation
+  visit = Visit(state, observation, stream.noise, state.state)
+  steps_per_round = constants.refit_every * world.horizon
+  capacity = steps_per_round if model.is_local else constants.capacity
+  return ring.init(visit, capacity)
 
 
 def update(
@@ -159,16 +164,16 @@ def update(
   world: World,
   agent: Agent,
   model: Model | None,
-  settings: Settings,
+  constants: Constants,
 ) -> tuple[State, dict[str, jax.Array]]:
-  """Plays a round, learning at every step; then fits the model anew.
+  """Plays a round, learning at every step; then fits the model again.
 
   Args:
     state: of the run.
     world: as of `init`.
     agent: as of `init`.
     model: as of `init`.
-    settings: as of `init`.
+    constants: as of `init`.
 
   Returns:
     The state, and the agent's metrics, the mean return of the round's episodes,
@@ -181,149 +186,158 @@ def update(
   """
 
   def episode(state, _):
-    return _episode(state, world, agent, model, settings)
+    return _play_episode(state, world, agent, model, constants)
 
   state, metrics = jax.lax.scan(
-    episode, state, None, length=settings.refit_every
+    episode, state, None, length=constants.refit_every
   )
   metrics = jax.tree.map(jnp.mean, metrics)
-  if settings.goal_return is not None:
+  if constants.goal_return is not None:
     metrics["episodes_to_goal"] = state.goal
   if model is None:
     return state, metrics
   key, key_fit = jax.random.split(state.key)
   fit, found = model.refit(key_fit, state.fit, state.visited)
   state = state._replace(key=key, fit=fit)
-  if settings.plans:
+  if constants.plans:
     plan = planning.replan(
       world.plain,
       fit.model,
       ring.contents(state.visited),
-      max_kl=settings.max_kl,
+      max_kl=constants.max_kl,
       least_variance=state.hyper["sigma"] ** 2,
     )
     state = state._replace(plan=plan)
   return state, metrics | found
 
 
-def _episode(state, world, agent, model, settings):
+def _play_episode(state, world, agent, model, constants):
+  """Plays an episode, learning at every step; returns state and metrics."""
   key, key_plan = jax.random.split(state.key)
   state = state._replace(key=key)
   plans = jnp.array(False)
-  if settings.plans:
-    plans = jax.random.bernoulli(key_plan, settings.planner_share)
-    plans &= state.num_episodes >= settings.refit_every  # there is one
+  if constants.plans:
+    plans = jax.random.bernoulli(key_plan, constants.planner_share)
+    plans &= state.num_episodes >= constants.refit_every  # there is one
 
   def block(state, _):
-    if settings.imagines:
-      state = _imagine(state, world, agent, model, settings)
+    if constants.imagines:
+      state = _imagine(state, world, agent, model, constants)
 
     def step(state, _):
-      state = _interact(state, world, agent, settings, plans)
-      return _learn(state, agent, model, settings)
+      state = _interact(state, world, agent, constants, plans)
+      return _learn(state, agent, model, constants)
 
     return jax.lax.scan(step, state, None, length=world.block)
 
   num_blocks = world.horizon // world.block
   state, metrics = jax.lax.scan(block, state, None, length=num_blocks)
   state = state._replace(num_episodes=state.num_episodes + 1)
-  if settings.goal_return is not None:
-    state = state._replace(goal=_goal(state, world, agent, settings))
+  if constants.goal_return is not None:
+    goal = _episodes_to_goal(state, world, agent, constants)
+    state = state._replace(goal=goal)
   return state, metrics | {"return": state.stream.last_total}
 
 
-def _goal(state, world, agent, settings):
+def _episodes_to_goal(state, world, agent, constants):
   """How many episodes it took, or one more than there were until now."""
 
-  def act(key, seen):
-    return agent.outputs(state.agent, seen).mean
+  def act(key, observation):
+    return agent.outputs(state.agent, observation).mean
 
-  total = episodes.mean_return(world.limited, act, settings.num_starts)
+  # The starts that the driver evaluates with.
+  key = jax.random.key(1)
+  total = episodes.mean_return(key, world.limited, act, constants.num_starts)
   count = state.num_episodes.astype(jnp.float32)
-  latest = jnp.where(total >= settings.goal_return, count, count + 1)
+  latest = jnp.where(total >= constants.goal_return, count, count + 1)
   return jnp.where(state.goal < count, state.goal, latest)
 
 
-def _interact(state, world, agent, settings, plans):
-  """Takes a step of the environment and remembers it."""
-  key, *keys = jax.random.split(state.key, 5)
+def _interact(state, world, agent, constants, plans):
+  """Takes a step of the environment and stores it in replay."""
+  key, key_shape, key_noise, key_step, key_after = jax.random.split(
+    state.key, 5
+  )
   stream, hyper = state.stream, state.hyper
-  found = agent.outputs(state.agent, stream.env.observation)
-  action, innovation = found.mean, None
-  if settings.plans:
+  outputs = agent.outputs(state.agent, stream.env.observation)
+  action, innovation = outputs.mean, None
+  if constants.plans:
     planned = planning.act(state.plan, world.plain, stream.env.state)
     action = jnp.where(plans, planned, action)
-  if settings.precision_noise and found.factor is not None:
-    innovation = naf.noise(keys[0], found.factor)
-  noise = exploration.ornstein_uhlenbeck(
-    keys[1],
+  if constants.precision_noise and outputs.factor is not None:
+    innovation = naf.noise(key_shape, outputs.factor)
+  noise, action = interaction.explore(
+    key_noise,
     stream.noise,
+    action,
     theta=hyper["theta"],
     sigma=hyper["sigma"],
-    dt=settings.dt,
+    dt=constants.dt,
     innovation=innovation,
   )
-  action = jnp.clip(action + noise, -1.0, 1.0)
-  following, (transition, truncated) = streams.step(
-    keys[2],
+  next_stream, replay = interaction.step(
+    key_step,
     stream,
+    state.replay,
     world.acting,
     action,
     noise=noise,
-    reward_scale=settings.reward_scale,
+    reward_scale=constants.reward_scale,
+    keep_truncated=constants.keep_truncated,
   )
-  kept = True if settings.keep_truncated else ~truncated
-  replay = ring.add(state.replay, transition, is_kept=kept)
-  state = state._replace(replay=replay, stream=following, key=key)
+  state = state._replace(replay=replay, stream=next_stream, key=key)
   if state.visited == ():
     return state
-  # The state that followed, also where an episode ended: stepped once more.
-  after, _ = world.plain.step(keys[3], stream.env.state.state, action)
-  visit = Visit(stream.env.state, stream.env.observation, action, after)
+  # The next state, also where an episode ended: stepped once more.
+  next_state, _ = world.plain.step(key_after, stream.env.state.state, action)
+  visit = Visit(stream.env.state, stream.env.observation, action, next_state)
   return state._replace(visited=ring.add(state.visited, visit))
 
 
-def _has_model(state, model, settings):
+def _has_model(state, model, constants):
   """Whether there is a model, and still a use for it; True if ever there is."""
   count = state.num_episodes
-  has = True if not model.needs_fit else count >= settings.refit_every
-  until = settings.imagine_until
+  has = True if not model.needs_fit else count >= constants.refit_every
+  until = constants.imagine_until
   return has & (count < until) if until else has
 
 
-def _learn(state, agent, model, settings):
+def _learn(state, agent, model, constants):
   """I updates on real transitions and I l on imagined ones, real ones last."""
-  num_real, size = settings.updates_per_step, settings.batch_size
-  num_more = num_real * settings.imagined_steps
-  total = num_real + num_more * (settings.more_updates or settings.imagines)
-  if settings.imagines:
-    has = _has_model(state, model, settings)
+  num_real, size = constants.updates_per_step, constants.batch_size
+  num_more = num_real * constants.imagined_steps
+  total = num_real + num_more * (constants.more_updates or constants.imagines)
+  if constants.imagines:
+    has = _has_model(state, model, constants)
     # A bound that runs share is cheaper than one that each may have.
     total = total if has is True else jnp.where(has, total, num_real)
   key, key_learn = jax.random.split(state.key)
 
-  def one(i, carry):
-    learner, key, _ = carry
+  def learn_once(i, carry):
+    agent_state, key, _ = carry
     key, key_real, key_imagined = jax.random.split(key, 3)
     batch = ring.sample(key_real, state.replay, size)
-    if settings.imagines:
-      other = ring.sample(key_imagined, state.imagined, size)
+    if constants.imagines:
+      imagined = ring.sample(key_imagined, state.imagined, size)
       is_real = (i >= total - num_real) | (state.imagined.size == 0)
-      batch = jax.tree.map(lambda x, y: jnp.where(is_real, x, y), batch, other)
-    learner, metrics = agent.update(learner, batch, state.hyper)
-    return learner, key, metrics
+      batch = jax.tree.map(
+        lambda x, y: jnp.where(is_real, x, y), batch, imagined
+      )
+    agent_state, metrics = agent.update(agent_state, batch, state.hyper)
+    return agent_state, key, metrics
 
   carry = state.agent, key_learn, None
-  form = jax.eval_shape(lambda carry: one(0, carry)[2], carry)
+  form = jax.eval_shape(lambda carry: learn_once(0, carry)[2], carry)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
-  learner, _, metrics = jax.lax.fori_loop(0, total, one, (*carry[:2], zeros))
-  return state._replace(agent=learner, key=key), metrics
+  carry = state.agent, key_learn, zeros
+  agent_state, _, metrics = jax.lax.fori_loop(0, total, learn_once, carry)
+  return state._replace(agent=agent_state, key=key), metrics
 
 
-def _imagine(state, world, agent, model, settings):
+def _imagine(state, world, agent, model, constants):
   """Rolls the policy out in the model, once for each real step to come."""
   key, *keys = jax.random.split(state.key, 4)
-  count, length, hyper = world.block, settings.imagined_steps, state.hyper
+  count, length, hyper = world.block, constants.imagined_steps, state.hyper
   starts = ring.sample(keys[0], state.visited, count)
   shape = (count, *world.plain.action_spec.shape)
 
@@ -334,8 +348,8 @@ def _imagine(state, world, agent, model, settings):
       key_noise,
       noise,
       theta=hyper["theta"],
-      sigma=settings.imagined_sigma or hyper["sigma"],
-      dt=settings.dt,
+      sigma=constants.imagined_sigma or hyper["sigma"],
+      dt=constants.dt,
     )
     return (key, noise), noise
 
@@ -349,7 +363,7 @@ def _imagine(state, world, agent, model, settings):
       start.state,
       start.observation,
       step=lambda *given: model.step(state.fit, *given),
-      act=lambda key, seen: agent.outputs(state.agent, seen).mean,
+      act=lambda key, observation: agent.outputs(state.agent, observation).mean,
       length=length,
       noise=noise,
     )
@@ -359,11 +373,11 @@ def _imagine(state, world, agent, model, settings):
   possible = jax.vmap(lambda x: _are_possible(x, world))(found)
   found = found._replace(is_valid=found.is_valid & possible)
   found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
-  reward = settings.reward_scale * found.reward
+  reward = constants.reward_scale * found.reward
   steps = streams.Transition(*found._replace(reward=reward)[:-1])
-  kept = found.is_valid & (state.visited.size > 0)
-  kept &= _has_model(state, model, settings)
-  imagined = ring.extend(state.imagined, steps, is_kept=kept)
+  is_kept = found.is_valid & (state.visited.size > 0)
+  is_kept &= _has_model(state, model, constants)
+  imagined = ring.extend(state.imagined, steps, is_kept=is_kept)
   return state._replace(imagined=imagined, key=key)
 
 

@@ -1,0 +1,145 @@
+"""Figures of NAF: values, rollouts in models, precision."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lilly.envs import pendulum, reacher
+from lilly.learners.agents import Agent
+from lilly.learners.imagination import State, World
+from lilly.nets import world_models
+from lilly.nets.world_models import Model
+from lilly.replay import ring
+from lilly.training import pictures
+
+__all__ = [
+  "distances",
+  "imagined",
+  "mean_distances",
+  "pendulum_values",
+  "roll_out",
+]
+
+
+def pendulum_values(
+  agent: Agent,
+  state: State,
+  world: World,
+  path: pathlib.Path,
+  reward_scale: float = 1.0,
+) -> None:
+  """Draws V, the observed discounted return and the greedy action.
+
+  Args:
+    agent: as from `learners.agents`.
+    state: of one run.
+    world: of the pendulum.
+    path: of the PNG.
+    reward_scale: by which rewards were multiplied for learning.
+  """
+  angles, speeds = np.linspace(-np.pi, np.pi, 41), np.linspace(-8, 8, 41)
+
+  def evaluate(angle, speed):
+    start = pendulum.State(jnp.float32(angle), jnp.float32(speed))
+    observation = pendulum.observe(start)
+    outputs = agent.outputs(state.agent, observation)
+    discounted_return = world_models.value(
+      world.plain,
+      start,
+      observation,
+      lambda key, observation: agent.outputs(state.agent, observation).mean,
+      discount=state.hyper["discount"],
+    )
+    return outputs.value, reward_scale * discounted_return, outputs.mean[0]
+
+  over_angles = jax.vmap(evaluate, (0, None))
+  over_states = jax.jit(jax.vmap(over_angles, (None, 0)))
+  v, returns, actions = jax.device_get(over_states(angles, speeds))
+  limits = min(v.min(), returns.min()), max(v.max(), returns.max())
+  maps = {
+    "V": (v, limits),
+    "observed discounted return": (returns, limits),
+    "greedy action": (actions, (-1.0, 1.0)),
+  }
+  axis = {"angle (rad, 0 upright)": angles, "velocity (rad/s)": speeds}
+  pictures.maps(maps, path, axis)
+
+
+def roll_out(
+  model: Model, state: State, world: World, policy: Any
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rolls the policy out in a model and in the environment.
+
+  Args:
+    model: of the world.
+    state: of one run.
+    world: of the run.
+    policy: maps a key and an observation to an action.
+
+  Returns:
+    The last component of the observations of 6 rollouts, [6, 15] each.
+  """
+  starts = ring.sample(jax.random.key(6), state.visited, 6)
+  in_model, in_world = world_models.compare(
+    model, state.fit, world.limited, starts, policy, length=15
+  )
+  return np.asarray(in_model[..., -1]), np.asarray(in_world[..., -1])
+
+
+def imagined(
+  rollouts: Mapping[str, tuple[np.ndarray, np.ndarray]], path: pathlib.Path
+) -> None:
+  """Draws rollouts in models beside those in the environment.
+
+  Args:
+    rollouts: by name, as from `roll_out`; nothing is drawn where there is none.
+    path: of the PNG.
+  """
+  if rollouts:
+    labels = ("step of the rollout", "last component of the observation")
+    pictures.pairs(rollouts, path, ("model", "environment"), labels)
+
+
+def mean_distances(
+  agent: Agent, states: State, world: World, num_starts: int
+) -> np.ndarray:
+  """Measures how far the reacher's tip is from the target, over an episode.
+
+  Args:
+    agent: as from `learners.agents`.
+    states: of all runs, [R, ...] each.
+    world: of the reacher.
+    num_starts: greedy episodes per run.
+
+  Returns:
+    The mean distance at each step, [R, T], in cm.
+  """
+
+  def measure(state):
+    found = reacher.play_distances(
+      jax.random.key(1),
+      world.limited,
+      lambda key, observation: agent.outputs(state.agent, observation).mean,
+      world.horizon,
+      num_starts,
+    )
+    return jnp.mean(found, axis=0)
+
+  return 100 * np.asarray(jax.jit(jax.vmap(measure))(states))
+
+
+def distances(values: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+  """Draws distances over an episode, with intervals over runs.
+
+  Args:
+    values: by name, as from `mean_distances`; nothing is drawn where there is
+      none.
+    path: of the PNG.
+  """
+  if values:
+    labels = ("step", "distance of the tip to the target (cm)")
+    pictures.bands(values, path, labels)
