@@ -31,12 +31,11 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   import optax
 
-  from lilly.envs import catalog, episodes, planning, reacher
+  from lilly.envs import catalog, planning, reacher
   from lilly.figures import naf as naf_figures
   from lilly.learners import agents
   from lilly.learners import imagination as learner
   from lilly.nets import actor_critic, normalized_advantage, world_models
-  from lilly.replay import ring
   from lilly.training import continuous_control, pictures
 
 Count = Annotated[int, at_least(1)]
@@ -284,6 +283,11 @@ def make_model(settings: Settings, world: Any, variant: str) -> Any:
   kind = _MODELS.get(variant)
   if kind == "true":
     return world_models.simulator(world.limited)
+  if kind is not None and world.plain.reward is None:
+    raise training.RunError(
+      f"--variants={variant}: a fitted model does not know the reward of "
+      "repeated actions; give --action_repeat=1."
+    )
   if kind == "linear":
     return world_models.linear(world.plain, world.horizon, ridge=settings.ridge)
   if kind == "neural":
@@ -362,11 +366,6 @@ def make_planner(
   )
 
 
-def make_policy(state: Any, agent: Any) -> Any:
-  """The greedy policy, as `envs.episodes` plays it."""
-  return lambda key, observation: agent.outputs(state.agent, observation).mean
-
-
 def score(settings: Settings, task: str, mean_return: Any) -> dict[str, Any]:
   """The return, and its score where episodes are those it is defined for."""
   own_episodes = settings.episode_steps or settings.fixed_start
@@ -377,23 +376,16 @@ def evaluate(
   key: Any, settings: Settings, task: str, state: Any, world: Any, agent: Any
 ) -> dict[str, Any]:
   """Greedy return, V over visited states; the reacher's distance and jitter."""
-  policy, env = make_policy(state, agent), world.limited
-  mean_return = episodes.mean_return(
-    jax.random.clone(key), env, policy, settings.num_starts
+  num_starts = settings.num_starts
+  metrics = learner.evaluate(
+    jax.random.clone(key), state, world, agent, num_starts
   )
-  visited = ring.sample(jax.random.key(2), state.replay, 1000).observation
-  values = jax.vmap(lambda x: agent.outputs(state.agent, x).value)(visited)
-  metrics = score(settings, task, mean_return) | {
-    "value_median": jnp.median(values),
-    "value_max": jnp.max(values),
-  }
+  metrics |= score(settings, task, metrics["return"])
   if task.startswith("reacher"):
-    distances = reacher.play_distances(
-      key, env, policy, world.horizon, settings.num_starts
-    )[:, -20:]
-    metrics["distance"] = jnp.mean(distances)
-    # Standard deviation of the distance at the end of an episode.
-    metrics["jitter"] = jnp.mean(jnp.std(distances, axis=1))
+    policy = learner.greedy(agent, state)
+    metrics |= reacher.measure_precision(
+      key, world.limited, policy, world.horizon, num_starts
+    )
   return metrics
 
 
@@ -403,13 +395,6 @@ def make_experiments(
   """Each task with each variant."""
   del options
   pairs = catalog.name_pairs(settings.tasks, settings.variants)
-  for task, variant in pairs.values():
-    is_fitted = _MODELS.get(variant) in ("linear", "neural")
-    if is_fitted and make_world(settings, task).plain.reward is None:
-      raise training.RunError(
-        f"--tasks={task} --variants={variant}: a fitted model does not know "
-        "the reward of repeated actions; give --action_repeat=1."
-      )
   return {
     name: make_experiment(settings, task, variant)
     for name, (task, variant) in pairs.items()
@@ -431,7 +416,7 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
     agent = make_agent(settings, world, variant)
     states = results.states[name]
     state = jax.tree.map(lambda x: jnp.asarray(x[0]), states)
-    policy = make_policy(state, agent)
+    policy = learner.greedy(agent, state)
     continuous_control.film(out_dir / f"{name}.gif", world.limited, policy)
     if task == "pendulum":
       path = out_dir / f"{name}_values.png"
@@ -439,7 +424,7 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
       naf_figures.pendulum_values(agent, state, world, path, scale)
     if variant in _IMAGINE:
       model = make_model(settings, world, variant)
-      rollouts[name] = naf_figures.roll_out(model, state, world, policy)
+      rollouts[name] = naf_figures.roll_out(model, agent, state, world)
     if task.startswith("reacher"):
       distances[name] = naf_figures.mean_distances(
         agent, states, world, settings.num_starts

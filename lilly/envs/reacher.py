@@ -32,6 +32,7 @@ __all__ = [
   "joints",
   "make",
   "mass_matrix",
+  "measure_precision",
   "observe",
   "play_distances",
   "render",
@@ -352,6 +353,38 @@ def play_distances(
     return jnp.linalg.norm(steps.observation[:, to_target], axis=1)
 
   return jax.vmap(play)(jax.random.split(key, num_starts))
+
+
+def measure_precision(
+  key: jax.Array,
+  env: Environment,
+  act: episodes.Policy,
+  num_steps: int,
+  num_starts: int,
+) -> dict[str, jax.Array]:
+  """Measures how near and how still the tip is held at the end of episodes.
+
+  Args:
+    key: as of `play_distances`.
+    env: as of `play_distances`.
+    act: as of `play_distances`.
+    num_steps: steps per episode, of which the last 20 count.
+    num_starts: how many episodes.
+
+  Returns:
+    distance, the mean distance, and jitter, the mean over episodes of its
+    standard deviation over steps, in metres, [] each.
+
+  >>> act = lambda key, observation: jnp.zeros(2)
+  >>> found = measure_precision(jax.random.key(0), make(), act, 4, 3)
+  >>> float(found["jitter"])  # a still arm
+  0.0
+  """
+  distances = play_distances(key, env, act, num_steps, num_starts)[:, -20:]
+  return {
+    "distance": jnp.mean(distances),
+    "jitter": jnp.mean(jnp.std(distances, axis=1)),
+  }
 
 
 def render(

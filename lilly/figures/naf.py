@@ -2,13 +2,13 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lilly.envs import pendulum, reacher
+from lilly.learners import imagination
 from lilly.learners.agents import Agent
 from lilly.learners.imagination import State, World
 from lilly.nets import world_models
@@ -51,7 +51,7 @@ def pendulum_values(
       world.plain,
       start,
       observation,
-      lambda key, observation: agent.outputs(state.agent, observation).mean,
+      imagination.greedy(agent, state),
       discount=state.hyper["discount"],
     )
     return outputs.value, reward_scale * discounted_return, outputs.mean[0]
@@ -70,20 +70,21 @@ def pendulum_values(
 
 
 def roll_out(
-  model: Model, state: State, world: World, policy: Any
+  model: Model, agent: Agent, state: State, world: World
 ) -> tuple[np.ndarray, np.ndarray]:
   """Rolls the policy out in a model and in the environment.
 
   Args:
     model: of the world.
+    agent: as from `learners.agents`.
     state: of one run.
     world: of the run.
-    policy: maps a key and an observation to an action.
 
   Returns:
     The last component of the observations of 6 rollouts, [6, 15] each.
   """
   starts = ring.sample(jax.random.key(6), state.visited, 6)
+  policy = imagination.greedy(agent, state)
   in_model, in_world = world_models.compare(
     model, state.fit, world.limited, starts, policy, length=15
   )
@@ -123,7 +124,7 @@ def mean_distances(
     found = reacher.play_distances(
       jax.random.key(1),
       world.limited,
-      lambda key, observation: agent.outputs(state.agent, observation).mean,
+      imagination.greedy(agent, state),
       world.horizon,
       num_starts,
     )

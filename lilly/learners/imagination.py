@@ -4,6 +4,7 @@ A round is some episodes of one length, after which models and plans are fitted
 again: on a boundary of scans, not in a branch of each step.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,16 @@ from lilly.losses import naf
 from lilly.nets.world_models import Model, Visit
 from lilly.replay import ring
 
-__all__ = ["Constants", "State", "World", "init", "make_world", "update"]
+__all__ = [
+  "Constants",
+  "State",
+  "World",
+  "evaluate",
+  "greedy",
+  "init",
+  "make_world",
+  "update",
+]
 
 
 class World(NamedTuple):
@@ -211,6 +221,49 @@ def update(
   return state, metrics | found
 
 
+def greedy(
+  agent: Agent, state: State
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+  """Makes a policy for `envs.episodes` of the agent's greedy actions.
+
+  Args:
+    agent: as of `init`.
+    state: of the run.
+
+  Returns:
+    Maps a key, which is unused, and an observation to an action, [m].
+  """
+  return lambda key, observation: agent.outputs(state.agent, observation).mean
+
+
+def evaluate(
+  key: jax.Array, state: State, world: World, agent: Agent, num_starts: int = 50
+) -> dict[str, jax.Array]:
+  """Plays greedy episodes; evaluates V at visited states.
+
+  Args:
+    key: typed key; the same key gives the same starts.
+    state: of the run.
+    world: as of `init`.
+    agent: as of `init`.
+    num_starts: episodes.
+
+  Returns:
+    return, the episodes' mean, and value_median and value_max over 1,000
+    observations of the replay, the same at each call; [] each.
+  """
+  mean_return = episodes.mean_return(
+    key, world.limited, greedy(agent, state), num_starts
+  )
+  visited = ring.sample(jax.random.key(2), state.replay, 1000).observation
+  values = jax.vmap(lambda x: agent.outputs(state.agent, x).value)(visited)
+  return {
+    "return": mean_return,
+    "value_median": jnp.median(values),
+    "value_max": jnp.max(values),
+  }
+
+
 def _play_episode(state, world, agent, model, constants):
   """Plays an episode, learning at every step; returns state and metrics."""
   key, key_plan = jax.random.split(state.key)
@@ -241,13 +294,12 @@ def _play_episode(state, world, agent, model, constants):
 
 def _episodes_to_goal(state, world, agent, constants):
   """How many episodes it took, or one more than there were until now."""
-
-  def act(key, observation):
-    return agent.outputs(state.agent, observation).mean
-
-  # The starts that the driver evaluates with.
-  key = jax.random.key(1)
-  total = episodes.mean_return(key, world.limited, act, constants.num_starts)
+  total = episodes.mean_return(
+    jax.random.key(1),  # the starts that the driver evaluates with
+    world.limited,
+    greedy(agent, state),
+    constants.num_starts,
+  )
   count = state.num_episodes.astype(jnp.float32)
   latest = jnp.where(total >= constants.goal_return, count, count + 1)
   return jnp.where(state.goal < count, state.goal, latest)
@@ -363,7 +415,7 @@ def _imagine(state, world, agent, model, constants):
       start.state,
       start.observation,
       step=lambda *given: model.step(state.fit, *given),
-      act=lambda key, observation: agent.outputs(state.agent, observation).mean,
+      act=greedy(agent, state),
       length=length,
       noise=noise,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lilly.envs import streams
+from lilly.envs import environment, streams
 from lilly.learners import ddpg as learner
 from lilly.nets import actor_critic
 
@@ -249,3 +249,42 @@ def test_values_and_actions_of_one_example(pixels):
 
   action, q = use(state, observations[0])
   assert action.shape == (M,) and q.shape == ()
+
+
+def test_q_is_compared_with_the_discounted_returns_of_its_own_steps():
+  def reset(key):
+    del key
+    return jnp.zeros(()), jnp.zeros(O)
+
+  def step(key, state, action):
+    del key, action
+    state = state + 1
+    return state, environment.make_step(jnp.full(O, state), state)
+
+  env = environment.Environment(
+    reset,
+    step,
+    environment.box([0.0] * O, [9.0] * O),
+    environment.box([-1.0] * M, [1.0] * M),
+  )
+  nets, state, _ = made()
+
+  @jax.jit
+  def evaluate(state):
+    q, returns = learner.evaluate_critic(
+      jax.random.key(0),
+      env,
+      nets,
+      state,
+      discount=0.5,
+      num_steps=3,
+      num_steps_after=1,
+    )
+    seen = jnp.broadcast_to(jnp.arange(3.0)[:, None], (3, O))
+    actions = naive_policy(state.policy, seen)
+    return q, returns, naive_critic(state.critic, seen, actions)
+
+  q, returns, wanted = evaluate(state)
+  np.testing.assert_allclose(q, wanted, rtol=1e-5)
+  # Rewards 1, 2, 3 and 4, the last of a step that is not compared.
+  np.testing.assert_allclose(returns, [3.25, 4.5, 5.0], rtol=1e-6)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.envs import environment
+from lilly.envs import environment, episodes
 from lilly.learners import agents
 from lilly.learners import imagination as learner
 from lilly.nets import normalized_advantage, world_models
@@ -49,7 +49,7 @@ def counting_agent():
 
   def outputs(state, seen):
     mean = jnp.clip(-0.5 * seen[:1], -1, 1)
-    return normalized_advantage.Outputs(jnp.zeros(()), mean, jnp.eye(1))
+    return normalized_advantage.Outputs(seen[0], mean, jnp.eye(1))
 
   return agents.Agent(
     lambda key, seen, hyper: jnp.zeros(2), outputs, update, export=lambda x: {}
@@ -193,6 +193,29 @@ def test_without_noise_actions_are_the_agents_and_no_goal_is_reached():
   kept = jax.tree.map(lambda x: np.asarray(x)[5 : 5 + N * T], kept)
   wanted = np.clip(-0.5 * kept.observation[:, :1], -1, 1)
   np.testing.assert_allclose(kept.action, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_an_evaluation_is_of_greedy_episodes_and_of_visited_states():
+  states, _ = rounds(1)
+  state = jax.tree.map(lambda x: x[-1], states)
+  world = learner.make_world(plain_world(), T)
+
+  @jax.jit
+  def evaluate(key):
+    again = jax.random.clone(key)
+    found = learner.evaluate(key, state, world, counting_agent(), 4)
+    act = lambda key, seen: jnp.clip(-0.5 * seen[:1], -1, 1)
+    return found, episodes.mean_return(again, world.limited, act, 4)
+
+  found, total = evaluate(jax.random.key(1))
+  np.testing.assert_allclose(found["return"], total, rtol=1e-6)
+  # Of 17 states 1,000 draws find all, some a little more often.
+  count = int(state.replay.size)
+  visited = np.asarray(ring.contents(state.replay).observation)[:count, 0]
+  assert count == 5 + N * T
+  np.testing.assert_allclose(found["value_max"], visited.max(), rtol=1e-6)
+  near = np.sort(visited)[count // 2 - 2 : count // 2 + 3]
+  assert near[0] <= found["value_median"] <= near[-1]
 
 
 def test_the_planner_acts_after_the_first_round():
