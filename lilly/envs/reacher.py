@@ -279,7 +279,8 @@ def make(
 
   high = [1.0] * 2 * n + [np.inf] * (2 + n)
   env = Environment(
-    *(reset, step),
+    reset,
+    step,
     environment.box(np.negative(high), high),
     environment.box([-1.0] * n, [1.0] * n),
     render=functools.partial(render, lengths=lengths),

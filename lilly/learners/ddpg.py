@@ -57,8 +57,8 @@ class Run(NamedTuple):
   agent: State
   replay: ring.State
   stream: streams.State
-  hyper: Mapping[str, Any]  # what the optimisers need; theta, sigma,
-  # discount, tau
+  # theta, sigma, discount, tau, and what the optimisers need
+  hyper: Mapping[str, Any]
   key: jax.Array
 
 

@@ -186,8 +186,8 @@ def update(
     constants: as of `init`.
 
   Returns:
-    The state, and the agent's metrics, the mean return of the round's episodes,
-    episodes_to_goal where there is a goal, and the model's error.
+    The state; the agent's metrics, return (the mean of the round's episodes),
+    episodes_to_goal where there is a goal, and model_error.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), algorithm 2. Imagination starts from any
@@ -271,7 +271,7 @@ def _play_episode(state, world, agent, model, constants):
   plans = jnp.array(False)
   if constants.plans:
     plans = jax.random.bernoulli(key_plan, constants.planner_share)
-    plans &= state.num_episodes >= constants.refit_every  # there is one
+    plans &= state.num_episodes >= constants.refit_every  # a plan was made
 
   def block(state, _):
     if constants.imagines:
@@ -293,7 +293,7 @@ def _play_episode(state, world, agent, model, constants):
 
 
 def _episodes_to_goal(state, world, agent, constants):
-  """How many episodes it took, or one more than there were until now."""
+  """Counts the episodes to the goal; one more than so far if not reached."""
   total = episodes.mean_return(
     jax.random.key(1),  # the starts that the driver evaluates with
     world.limited,
@@ -347,7 +347,7 @@ def _interact(state, world, agent, constants, plans):
 
 
 def _has_model(state, model, constants):
-  """Whether there is a model, and still a use for it; True if ever there is."""
+  """Whether imagination is on: a model is fitted, imagine_until not reached."""
   count = state.num_episodes
   has = True if not model.needs_fit else count >= constants.refit_every
   until = constants.imagine_until
@@ -355,13 +355,13 @@ def _has_model(state, model, constants):
 
 
 def _learn(state, agent, model, constants):
-  """I updates on real transitions and I l on imagined ones, real ones last."""
+  """Makes I updates on real and I l on imagined transitions, real ones last."""
   num_real, size = constants.updates_per_step, constants.batch_size
   num_more = num_real * constants.imagined_steps
   total = num_real + num_more * (constants.more_updates or constants.imagines)
   if constants.imagines:
     has = _has_model(state, model, constants)
-    # A bound that runs share is cheaper than one that each may have.
+    # A bound that all runs share is cheaper than one for each run.
     total = total if has is True else jnp.where(has, total, num_real)
   key, key_learn = jax.random.split(state.key)
 
@@ -387,7 +387,7 @@ def _learn(state, agent, model, constants):
 
 
 def _imagine(state, world, agent, model, constants):
-  """Rolls the policy out in the model, once for each real step to come."""
+  """Rolls the policy out in the model, once for each step of the next block."""
   key, *keys = jax.random.split(state.key, 4)
   count, length, hyper = world.block, constants.imagined_steps, state.hyper
   starts = ring.sample(keys[0], state.visited, count)
@@ -405,7 +405,7 @@ def _imagine(state, world, agent, model, constants):
     )
     return (key, noise), noise
 
-  # Ten steps first: noise of an episode that is under way.
+  # Ten steps are discarded: noise as in the middle of an episode.
   carry = keys[1], jnp.zeros(shape)
   noise = jax.lax.scan(drift, carry, length=10 + length)[1][10:]
 
@@ -434,7 +434,7 @@ def _imagine(state, world, agent, model, constants):
 
 
 def _are_possible(found, world):
-  """Tells which steps of a rollout are before a wrong model left the world."""
+  """Masks a rollout from where a wrong model leaves the observation space."""
   spec, seen = world.plain.observation_spec, found.next_observation
   low, high = (jnp.asarray(x)[None] for x in (spec.minimum, spec.maximum))
   possible = (low <= seen) & (seen <= high) & jnp.isfinite(seen)

@@ -285,7 +285,7 @@ def test_settings_alone_make_an_experiment():
   env = wrappers.normalize_actions(catalog.make("pendulum"))
   settings = ddpg.Settings(hidden_sizes=(64, 64))
   experiment = ddpg.make_experiment(env, settings)
-  assert experiment.hyper["tau"] == 1e-3
+  assert experiment.hyper["tau"] == settings.tau
   state = jax.eval_shape(
     lambda key: experiment.init(key, experiment.hyper, ()), jax.random.key(0)
   )
