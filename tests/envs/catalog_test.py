@@ -317,10 +317,17 @@ def test_playground_runs():
   assert (steps.reward > 0.9).all()
 
 
-@pytest.mark.parametrize(("repeats", "wanted"), [(0, 4), (1, 1), (3, 3)])
-def test_actions_are_normalized_and_repeated(repeats, wanted):
-  env = catalog.make_normalized("cartpole_swingup", repeats)
-  plain = cartpole.make(swing_up=True)
+@pytest.mark.parametrize(
+  ("task", "repeats", "wanted"),
+  [
+    ("pendulum", 0, 1),
+    ("pendulum", 2, 2),
+    ("cartpole_swingup", 0, 4),
+    ("cartpole_swingup", 1, 1),
+  ],
+)
+def test_actions_are_normalized_and_repeated(task, repeats, wanted):
+  env, plain = catalog.make_normalized(task, repeats), catalog.make(task)
 
   @jax.jit
   def step(action, plain_action):
