@@ -320,7 +320,7 @@ def test_leaves_keep_their_types():
       ["--tasks=reacher", "--num_updates=60000"],
       {"tasks/cartpole_swingup", "tasks/reacher"},
     ),
-    (["--tau=2e-3"], set()),
+    (["--tau=0.5"], set()),
     (["--sigma=0.3"], set()),
     # Its only variant would have the name of the task, too.
     (["--variants=batch_norm"], set()),
