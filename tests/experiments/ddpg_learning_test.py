@@ -25,7 +25,6 @@ def trained(env, num_updates, *flags):
     ddpg,
     "--hidden_sizes=64,64",
     "--capacity=20000",
-    "--reward_scale=1",
     *flags,
   )
   experiment = ddpg.make_experiment(env, settings)
@@ -62,7 +61,7 @@ def test_a_constant_reward_is_worth_what_its_discounts_sum_to():
 
   env = environment.Environment(reset, step, box(1, 1.0), box(1, 1.0))
   env = wrappers.time_limit(env, 20)
-  _, _, metrics = trained(env, 20_000, "--tau=0.1")
+  _, _, metrics = trained(env, 20_000, "--tau=0.1", "--reward_scale=1")
   np.testing.assert_allclose(metrics["q"], 100.0, rtol=0.03)
 
 
