@@ -9,7 +9,7 @@ Variants: rdpg; rsvg0, whose policy is stochastic; feedforward and svg0, their
 twins without a memory; full_state, the twin that sees what is hidden. Tasks:
 pendulum_angle, cue_recall, reacher_cue, cartpole_hidden, water_maze (and
 water_maze_fast, with half the steps, twice as long) and all of lilly.envs.
---core is any recurrent core of lilly.nets.cores.
+Memories: --core=lstm, gru, ntm, dam, dnc, sam, sdnc.
 
 Expect of the pendulum without velocity a return of -150 after 250 rounds where
 the twin without memory has -530. More in
@@ -26,7 +26,6 @@ from absl import flags
 from etils import epy
 
 from lilly import training
-from lilly.nets import cores
 from lilly.training import claims, continuous_control
 
 with epy.lazy_imports():
@@ -36,13 +35,14 @@ with epy.lazy_imports():
   import optax
 
   from lilly.control import exploration
-  from lilly.envs import episodes, rendering, water_maze
-  from lilly.nets import recurrent
+  from lilly.envs import catalog, episodes, rendering, water_maze
+  from lilly.nets import cores, recurrent
   from lilly.nets import recurrent_learner as learner
   from lilly.replay import ring
   from lilly.training import path_pictures, pictures
 
 VARIANTS = ("rdpg", "rsvg0", "feedforward", "svg0", "full_state")
+CORES = ("lstm", "gru", "ntm", "dam", "dnc", "sam", "sdnc")
 # Steps of an episode, and of full_state the task that hides nothing.
 _STEPS = {"cue_recall": 10, "reacher_cue": 80, "cartpole_hidden": 350}
 _STEPS |= {"pendulum_angle": 100, "pendulum": 100}
@@ -86,7 +86,7 @@ flags.DEFINE_string("task", "pendulum_angle", "What is learnt.", **_OWN)
 flags.DEFINE_list(
   "variants", ["rdpg"], f"To compare: {', '.join(VARIANTS)}.", **_OWN
 )
-flags.DEFINE_enum("core", "lstm", [*cores.CORES], "What remembers.", **_OWN)
+flags.DEFINE_enum("core", "lstm", CORES, "What remembers.", **_OWN)
 for _name, _value, _least, _text in (
   ("hidden_size", 32, 1, "Units of encoder, core and heads."),
   ("num_slots", 16, 1, "Words of a core with a memory."),
@@ -161,7 +161,10 @@ def make_environment(variant: str) -> tuple[Any, int]:
     task = _FULL[task]
   # An environment is to end itself where its clock is part of the task.
   limit = {"num_steps": num_steps if task == "cue_recall" else None}
-  env = continuous_control.task_environment(task, repeats, **limit)
+  try:
+    env = catalog.make_normalized(task, repeats, **limit)
+  except (ValueError, ImportError) as error:
+    raise training.RunError(f"--task={task}: {error}") from error
   if given["pixels"]:
     if env.render is None:
       raise training.RunError(
@@ -180,8 +183,8 @@ def make_setting(variant: str) -> Setting:
   if not remembers:
     make_core = recurrent.feedforward
   else:
-    make_core = functools.partial(cores.make, given["core"])
-    if given["core"] in cores.MEMORIES:
+    make_core = cores.CORES[given["core"]]
+    if given["core"] not in ("lstm", "gru"):
       names = ("num_slots", "word_size", "num_heads")
       make_core = functools.partial(make_core, **{n: given[n] for n in names})
   nets = learner.networks(

@@ -82,7 +82,9 @@ def _facts(rows, summaries):
   devices = [f"{s['device']}, {s['cpus']} CPUs" for s in summaries]
   return {
     "Claims": ", ".join(f"{word}: {counts.pop(word, 0)}" for word in VERDICTS),
-    "Unfinished or failed runs": ", ".join(f"{w}: {n}" for w, n in counts.items())
+    "Unfinished or failed runs": ", ".join(
+      f"{w}: {n}" for w, n in counts.items()
+    )
     or "none",
     "Date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     "Machine": _joined(

@@ -1,4 +1,4 @@
-"""Tests of lilly.nets.policy_gradient_learner."""
+"""Tests of lilly.learners.ddpg against equations written out."""
 
 import functools
 
@@ -8,19 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from lilly.envs import streams
-from lilly.nets import policy_gradient_learner as learner
+from lilly.envs import environment, streams
+from lilly.learners import ddpg as learner
+from lilly.nets import actor_critic
 
 O, M, B = 3, 2, 6
 RATE, DECAY = 0.01, 0.1
 
 
 def optimisers(rate=RATE):
-  def is_weight(params):
-    return jax.tree.map(lambda x: x.ndim > 1, params)
-
-  decay = optax.add_decayed_weights(DECAY, mask=is_weight)
-  return optax.adam(rate), optax.chain(decay, optax.adam(rate))
+  return learner.adam(rate), learner.adam(rate, DECAY)
 
 
 def batch_of(seed=0, size=B):
@@ -31,15 +28,18 @@ def batch_of(seed=0, size=B):
 
   discounts = jnp.asarray(rng.integers(0, 2, size), jnp.float32)
   return streams.Transition(
-    *(normal(size, O), jnp.tanh(normal(size, M)), normal(size)),
-    *(discounts, normal(size, O)),
+    observation=normal(size, O),
+    action=jnp.tanh(normal(size, M)),
+    reward=normal(size),
+    discount=discounts,
+    next_observation=normal(size, O),
   )
 
 
 @functools.cache
 def made(batch_norm=False, rate=RATE):
-  """Networks, a start whose copies are others, and an update."""
-  nets = learner.networks(M, (5, 4), batch_norm={} if batch_norm else None)
+  """Networks, a start whose targets are others, and an update."""
+  nets = actor_critic.networks(M, (5, 4), batch_norm={} if batch_norm else None)
   begin = jax.jit(
     lambda key: learner.init(
       key, nets, batch_of().observation, *optimisers(rate)
@@ -57,23 +57,23 @@ def made(batch_norm=False, rate=RATE):
   return nets, state, jax.jit(update)
 
 
-def layers(weights):
+def layers(variables):
   return {
     path.rsplit("/", maxsplit=1)[-1]: layer
-    for path, layer in weights.params.items()
+    for path, layer in variables.params.items()
   }
 
 
-def naive_policy(weights, s):
-  net = layers(weights)
+def naive_policy(variables, s):
+  net = layers(variables)
   for l in range(2):
     layer = net[f"hidden_{l}"]
     s = jnp.maximum(s @ layer["w"] + layer["b"][None], 0)
   return jnp.tanh(s @ net["output"]["w"] + net["output"]["b"][None])
 
 
-def naive_critic(weights, s, a):
-  net = layers(weights)
+def naive_critic(variables, s, a):
+  net = layers(variables)
   for l in range(2):
     layer = net[f"hidden_{l}"]
     s = s @ layer["w"] + layer["b"][None]
@@ -129,15 +129,15 @@ def test_an_update_against_the_equations():
   assert_close(
     new.policy.params, first_adam_step(state.policy.params, uphill, 0.0)
   )
-  for slow in ("policy", "critic"):
-    old, latest = getattr(state, f"target_{slow}"), getattr(new, slow)
+  for name in ("policy", "critic"):
+    old, latest = getattr(state, f"target_{name}"), getattr(new, name)
     assert_close(
-      getattr(new, f"target_{slow}").params,
+      getattr(new, f"target_{name}").params,
       jax.tree.map(lambda x, y: 0.75 * x + 0.25 * y, old.params, latest.params),
     )
 
 
-def test_the_target_is_of_the_slow_copies_alone():
+def test_the_target_comes_from_the_target_networks_alone():
   _, state, update = made()
 
   def loss(state):
@@ -150,7 +150,7 @@ def test_the_target_is_of_the_slow_copies_alone():
     assert loss(state._replace(**{name: other})) != loss(state)
 
 
-def test_copies_close_in_geometrically():
+def test_targets_close_in_geometrically():
   _, state, update = made(rate=0.0)
   zeros = jax.tree.map(np.zeros_like, (state.policy, state.critic))
   state = state._replace(target_policy=zeros[0], target_critic=zeros[1])
@@ -174,8 +174,8 @@ def test_a_value_without_end_is_bootstrapped():
   nets, state, _ = made()
   optimiser = optax.adam(0.01)
   state = state._replace(
-    policy_moments=optimiser.init(state.policy.params),
-    critic_moments=optimiser.init(state.critic.params),
+    policy_opt_state=optimiser.init(state.policy.params),
+    critic_opt_state=optimiser.init(state.critic.params),
   )
 
   def step(state, key):
@@ -191,7 +191,7 @@ def test_a_value_without_end_is_bootstrapped():
   np.testing.assert_allclose(metrics["q"][-1], 10.0, rtol=0.03)
 
 
-def test_batch_norm_acts_by_averages_and_copies_follow_them():
+def test_batch_norm_acts_by_averages_which_targets_average():
   nets, state, update = made(batch_norm=True, rate=0.0)
   batch = batch_of()
   policy = state.policy
@@ -200,7 +200,7 @@ def test_batch_norm_acts_by_averages_and_copies_follow_them():
   # The first averages are those of the batch the agent began from.
   means = [
     x["average"]
-    for path, x in policy.norms.items()
+    for path, x in policy.state.items()
     if path.endswith("norm_input/~/mean_ema")
   ]
   np.testing.assert_allclose(
@@ -208,8 +208,8 @@ def test_batch_norm_acts_by_averages_and_copies_follow_them():
   )
   new, _ = jax.device_get(update(state, batch, tau=0.25))
 
-  def averages(weights):
-    return [norm["average"] for norm in weights.norms.values()]
+  def averages(variables):
+    return [norm["average"] for norm in variables.state.values()]
 
   for name in ("policy", "critic"):
     old, latest = getattr(state, f"target_{name}"), getattr(new, name)
@@ -235,7 +235,7 @@ def test_seeds_under_vmap_equal_seeds_alone():
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_values_and_actions_of_one_example(pixels):
-  nets = learner.networks(M, (5, 4), pixels=pixels)
+  nets = actor_critic.networks(M, (5, 4), pixels=pixels)
   shape = (8, 8, 3) if pixels else (O,)
   observations = jnp.ones((2, *shape), jnp.uint8 if pixels else jnp.float32)
   state = jax.jit(
@@ -249,3 +249,42 @@ def test_values_and_actions_of_one_example(pixels):
 
   action, q = use(state, observations[0])
   assert action.shape == (M,) and q.shape == ()
+
+
+def test_q_is_compared_with_the_discounted_returns_of_its_own_steps():
+  def reset(key):
+    del key
+    return jnp.zeros(()), jnp.zeros(O)
+
+  def step(key, state, action):
+    del key, action
+    state = state + 1
+    return state, environment.make_step(jnp.full(O, state), state)
+
+  env = environment.Environment(
+    reset,
+    step,
+    environment.box([0.0] * O, [9.0] * O),
+    environment.box([-1.0] * M, [1.0] * M),
+  )
+  nets, state, _ = made()
+
+  @jax.jit
+  def evaluate(state):
+    q, returns = learner.evaluate_critic(
+      jax.random.key(0),
+      env,
+      nets,
+      state,
+      discount=0.5,
+      num_steps=3,
+      num_steps_after=1,
+    )
+    seen = jnp.broadcast_to(jnp.arange(3.0)[:, None], (3, O))
+    actions = naive_policy(state.policy, seen)
+    return q, returns, naive_critic(state.critic, seen, actions)
+
+  q, returns, wanted = evaluate(state)
+  np.testing.assert_allclose(q, wanted, rtol=1e-5)
+  # Rewards 1, 2, 3 and 4, the last of a step that is not compared.
+  np.testing.assert_allclose(returns, [3.25, 4.5, 5.0], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Tests of lilly.nets.naf_learner against equations written out."""
+"""Tests of lilly.learners.naf against equations written out."""
 
 import functools
 
@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from lilly.envs import streams
-from lilly.nets import naf_learner as learner
+from lilly.learners import naf as learner
+from lilly.nets import normalized_advantage
 
 O, M, B = 3, 2, 6
 RATE = 0.01
@@ -23,15 +24,19 @@ def batch_of(seed=0, size=B):
 
   discounts = jnp.asarray(rng.integers(0, 2, size), jnp.float32)
   return streams.Transition(
-    *(normal(size, O), jnp.tanh(normal(size, M)), normal(size)),
-    *(discounts, normal(size, O)),
+    observation=normal(size, O),
+    action=jnp.tanh(normal(size, M)),
+    reward=normal(size),
+    discount=discounts,
+    next_observation=normal(size, O),
   )
 
 
 @functools.cache
 def made(batch_norm=False, rate=RATE):
-  """A network, a start whose copy is another, and an update."""
-  net = learner.network(M, (5, 4), batch_norm={} if batch_norm else None)
+  """A network, a start whose target is another, and an update."""
+  norm = {} if batch_norm else None
+  net = normalized_advantage.network(M, (5, 4), batch_norm=norm)
   begin = jax.jit(
     lambda key: learner.init(key, net, batch_of().observation, optax.adam(rate))
   )
@@ -110,7 +115,7 @@ def test_an_update_against_the_equations():
   )
 
 
-def test_the_target_is_of_the_slow_copy_alone():
+def test_the_target_comes_from_the_target_network_alone():
   _, state, update = made()
 
   def moved(state):
@@ -138,8 +143,11 @@ def test_an_absorbing_end_of_reward_0_keeps_its_value():
       action = jax.random.uniform(key_action, (16, M), minval=-1.0)
       which = jnp.arange(16) % 2
       batch = streams.Transition(
-        *(seen[which], action, jnp.where(which == 0, 1.0, 0.0)),
-        *(jnp.where(which == 0, 1.0, 0.0), jnp.tile(seen[1], (16, 1))),
+        observation=seen[which],
+        action=action,
+        reward=jnp.where(which == 0, 1.0, 0.0),
+        discount=jnp.where(which == 0, 1.0, 0.0),
+        next_observation=jnp.tile(seen[1], (16, 1)),
       )
       state, _ = learner.update(
         net, state, batch, optax.adam(0.003), discount=0.5, tau=0.1
@@ -170,10 +178,10 @@ def test_batch_norm_learns_by_the_batch_and_acts_by_averages():
   batch = batch_of(1)
   new, metrics = update(state, batch, tau=0.25)
   assert np.isfinite(metrics["critic_loss"])
-  old = [x["average"] for x in state.online.norms.values()]
-  latest = [x["average"] for x in new.online.norms.values()]
-  slow = [x["average"] for x in new.target.norms.values()]
-  before = [x["average"] for x in state.target.norms.values()]
+  old = [x["average"] for x in state.online.state.values()]
+  latest = [x["average"] for x in new.online.state.values()]
+  slow = [x["average"] for x in new.target.state.values()]
+  before = [x["average"] for x in state.target.state.values()]
   assert any(np.any(x != y) for x, y in zip(old, latest, strict=True))
   for x, y, z in zip(before, latest, slow, strict=True):
     np.testing.assert_allclose(z, 0.75 * x + 0.25 * y, rtol=1e-4, atol=1e-6)
@@ -182,6 +190,6 @@ def test_batch_norm_learns_by_the_batch_and_acts_by_averages():
 
 
 def test_sizes_are_checked():
-  net = learner.network(M, ())
+  net = normalized_advantage.network(M, ())
   with pytest.raises(ValueError, match="hidden_sizes is empty"):
     net.init(jax.random.key(0), jnp.zeros(O))
