@@ -139,8 +139,8 @@ def plot_distances(
   """Draws distances over an episode, with intervals over runs.
 
   Args:
-    values: by name, as from `measure_distances`; nothing is drawn where there is
-      none.
+    values: by name, as from `measure_distances`; nothing is drawn where there
+      is none.
     path: of the PNG.
   """
   if values:

@@ -19,7 +19,9 @@ def test_distances_are_means_over_episodes_in_centimetres(tmp_path):
   agent = agents.Agent(lambda *_: None, outputs, lambda *_: None, lambda x: x)
   blank = imagination.State(*[()] * len(imagination.State._fields))
   pushes = jnp.array([0.0, 0.5])
-  found = figures.mean_distances(agent, blank._replace(agent=pushes), world, 3)
+  found = figures.measure_distances(
+    agent, blank._replace(agent=pushes), world, 3
+  )
   for row, push in zip(found, pushes, strict=True):
     distances = jax.jit(
       lambda push: reacher.play_distances(
@@ -32,11 +34,11 @@ def test_distances_are_means_over_episodes_in_centimetres(tmp_path):
     )(push)
     np.testing.assert_allclose(row, 100 * distances.mean(0), rtol=1e-4)
   assert np.abs(found[0] - found[1]).max() > 1e-3
-  figures.distances({"naf": found}, tmp_path / "jitter.png")
+  figures.plot_distances({"naf": found}, tmp_path / "jitter.png")
   assert (tmp_path / "jitter.png").stat().st_size > 3000
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path):
-  figures.distances({}, tmp_path / "jitter.png")
-  figures.imagined({}, tmp_path / "imagined.png")
+  figures.plot_distances({}, tmp_path / "jitter.png")
+  figures.plot_imagined({}, tmp_path / "imagined.png")
   assert not list(tmp_path.iterdir())
