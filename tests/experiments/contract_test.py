@@ -22,7 +22,6 @@ NOT_YET = (
   "energy_based_memory",
   "feedback_alignment",
   "naf",
-  "neural_bloom_filter",
   "recurrent_policy_gradients",
 )
 EVERY = pytest.mark.parametrize(
