@@ -164,11 +164,12 @@ def evaluate(
   ]
 
   def evaluate_set(keys):
-    episode = draw(keys[0])
+    key_set, key_hashes = keys
+    episode = draw(key_set)
     scores = score(memory, params, state, episode)
     counts = [
       count_answers(
-        jax.random.clone(keys[1]), episode, scores, threshold, fpr=rate
+        jax.random.clone(key_hashes), episode, scores, threshold, fpr=rate
       )
       for threshold, rate in zip(thresholds, rates, strict=True)
     ]
@@ -219,9 +220,10 @@ def evaluate_bloom(
   size = len(jax.eval_shape(draw, jax.random.key(0)).members)
 
   def evaluate_set(keys):
-    episode = draw(keys[0])
+    key_set, key_hashes = keys
+    episode = draw(key_set)
     return [
-      count_bloom_answers(jax.random.clone(keys[1]), episode, fpr=rate)
+      count_bloom_answers(jax.random.clone(key_hashes), episode, fpr=rate)
       for rate in rates
     ]
 

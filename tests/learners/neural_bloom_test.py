@@ -124,7 +124,7 @@ def test_an_update_learns_from_the_queries(num_queries):
     observe=learner.make_observe(FACTORS),
   )
   state = init(jax.random.key(0), {}, None)
-  after, metrics = update(state, None)
+  after, metrics = jax.jit(update)(state, None)
   assert metrics["accuracy"] == 1
   assert 0 < metrics["loss"] < np.log(2)
   # Through the read, and through the write.
