@@ -19,7 +19,6 @@ def main(size=1000, num_non_members=20_000):
   non_members = 2 * jnp.arange(2 * num_non_members) + 1
   scores = score(keys[1], members)
   others = score(keys[2], non_members)
-
   # The threshold is from some non-members, the measured rate from others.
   threshold = learned_filters.calibrate(others[:num_non_members], fpr=RATE / 2)
   backup = learned_filters.make_backup(

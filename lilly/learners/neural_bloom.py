@@ -69,7 +69,7 @@ def make_loss(memory: SetMemory, *, num_queries: int = 32) -> descent.Loss:
 
 
 def make_observe(memory: SetMemory) -> Callable[[Any, Any, Any], Any]:
-  """Makes what moves the memory's state, such as the moments of its queries.
+  """Makes what moves the memory's state, such as the covariance of its queries.
 
   Args:
     memory: one of `nets.filters`.
@@ -153,15 +153,12 @@ def evaluate(
   shapes = jax.eval_shape(draw, jax.random.key(0))
   size, *shape = shapes.members.shape
 
-  def score_non_members(keys):
+  def score_set(keys):
     return score(memory, params, state, draw(keys[0]))[1]
 
-  scores = jax.lax.map(
-    score_non_members, keys_calibration, batch_size=batch_size
-  )
-  thresholds = [
-    learned_filters.calibrate(scores.ravel(), fpr=rate / 2) for rate in rates
-  ]
+  scores = jax.lax.map(score_set, keys_calibration, batch_size=batch_size)
+  scores = scores.ravel()
+  thresholds = [learned_filters.calibrate(scores, fpr=r / 2) for r in rates]
 
   def evaluate_set(keys):
     key_set, key_hashes = keys

@@ -155,7 +155,7 @@ def fill_backup(
   Args:
     backup: a classical filter; `bloom.optimal_size` tells how large.
     elements: of the set, [n, ...].
-    scores: of these, by the memory that will be asked, [n].
+    scores: of these, by the memory that will be queried, [n].
     threshold: τ, [].
     margin: as of `missed`.
 

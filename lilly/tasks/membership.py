@@ -86,8 +86,8 @@ def draw_queries(
     half.
 
   >>> sets = Episode(jnp.ones((3, 1)), jnp.zeros((2, 1)))
-  >>> asked, labels = draw_queries(jax.random.key(0), sets, 4)
-  >>> asked[:, 0].tolist(), labels.tolist()
+  >>> drawn, labels = draw_queries(jax.random.key(0), sets, 4)
+  >>> drawn[:, 0].tolist(), labels.tolist()
   ([1.0, 1.0, 0.0, 0.0], [True, True, False, False])
   """
   others = num_queries // 2
@@ -102,8 +102,8 @@ def draw_queries(
     raise ValueError("episode has 0 members; give 1 or more.")
   count = num_queries - others
   rows = jax.random.randint(key, (count,), 0, len(episode.members))
-  asked = jnp.concatenate([episode.members[rows], episode.non_members[:others]])
-  return asked, jnp.arange(num_queries) < count
+  drawn = jnp.concatenate([episode.members[rows], episode.non_members[:others]])
+  return drawn, jnp.arange(num_queries) < count
 
 
 def draw_noisy_class(
@@ -298,7 +298,7 @@ def make_sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
     Letters, 0 to 25, uint8 [count, length].
 
   Raises:
-    ValueError: if so many words are not found, for they are too short.
+    ValueError: if there are not so many words, for they are too short.
 
   >>> words = make_sorted_keys(jax.random.key(0), 4, 3)
   >>> words.shape, words.tolist() == sorted(words.tolist())
@@ -308,7 +308,7 @@ def make_sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
   order = jax.random.permutation(key_order, _LETTERS)
   weights = 1 / jnp.arange(1, _LETTERS + 1)
   drawn_letters = jax.random.choice(
-    *(key_words, _LETTERS, (4 * count, length)), p=weights / weights.sum()
+    key_words, _LETTERS, (4 * count, length), p=weights / weights.sum()
   )
   words = np.unique(np.asarray(order[drawn_letters], np.uint8), axis=0)
   if len(words) < count:

@@ -1,4 +1,4 @@
-"""Tests of Bloom filters: nothing denied, rates simulated, published sizes."""
+"""Tests of Bloom filters: no false negatives, simulated rates, known sizes."""
 
 import functools
 

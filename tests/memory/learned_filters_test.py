@@ -1,4 +1,4 @@
-"""Tests of filters of scores: thresholds, and nothing that is denied."""
+"""Tests of filters of scores: thresholds, and no false negatives."""
 
 import functools
 
@@ -96,7 +96,7 @@ def network(seed):
 
 
 @pytest.mark.parametrize("fpr", [0.0, 0.1, 0.6, 1.0])
-def test_no_element_is_denied_also_after_late_ones(fpr):
+def test_no_element_is_a_false_negative_also_after_late_ones(fpr):
   rng = np.random.default_rng(0)
   elements, late, others = jnp.asarray(rng.normal(size=(3, 60, 8)), jnp.float32)
   write, score_all = network(2)

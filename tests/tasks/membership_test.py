@@ -30,18 +30,18 @@ def shared(members, non_members):
   return (flat[0][:, None] == flat[1][None]).all(axis=2).sum()
 
 
-def test_a_half_asks_for_members_and_those_exactly():
+def test_half_of_the_queries_are_members_exactly():
   episode = membership.Episode(jnp.arange(5.0), jnp.arange(10.0, 13))
-  asked, labels = draws(membership.draw_queries, episode, 5)
+  queries, labels = draws(membership.draw_queries, episode, 5)
   np.testing.assert_array_equal(labels[0], [True, True, True, False, False])
-  np.testing.assert_array_equal(asked[:, 3:], np.tile([10.0, 11], (2000, 1)))
+  np.testing.assert_array_equal(queries[:, 3:], np.tile([10.0, 11], (2000, 1)))
   for member in range(5):
-    assert_even(asked[:, :3] == member, 0.2)
+    assert_even(queries[:, :3] == member, 0.2)
   # With replacement, and independent of each other.
-  assert_even(asked[:, 0] == asked[:, 1], 0.2)
+  assert_even(queries[:, 0] == queries[:, 1], 0.2)
 
 
-def test_questions_that_cannot_be_asked():
+def test_queries_that_cannot_be_drawn():
   episode = membership.Episode(jnp.zeros(3), jnp.zeros(2))
   with pytest.raises(ValueError, match="with 2 non-members; give 3"):
     membership.draw_queries(jax.random.key(0), episode, 6)
