@@ -48,7 +48,8 @@ class Settings(NamedTuple):
   """The settings; those published are for sets of images of one class."""
 
   task: Annotated[
-    Literal["classes", "uniform", "nonuniform", "ranges"], "How sets are drawn."
+    Literal["classes", "uniform", "nonuniform", "ranges"],
+    "Kind of sets: what their elements share.",
   ] = "classes"
   data: Annotated[
     Literal["bits", "digits", "generated", "omniglot", "mnist"],
