@@ -1,4 +1,4 @@
-"""Tests of Bloom filters: nothing denied, rates simulated, published sizes."""
+"""Tests of Bloom filters: no false negatives, simulated rates, known sizes."""
 
 import functools
 
@@ -157,7 +157,7 @@ def test_rates_hold_of_elements_that_are_alike():
       family = jnp.asarray(family, jnp.int32)
       state = insert(empty(num_bits, num_hashes, seed), family[is_in])
       found.append(query_all(state, family[~is_in]).mean())
-    # Of the strangers, and of the bits that are set.
+    # Of the non-members, and of the bits that are set.
     spread = np.sqrt(expected / (~is_in).sum() + (0.03 * expected) ** 2)
     assert np.abs(np.array(found) - expected).max() < 4.5 * spread
 
