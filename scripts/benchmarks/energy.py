@@ -31,7 +31,9 @@ def _made(num_steps, num_sets):
   from lilly.nets import energy_memory, energy_networks
   from lilly.tasks import patterns
 
-  task = patterns.binary_task(num_bits=_NUM_BITS, num_redrawn=_NUM_BITS // 2)
+  task = patterns.make_binary_task(
+    num_bits=_NUM_BITS, num_redrawn=_NUM_BITS // 2
+  )
   keys = jax.random.split(jax.random.key(0), 3)
   given = keys[0], (), num_sets * _NUM_PATTERNS
   stored = task.sample(*given)
