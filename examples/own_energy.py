@@ -25,8 +25,8 @@ def recall(learnt, key):  # the loss of a set, and wrong bits of a pattern
 def update(carry, keys):
   mean = lambda p: tuple(x.mean() for x in jax.vmap(recall, (None, 0))(p, keys))
   grads, wrong = jax.grad(mean, has_aux=True)(carry[0])
-  step, moments = OPTIMISER.update(grads, carry[1])
-  return (optax.apply_updates(carry[0], step), moments), wrong
+  step, opt_state = OPTIMISER.update(grads, carry[1])
+  return (optax.apply_updates(carry[0], step), opt_state), wrong
 
 
 def main(num_updates=500):

@@ -54,7 +54,7 @@ def _made(num_steps, num_sets):
   )
 
 
-def _update(set_loss, params, moments, stored, queries):
+def _update(set_loss, params, opt_state, stored, queries):
   """Of all sets side by side; gives the loss as well."""
   import jax
   import jax.numpy as jnp
@@ -64,8 +64,8 @@ def _update(set_loss, params, moments, stored, queries):
     return jnp.mean(jax.vmap(set_loss, (None, 0, 0))(params, stored, queries))
 
   value, grads = jax.value_and_grad(loss)(params)
-  changes, moments = _optimiser().update(grads, moments, params)
-  return optax.apply_updates(params, changes), moments, value, grads
+  changes, opt_state = _optimiser().update(grads, opt_state, params)
+  return optax.apply_updates(params, changes), opt_state, value, grads
 
 
 def _optimiser():

@@ -19,7 +19,6 @@ NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py"))
 NOT_YET = (
   "ddpg",
   "dynamic_kanerva_machine",
-  "energy_based_memory",
   "feedback_alignment",
   "naf",
   "neural_bloom_filter",

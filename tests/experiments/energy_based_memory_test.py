@@ -206,15 +206,20 @@ def test_a_memory_network_is_as_large_as_what_is_written():
 
 
 def test_memories_of_several_sizes_are_compared(tmp_path):
-  flags = ["--variants=memory_network,query", "--num_patterns=4"]
+  flags = ["--variants=memory_network", "--num_patterns=4"]
   assert run(experiment, tmp_path, *flags, "--dynamic_sizes=2,3") == 0
   found = {final(tmp_path, f"memory_network-{n}")["eval/loss"] for n in (2, 3)}
   assert len(found) == 2
   assert (tmp_path / "run" / "sizes.png").stat().st_size > 1000
-  # Of a sweep there would be several lines for each: it is not drawn.
-  flags += ["--sweep=learning_rate=1e-3,1e-2", "--dynamic_sizes=2"]
-  assert run(experiment, tmp_path / "swept", *flags) == 0
-  assert not (tmp_path / "swept" / "run" / "sizes.png").exists()
+
+
+@pytest.mark.slow
+def test_sizes_are_not_drawn_of_a_sweep(tmp_path):
+  """There would be several lines for each size."""
+  flags = ["--variants=memory_network", "--dynamic_sizes=2"]
+  flags += ["--sweep=learning_rate=1e-3,1e-2"]
+  assert run(experiment, tmp_path, *flags) == 0
+  assert not (tmp_path / "run" / "sizes.png").exists()
 
 
 def test_a_name_says_how_large_a_memory_is():
@@ -235,7 +240,7 @@ def test_a_name_says_how_large_a_memory_is():
 
 def test_evaluating_changes_nothing_and_gives_the_same_twice():
   """Under key-reuse checking, with the driver's key made anew."""
-  settings = smoke("--variants=memory_network,hebb", "--counts=1,2,3")
+  settings = smoke("--variants=memory_network,query", "--counts=3")
   options = training.Options()
   for one in experiment.make_experiments(settings, options).values():
     state = one.init(jax.random.key(0), {"learning_rate": 0.0}, one.data)
