@@ -383,11 +383,11 @@ def make_experiment(
 ) -> training.Experiment:
   """One variant, as one run sees it."""
   is_trained = name.partition("-")[0] in TRAINED
+  memory: Any = None
   if is_trained:
     memory = make_memory(settings, name, task)
     init, update = make_learner(settings, memory, task)
   else:
-    memory = None
     init = lambda key, hyper, data: descent.State((), (), (), hyper, key)
     update = lambda state, data: (state, {})
 

@@ -233,7 +233,7 @@ def test_blank_places_do_not_blow_up_what_is_written(kind):
     ("convolutional", {"channels": (2, 0)}, r"channels\[1\] is 0; it must be"),
     ("residual", {"channels": (-1,)}, r"channels\[0\] is -1; it must be a"),
     (
-      "proportioned",
+      "make",
       {"kind": "convolutional", "num_hops": 1},
       "num_filters is 0; it must be a positive",
     ),
