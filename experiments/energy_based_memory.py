@@ -23,7 +23,6 @@ written, in 5 minutes on 2 cores. More in docs/papers/energy_based_memory.md.
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 from etils import epy
 
 from lilly import training
@@ -35,11 +34,12 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   import optax
 
+  from lilly.figures import energy_memory as energy_figures
   from lilly.learners import descent
   from lilly.learners import energy_memory as learner
   from lilly.nets import energy_memory, energy_networks, pattern_memories
   from lilly.tasks import patterns
-  from lilly.training import image_pictures, pattern_pictures, pictures
+  from lilly.training import image_pictures, pictures
 
 ENERGIES = ("ebmm", "unwritten", "first_order")
 BASELINES = ("memory_network", "dynamic_kanerva")
@@ -105,34 +105,28 @@ class Settings(NamedTuple):
   remat: Annotated[
     bool, "Rematerialise activations in the backward pass (jax.checkpoint)."
   ] = False
-  num_bits: Annotated[int, between(1, 10**6), "Bits per pattern, D."] = 128
+  num_bits: Annotated[Size, "Bits per pattern, D."] = 128
   num_redrawn: Annotated[
     int, between(0, 10**6), "Bits of a query that are drawn anew."
   ] = 64
   block_size: Annotated[
-    int, between(1, 10**6), "Side of the replaced block of an image, in pixels."
+    Size, "Side of the replaced block of an image, in pixels."
   ] = 16
-  num_patterns: Annotated[int, between(1, 10**6), "Patterns per set, N."] = 32
-  num_sets: Annotated[int, between(1, 10**6), "Sets per update."] = 16
+  num_patterns: Annotated[Size, "Patterns per set, N."] = 32
+  num_sets: Annotated[Size, "Sets per update."] = 16
   num_tests: Annotated[int, between(2, 10**6), "Test sets per evaluation."] = 64
   write_steps: Annotated[
     int, between(0, 10**6), "Gradient steps when writing, T."
   ] = 5
-  read_steps: Annotated[
-    int, between(1, 10**6), "Gradient steps when reading, K."
-  ] = 5
+  read_steps: Annotated[Size, "Gradient steps when reading, K."] = 5
   hidden_size: Annotated[int, between(2, 10**6), "Units per hidden layer."] = (
     1024
   )
   dynamic_size: Annotated[
-    int,
-    between(1, 10**6),
-    "Outputs of a memory layer, whose weights are written.",
+    Size, "Outputs of a memory layer, whose weights are written."
   ] = 63
   num_hops: Annotated[
-    int,
-    between(1, 10**6),
-    "Updates of the energy network's recurrent state per pattern.",
+    Size, "Updates of the energy network's recurrent state per pattern."
   ] = 5
   num_filters: Annotated[
     int, between(0, 10**6), "Filters of the first convolution; 0: none."
@@ -449,29 +443,19 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
     "stored patterns",
   )
   task = make_task(settings, results.options.data_dir)
-  energies, sizes = {}, {}
+  models, sizes = {}, {}
   for name in trained:
-    variant = name.partition("-")[0]
     state = results.states[name]
     params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
-    memory = make_memory(settings, name, task)
-    rows, values = pattern_pictures.recalled(
-      memory, params, task, settings.num_patterns
-    )
-    image_pictures.grid(rows, out_dir / f"{name}.png")
-    if variant in ENERGIES:
-      energies[name] = values
+    models[name] = make_memory(settings, name, task), params
     network = make_network(settings, name)
     size = energy_networks.count_written(network, task.shape)
-    sizes[name] = variant, size
+    sizes[name] = name.partition("-")[0], size
+  energy_figures.plot_reads(models, task, settings.num_patterns, out_dir)
   if settings.dynamic_sizes and trained and not results.options.sweep:
-    labels = "numbers that are written", label
+    labels = "writable weights", label
     path = out_dir / "sizes.png"
     image_pictures.by_size(results, sizes, "eval/error", path, labels)
-  if energies:
-    steps = np.arange(settings.read_steps + 1)
-    labels = "steps of a read", "energy, above the query's"
-    image_pictures.lines(energies, steps, out_dir / "energy.png", labels)
 
 
 def distance(measure: Any, value: float) -> Any:
