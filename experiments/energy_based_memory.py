@@ -92,7 +92,7 @@ class Settings(NamedTuple):
   ] = ()
   network: Annotated[
     Literal["gated", "residual", "convolutional"],
-    "Energy network; task binary has gated.",
+    "Energy network; task binary takes gated only.",
   ] = "gated"
   fill: Annotated[
     Literal["bits", "noise", "hidden"],

@@ -120,7 +120,8 @@ def _unrolled_loss(network, num_steps, params, stored, queries):
         }
 
   def read(x, pattern):
-    size, momentum, v, total = *params.read[::2], jnp.zeros_like(x), 0.0
+    size, momentum = params.read.step_size, params.read.momentum
+    v, total = jnp.zeros_like(x), 0.0
     for k in range(num_steps):
       if k:
         size *= jax.nn.sigmoid(params.read.step_size_logits[k - 1])
@@ -158,7 +159,9 @@ def _agree(ours, theirs):
   import numpy as np
 
   np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-4)
-  for a, b in zip(*map(jax.tree.leaves, (ours[3], theirs[3])), strict=True):
+  for a, b in zip(
+    jax.tree.leaves(ours[3]), jax.tree.leaves(theirs[3]), strict=True
+  ):
     np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3 * np.abs(b).max())
 
 
