@@ -45,12 +45,12 @@ def recall_examples(
       memory, params, {}, stored, queries.pattern
     )
     energy_of = functools.partial(energy, params, {}, written)
-    values = energy_memory.energies(energy_of, queries.pattern, reads)
+    values = energy_memory.measure_energies(energy_of, queries.pattern, reads)
     return stored, queries.pattern, reads, values - values[:, :1]
 
   *images, values = read(jax.random.split(jax.random.key(2)), task.data)
   if len(task.shape) == 1:
-    images = [patterns.as_image(x) for x in images]
+    images = [patterns.to_image(x) for x in images]
   stored, query, reads = (np.asarray(x[:_MAX_SHOWN]) for x in images)
   read_rows = {f"read {k + 1}": reads[:, k] for k in range(reads.shape[1])}
   rows = {"stored": stored, "query": query, **read_rows}

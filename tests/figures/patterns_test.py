@@ -19,7 +19,7 @@ MEMORY = set_memories.SetMemory(
 
 @pytest.mark.parametrize(("count", "shown"), [(3, 3), (20, 16)])
 def test_a_set_is_shown_as_it_is_read(count, shown):
-  task = patterns.binary_task(num_bits=6, num_redrawn=4)
+  task = patterns.make_binary_task(num_bits=6, num_redrawn=4)
   rows, energies = pattern_figures.recall_examples(MEMORY, 3.0, task, count)
   assert list(rows) == ["stored", "query", "read 1", "read 2"]
   assert {x.shape for x in rows.values()} == {(shown, 2, 3)}
@@ -40,7 +40,7 @@ def test_a_set_is_shown_as_it_is_read(count, shown):
 
 
 def test_images_stay_images():
-  task = patterns.image_task("digits", block_size=4)
+  task = patterns.make_image_task("digits", block_size=4)
   rows, _ = pattern_figures.recall_examples(MEMORY, 3.0, task, 2)
   assert {x.shape for x in rows.values()} == {(2, 8, 8, 1)}
   # At most the block of 4 x 4 is another.
