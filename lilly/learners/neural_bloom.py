@@ -149,7 +149,7 @@ def evaluate(
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, sections 3 and 5.1.
   """
-  keys_calibration, keys = _split(key, num_sets)
+  keys_calibration, keys = jax.random.split(key, (2, num_sets, 2))
   shapes = jax.eval_shape(draw, jax.random.key(0))
   size, *shape = shapes.members.shape
 
@@ -213,7 +213,7 @@ def evaluate_bloom(
   Reference:
     Bloom (1970), Communications of the ACM 13:422.
   """
-  _, keys = _split(key, num_sets)
+  _, keys = jax.random.split(key, (2, num_sets, 2))
   size = len(jax.eval_shape(draw, jax.random.key(0)).members)
 
   def evaluate_set(keys):
@@ -301,14 +301,6 @@ def count_bloom_answers(
     query(filled, episode.members),
     query(filled, episode.non_members),
   )
-
-
-def _split(key, num_sets):
-  """Splits a key into those of sets to calibrate and to evaluate on, [n, 2]."""
-  # Of a constant key XLA would compute all sets while it compiles.
-  data = jax.lax.optimization_barrier(jax.random.key_data(key))
-  key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
-  return jax.random.split(key, (2, num_sets, 2))
 
 
 def _count(missed, of_members, of_non_members):
