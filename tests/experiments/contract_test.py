@@ -23,7 +23,6 @@ NOT_YET = (
   "feedback_alignment",
   "naf",
   "neural_bloom_filter",
-  "recurrent_policy_gradients",
 )
 EVERY = pytest.mark.parametrize(
   "name", [name for name in NAMES if name not in NOT_YET]
