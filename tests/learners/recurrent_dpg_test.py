@@ -267,32 +267,6 @@ def test_acting_is_as_in_an_update(core):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_gradients_go_back_to_the_first_observation():
-  nets = networks()
-  actor = start(nets).actor
-  batch = episodes()
-
-  @jax.jit
-  def last(first, before):
-    observation = batch.observation[0].at[0, 0].set(first)
-    done = batch.action[0].at[0, 0].set(before)
-    seen = recurrent_dpg.history(observation, done)
-    empty = nets.actor.core.initial_state()
-    _, found = recurrent_actor_critic.unroll(nets.actor, actor, seen, empty)
-    return nets.actor.head.apply(actor["head"], found[-1])[0][0]
-
-  slopes, h = jax.grad(last, (0, 1))(0.3, 0.2), 1e-2
-  ends = [
-    [last(0.3 + s * h, 0.2) for s in (1, -1)],
-    [last(0.3, 0.2 + s * h) for s in (1, -1)],
-  ]
-  for slope, (high, low) in zip(slopes, ends, strict=True):
-    assert abs(slope) > 1e-4
-    np.testing.assert_allclose(
-      slope, (high - low) / (2 * h), rtol=0.05, atol=2e-5
-    )
-
-
 def test_what_is_masked_changes_nothing():
   nets = networks()
   state, batch = start(nets), episodes()
@@ -400,15 +374,6 @@ def test_without_a_memory_it_is_ddpg():
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), new.critic, wanted
   )
-
-
-def test_cores_have_weights_of_their_own():
-  nets = networks()
-  state = start(nets)
-  count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
-  # An LSTM of 4 units on 4 numbers, and a layer from 4 to 3.
-  assert count(state.actor["core"]) == (8 * 16 + 16) + (4 * 3 + 3)
-  assert count(state.critic["core"]) == count(state.actor["core"])
 
 
 HYPER = {
