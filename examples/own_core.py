@@ -1,12 +1,12 @@
-"""An agent that remembers a cue with a memory of one's own, a slow average."""
+"""RDPG whose recurrent core is your own, a moving average, recalls a cue."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lilly.envs import cue_recall, episodes
-from lilly.nets import recurrent
-from lilly.nets import recurrent_learner as learner
+from lilly.envs import cue_recall
+from lilly.learners import recurrent_dpg
+from lilly.nets import recurrent, recurrent_actor_critic
 
 ENV, BOTH = cue_recall.make(num_steps=3), [optax.adam(3e-3)] * 2
 CORE = lambda num_inputs, num_outputs: recurrent.Core(
@@ -14,27 +14,22 @@ CORE = lambda num_inputs, num_outputs: recurrent.Core(
   initial_state=lambda: jnp.zeros(num_outputs),
   apply=lambda weights, x, h: ((h + weights @ x) / 2,) * 2,
 )
-NETS = learner.networks((1,), 1, CORE)
-
-
-def play(key, actor, scale):  # with noise in actions, of this scale
-  def act(key, memory, seen, before):
-    memory, action = learner.act(NETS, actor, memory, seen, before)
-    return memory, action + scale * jax.random.normal(key, (1,))
-
-  h = NETS.actor.core.initial_state()
-  return episodes.recorded(episodes.rollout_with_memory(key, ENV, act, h, 3))
+NETS = recurrent_actor_critic.networks((1,), 1, CORE)
 
 
 def main(num_updates=1500):
-  old, new = jax.random.split(jax.random.key(0), (2, 256))
-  agent = learner.init(jax.random.key(1), NETS, jnp.zeros(1), *BOTH)
-  seen = jax.vmap(play, (0, None, None))(old, agent.actor, 0.7)
-  learn = lambda agent, key: learner.update(key, NETS, agent, seen, *BOTH)
-  keys = jax.random.split(jax.random.key(2), num_updates)
-  agent = jax.lax.scan(learn, agent, keys)[0]
-  return -jax.vmap(play, (0, None, None))(new, agent.actor, 0.0).reward.mean()
+  play = lambda key, actor, **options: recurrent_dpg.collect(
+    key, ENV, NETS, actor, num_episodes=256, num_steps=3, **options
+  )
+  keys = jax.random.split(jax.random.key(0), 4)
+  agent = recurrent_dpg.init(keys[0], NETS, jnp.zeros(1), *BOTH)
+  batch = play(keys[1], agent.actor, theta=1.0, sigma=0.7)
+  learn = lambda agent, key: recurrent_dpg.update(
+    key, NETS, agent, batch, *BOTH
+  )
+  agent, _ = jax.lax.scan(learn, agent, jax.random.split(keys[2], num_updates))
+  return -play(keys[3], agent.actor, is_greedy=True).reward.mean()
 
 
 if __name__ == "__main__":
-  print("cost a step:", jax.jit(main)(), "; one that forgets: 1/9 or more")
+  print("cost per step:", jax.jit(main)(), "; without memory 1/9 or more")

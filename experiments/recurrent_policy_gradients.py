@@ -1,473 +1,489 @@
-"""Memory-based control: recurrent policy gradients, RDPG and RSVG(0).
+"""Memory-based control with recurrent policy gradients: RDPG and RSVG(0).
 
-Heess, Hunt, Lillicrap, Silver (arXiv 1512.04455, 2015). An actor and a critic
-that remember learn from whole episodes what a glance does not show: velocities,
-lengths, a cue, a place. An update is a round: new episodes, then some updates
-on old ones.
+Heess, Hunt, Lillicrap, Silver: Memory-based control with recurrent neural
+networks (arXiv 1512.04455, NIPS Deep RL workshop 2015). An actor and a critic
+with a recurrent core each learn partially observed tasks by backpropagation
+through whole replayed episodes. An update is a round: new episodes are
+collected, then some updates are made on batches of replay.
 
-Variants: rdpg; rsvg0, whose policy is stochastic; feedforward and svg0, their
-twins without a memory; full_state, the twin that sees what is hidden. Tasks:
-pendulum_angle, cue_recall, reacher_cue, cartpole_hidden, water_maze (and
-water_maze_fast, with half the steps, twice as long) and all of lilly.envs.
-Memories: --core=lstm, gru, ntm, dam, dnc, sam, sdnc.
+Variants: rdpg, deterministic; rsvg0, stochastic; feedforward and svg0, the same
+without recurrence; full_state, feedforward on the fully observed task. Tasks:
+pendulum_angle (the default), cue_recall, reacher_cue, cartpole_hidden,
+water_maze, water_maze_fast (twice the speed, half the steps), those of
+lilly.envs, and brax/NAME, playground/NAME. --core is any recurrent core of
+lilly.nets.cores.
 
-Expect of the pendulum without velocity a return of -150 after 250 rounds where
-the twin without memory has -530. More in
+Expected on the pendulum without velocity is a return of -150 after 250 rounds,
+and -530 without recurrence; with 8 seeds that is 15 minutes on 2 cores. More in
 docs/papers/recurrent_policy_gradients.md.
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from absl import flags
 from etils import epy
 
 from lilly import training
-from lilly.training import claims, continuous_control
+from lilly.nets import cores
+from lilly.training.claims import Claim, better_half, difference, last, ratio
+from lilly.training.settings import above, at_least, between
 
 with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
-  import numpy as np
   import optax
 
-  from lilly.control import exploration
-  from lilly.envs import catalog, episodes, rendering, water_maze
-  from lilly.nets import cores, recurrent
-  from lilly.nets import recurrent_learner as learner
-  from lilly.replay import ring
-  from lilly.training import path_pictures, pictures
+  from lilly.envs import catalog, rendering, water_maze
+  from lilly.figures import curves, rollouts
+  from lilly.figures import paths as path_figures
+  from lilly.learners import recurrent_dpg as learner
+  from lilly.nets import recurrent, recurrent_actor_critic
 
-VARIANTS = ("rdpg", "rsvg0", "feedforward", "svg0", "full_state")
-CORES = ("lstm", "gru", "ntm", "dam", "dnc", "sam", "sdnc")
-# Steps of an episode, and of full_state the task that hides nothing.
-_STEPS = {"cue_recall": 10, "reacher_cue": 80, "cartpole_hidden": 350}
-_STEPS |= {"pendulum_angle": 100, "pendulum": 100}
-_STEPS |= {"water_maze": 200, "water_maze_fast": 100}
-# Pictures of these show what is to be remembered.
-_MAZES = ("water_maze", "water_maze_fast")
-_SHOWN = ("cue_recall", "reacher_cue", *_MAZES)
-_FULL = {"pendulum_angle": "pendulum", "reacher_cue": "reacher"}
-_CPU: dict[str, Any] = {"reward_scale": 0.1, "eval_every": 25, "log_every": 5}
-_CPU |= {"num_updates": 250}
-_CUE = {"reward_scale": 1.0, "num_updates": 75, "num_episodes": 16}
-_CUE |= {"batch_size": 64, "actor_rate": 3e-4, "critic_rate": 3e-3}
-_SMOKE = {"num_updates": 2, "updates_per_round": 2, "batch_size": 2}
-_SMOKE |= {"episode_steps": 4, "hidden_size": 4, "num_starts": 2}
-_SMOKE |= {"start_episodes": 2, "log_every": 1, "eval_every": 1}
-_MAZE = {"reward_scale": 0.3, "discount": 0.97, "sigma": 0.3, "theta": 0.1}
-_MAZE |= {"squash_penalty": 1e-3, "num_updates": 250}
-_MAZE |= {"num_episodes": 8, "start_episodes": 64, "num_starts": 200}
-_TASKS = {"cue_recall": _CUE} | dict.fromkeys(_MAZES, _MAZE)
+Count = Annotated[int, at_least(1)]
+NonNegative = Annotated[float, at_least(0.0)]
+Fraction = Annotated[float, between(0.0, 1.0)]
+
+# Steps per episode; 200 of other tasks.
+NUM_STEPS = {
+  "pendulum": 100,
+  "pendulum_angle": 100,
+  "cue_recall": 10,
+  "reacher_cue": 80,
+  "cartpole_hidden": 350,
+  "water_maze": 200,
+  "water_maze_fast": 100,
+}
+# The same task, fully observed.
+FULLY_OBSERVED = {"pendulum_angle": "pendulum", "reacher_cue": "reacher"}
+MAZES = ("water_maze", "water_maze_fast")
+# Frames of these tasks show what the observation hides.
+SHOWS_HIDDEN = ("cue_recall", "reacher_cue", "water_maze", "water_maze_fast")
 
 
-def _preset(maze: Mapping[str, Any], **given: Any) -> dict[str, Any]:
-  """What is given, and of each task what is its own."""
-  rows = _TASKS | {name: _TASKS[name] | maze for name in _MAZES}
-  return _CPU | given | {f"task={name}": row for name, row in rows.items()}
+class Settings(NamedTuple):
+  """The settings; the paper's text was not at hand: all values are ours."""
+
+  task: Annotated[str, "Task to learn."] = "pendulum_angle"
+  variants: Annotated[
+    tuple[Literal["rdpg", "rsvg0", "feedforward", "svg0", "full_state"], ...],
+    "Agents to compare.",
+  ] = ("rdpg",)
+  core: Annotated[
+    str, f"Recurrent core of rdpg and rsvg0: {', '.join(cores.CORES)}."
+  ] = "lstm"
+  hidden_size: Annotated[
+    Count, "Units of the encoder, the core and the heads."
+  ] = 128
+  num_slots: Annotated[Count, "Words of a core with a memory."] = 16
+  word_size: Annotated[Count, "Size of a word of a core with a memory."] = 8
+  num_heads: Annotated[Count, "Heads of a core with a memory."] = 1
+  batch_size: Annotated[Count, "Episodes per update."] = 16
+  num_episodes: Annotated[Count, "New episodes per round."] = 2
+  updates_per_round: Annotated[Count, "Updates per round."] = 40
+  capacity: Annotated[Count, "Episodes kept in replay."] = 2000
+  start_episodes: Annotated[
+    Count, "Episodes in replay before the first update."
+  ] = 16
+  episode_steps: Annotated[
+    int, at_least(0), "Steps per episode; 0: the task's default."
+  ] = 0
+  action_repeat: Annotated[
+    int,
+    at_least(0),
+    "Number of times each action is repeated; 0: the task's default.",
+  ] = 0
+  num_samples: Annotated[
+    Count, "Samples of a stochastic policy's noise per step of an update."
+  ] = 1
+  num_starts: Annotated[Count, "Evaluation episodes."] = 50
+  pixels: Annotated[bool, "Learn from pixels, one frame per step."] = False
+  image_size: Annotated[Count, "Height and width of the frames, in pixels."] = (
+    32
+  )
+  actor_rate: Annotated[NonNegative, "Learning rate of the actor."] = 1e-3
+  critic_rate: Annotated[NonNegative, "Learning rate of the critic."] = 1e-3
+  tau: Annotated[
+    Fraction, "Target-network update rate τ (Polyak averaging)."
+  ] = 1e-2
+  discount: Annotated[Fraction, "Discount factor γ."] = 0.99
+  theta: Annotated[
+    float,
+    between(0.0, 1.99),
+    "Ornstein-Uhlenbeck noise: mean-reversion rate θ.",
+  ] = 0.15
+  sigma: Annotated[NonNegative, "Ornstein-Uhlenbeck noise: volatility σ."] = 0.2
+  max_norm: Annotated[
+    float, above(0.0), "Gradients are clipped to this global norm."
+  ] = 10.0
+  least_scale: Annotated[
+    NonNegative,
+    "Lower bound of a stochastic policy's standard deviation, before tanh.",
+  ] = 0.1
+  squash_penalty: Annotated[
+    NonNegative, "Penalty on the squared pre-tanh actions."
+  ] = 0.0
+  reward_scale: Annotated[
+    float, "Rewards are multiplied by this before learning."
+  ] = 0.1
 
 
-_LARGE = {"hidden_size": 64, "num_episodes": 64, "batch_size": 64}
-_LARGE |= {"num_updates": 500}
-PRESETS: dict[str, dict[str, Any]] = {
-  "cpu": _preset({}),
-  "smoke": _SMOKE,
-  "gpu": _preset(_LARGE, num_updates=500),
-  "paper": _preset(_LARGE, num_updates=5000, hidden_size=128),
+_HYPER = ("actor_rate", "critic_rate", "tau", "discount", "theta", "sigma")
+_CUE = {
+  "reward_scale": 1.0,
+  "num_updates": 75,
+  "num_episodes": 16,
+  "batch_size": 64,
+  "actor_rate": 3e-4,
+  "critic_rate": 3e-3,
+}
+_MAZE = {
+  "reward_scale": 0.3,
+  "discount": 0.97,
+  "sigma": 0.3,
+  "theta": 0.1,
+  "squash_penalty": 1e-3,
+  "num_updates": 250,
+  "num_episodes": 8,
+  "start_episodes": 64,
+  "num_starts": 200,
+}
+_LARGE_MAZE = _MAZE | {
+  "hidden_size": 64,
+  "num_updates": 500,
+  "num_episodes": 64,
+  "batch_size": 64,
+}
+PRESETS = {
+  "cpu": {
+    "hidden_size": 32,
+    "num_updates": 250,
+    "log_every": 5,
+    "eval_every": 25,
+    "task=cue_recall": _CUE,
+    "task=water_maze": _MAZE,
+    "task=water_maze_fast": _MAZE,
+  },
+  "smoke": {
+    "hidden_size": 4,
+    "reward_scale": 1.0,
+    "updates_per_round": 2,
+    "batch_size": 2,
+    "episode_steps": 4,
+    "num_starts": 2,
+    "start_episodes": 2,
+    "num_updates": 2,
+    "log_every": 1,
+    "eval_every": 1,
+  },
+  "gpu": {
+    "hidden_size": 32,
+    "num_updates": 500,
+    "log_every": 5,
+    "eval_every": 25,
+    "task=cue_recall": _CUE,
+    "task=water_maze": _LARGE_MAZE,
+    "task=water_maze_fast": _LARGE_MAZE,
+  },
+  "paper": {
+    "num_updates": 5000,
+    "log_every": 5,
+    "eval_every": 25,
+    "task=cue_recall": _CUE,
+    "task=water_maze": _LARGE_MAZE,
+    "task=water_maze_fast": _LARGE_MAZE,
+  },
 }
 
-FLAGS = flags.FlagValues()
-training.define_flags(FLAGS, PRESETS)
-_OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("task", "pendulum_angle", "What is learnt.", **_OWN)
-flags.DEFINE_list(
-  "variants", ["rdpg"], f"To compare: {', '.join(VARIANTS)}.", **_OWN
-)
-flags.DEFINE_enum("core", "lstm", CORES, "What remembers.", **_OWN)
-for _name, _value, _least, _text in (
-  ("hidden_size", 32, 1, "Units of encoder, core and heads."),
-  ("num_slots", 16, 1, "Words of a core with a memory."),
-  ("word_size", 8, 1, "Numbers of a word."),
-  ("num_heads", 1, 1, "Of a core with a memory."),
-  ("batch_size", 16, 1, "Episodes in an update."),
-  ("num_episodes", 2, 1, "New ones in a round."),
-  ("updates_per_round", 40, 1, "On episodes from replay."),
-  ("capacity", 2000, 1, "Episodes kept for replay."),
-  ("start_episodes", 16, 1, "Before the first update."),
-  ("episode_steps", 0, 0, "Length of an episode; 0: by the task."),
-  ("action_repeat", 0, 0, "How often; 0: by the task."),
-  ("num_samples", 1, 1, "Stochastic: of the noise, in an update."),
-  ("num_starts", 50, 1, "Episodes of an evaluation."),
-  ("image_size", 32, 1, "pixels: of an edge."),
-):
-  flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
-_HYPER = (
-  ("actor_rate", 1e-3, None, "Learning rate of the actor."),
-  ("critic_rate", 1e-3, None, "Learning rate of the critic."),
-  ("tau", 1e-2, 1.0, "How far the slow copies go in an update."),
-  ("discount", 0.99, 1.0, "Of rewards, for each step."),
-  ("theta", 0.15, 1.99, "Noise: how fast it goes back to 0."),
-  ("sigma", 0.2, None, "Noise: its innovations."),
-)
-_FIXED = (
-  ("max_norm", 10.0, None, "To which gradients are clipped."),
-  ("least_scale", 0.1, None, "Stochastic: least standard deviation."),
-  ("squash_penalty", 0.0, None, "Of what goes into the actor's tanh, squared."),
-)
-for _name, _value, _most, _text in _HYPER + _FIXED:
-  flags.DEFINE_float(_name, _value, _text, 0.0, _most, **_OWN)
-flags.DEFINE_float(
-  "reward_scale", 1.0, "Factor of what is learnt from.", **_OWN
-)
-flags.DEFINE_bool("pixels", False, "See pictures of the task.", **_OWN)
 
-
-class Setting(NamedTuple):
-  """A task and networks for it."""
-
-  env: Any
-  num_steps: int
-  nets: Any
-
-
-class State(NamedTuple):
-  """Everything of one run that changes."""
-
-  agent: Any
-  replay: Any
-  hyper: Any
-  key: Any
-
-
-def optimisers(hyper: Mapping[str, Any]) -> tuple[Any, Any]:
-  """Of the actor and of the critic; gradients are clipped."""
-
-  def make(rate):
-    clipped = optax.clip_by_global_norm(FLAGS["max_norm"].value)
-    return training.skip_nonfinite(optax.chain(clipped, optax.adam(rate)))
-
-  return make(hyper["actor_rate"]), make(hyper["critic_rate"])
-
-
-def make_environment(variant: str) -> tuple[Any, int]:
-  """The task with actions in [-1, 1], and the steps of an episode."""
-  given = FLAGS.flag_values_dict()
-  task, repeats = given["task"], given["action_repeat"]
-  num_steps = given["episode_steps"] or _STEPS.get(task, 200)
-  if variant == "full_state":
-    task = _FULL[task]
-  # An environment is to end itself where its clock is part of the task.
-  limit = {"num_steps": num_steps if task == "cue_recall" else None}
-  try:
-    env = catalog.make_normalized(task, repeats, **limit)
-  except (ValueError, ImportError) as error:
-    raise training.RunError(f"--task={task}: {error}") from error
-  if given["pixels"]:
-    if env.render is None:
-      raise training.RunError(
-        f"--task={task} has no pictures; leave out --pixels."
-      )
-    env = rendering.pixels(env, given["image_size"], num_frames=1)
-  return env, num_steps
-
-
-def make_setting(variant: str) -> Setting:
-  """Networks with and without memory have layers of the same sizes."""
-  env, num_steps = make_environment(variant)
-  given = FLAGS.flag_values_dict()
-  size = given["hidden_size"]
-  remembers = variant in ("rdpg", "rsvg0")
-  if not remembers:
-    make_core = recurrent.feedforward
-  else:
-    make_core = cores.CORES[given["core"]]
-    if given["core"] not in ("lstm", "gru"):
-      names = ("num_slots", "word_size", "num_heads")
-      make_core = functools.partial(make_core, **{n: given[n] for n in names})
-  nets = learner.networks(
-    env.observation_spec.shape,
-    env.action_spec.shape[0],
-    functools.partial(make_core, hidden_size=size),
-    encoder_size=size,
-    core_size=size,
-    hidden_size=size,
-    is_stochastic=variant in ("rsvg0", "svg0"),
-    sees_actions=remembers,
-    least_scale=given["least_scale"],
-  )
-  return Setting(env, num_steps, nets)
-
-
-def play(
-  key: Any, setting: Setting, actor: Any, hyper: Mapping[str, Any] | None = None
-) -> Any:
-  """Plays an episode; with noise where there are hyper-parameters for it."""
-  env, num_steps, nets = setting
-
-  def act(key, memory, observation, before):
-    state, noise = memory
-    own, added = jnp.zeros(nets.num_actions), noise
-    if hyper is not None:
-      key, key_own = jax.random.split(key)
-      own = jax.random.normal(key_own, own.shape)
-      added = exploration.ornstein_uhlenbeck(
-        key, noise, theta=hyper["theta"], sigma=hyper["sigma"]
-      )
-    if nets.is_stochastic:
-      added = jnp.zeros_like(added)  # it explores by itself
-    state, action = learner.act(nets, actor, state, observation, before, own)
-    return (state, added), jnp.clip(action + added, -1.0, 1.0)
-
-  memory = nets.actor.core.initial_state(), jnp.zeros(nets.num_actions)
-  return episodes.rollout_with_memory(key, env, act, memory, num_steps)
-
-
-def collect(key: Any, setting: Setting, agent: Any, hyper: Any, count: int):
-  """New episodes, with noise."""
-
-  def one(key):
-    return episodes.recorded(play(key, setting, agent.actor, hyper))
-
-  return jax.vmap(one)(jax.random.split(key, count))
-
-
-def make_experiment(variant: str) -> training.Experiment:
-  """One variant, as one run sees it."""
-  setting = make_setting(variant)
-  given = FLAGS.flag_values_dict()
-  return training.Experiment(
-    init=lambda key, hyper, data: start(key, hyper, setting),
-    update=lambda state, data: update(state, setting),
-    evaluate=lambda state, data: evaluate(state, setting),
-    hyper={name: given[name] for name, *_ in _HYPER},
-    unit="rounds",
-  )
-
-
-def start(key: Any, hyper: Any, setting: Setting) -> State:
-  """A new agent, and what it did before it learnt anything."""
-  key, key_agent, key_play = jax.random.split(key, 3)
-  spec = setting.env.observation_spec
-  seen = jnp.zeros(spec.shape, spec.dtype)
-  agent = learner.init(key_agent, setting.nets, seen, *optimisers(hyper))
-  count = FLAGS["start_episodes"].value
-  found = collect(key_play, setting, agent, hyper, count)
-  example = jax.tree.map(lambda x: x[0], found)
-  replay = ring.init(example, FLAGS["capacity"].value)
-  return State(agent, ring.extend(replay, found), hyper, key)
-
-
-def update(state: State, setting: Setting) -> tuple[State, dict[str, Any]]:
-  """A round: new episodes, then updates."""
-  given = FLAGS.flag_values_dict()
-  key, key_play, key_learn = jax.random.split(state.key, 3)
-  found = collect(
-    key_play, setting, state.agent, state.hyper, given["num_episodes"]
-  )
-  replay = ring.extend(state.replay, found)
-
-  def learn(carry, _):
-    key, agent = carry
-    key, key_sample, key_update = jax.random.split(key, 3)
-    batch = ring.sample(key_sample, replay, given["batch_size"])
-    scaled = given["reward_scale"] * batch.reward
-    agent, metrics = learner.update(
-      key_update,
-      setting.nets,
-      agent,
-      batch._replace(reward=scaled),
-      *optimisers(state.hyper),
-      discount=state.hyper["discount"],
-      tau=state.hyper["tau"],
-      num_samples=given["num_samples"],
-      squash_penalty=given["squash_penalty"],
-    )
-    return (key, agent), metrics
-
-  carry = key_learn, state.agent
-  (_, agent), metrics = jax.lax.scan(
-    learn, carry, length=given["updates_per_round"]
-  )
-  total = jnp.mean(jnp.sum(found.reward, axis=1))
-  metrics = jax.tree.map(jnp.mean, metrics) | {"return": total}
-  return State(agent, replay, state.hyper, key), metrics
-
-
-def evaluate(state: State, setting: Setting) -> dict[str, Any]:
-  """Greedy episodes from starts that are the same at every time."""
-  keys = jax.random.split(jax.random.key(1), FLAGS["num_starts"].value)
-
-  def one(key):
-    return episodes.recorded(play(key, setting, state.agent.actor))
-
-  found = jax.vmap(one)(keys)
-  metrics = {"return": jnp.mean(jnp.sum(found.reward, axis=1))}
-  if FLAGS["task"].value in _MAZES:
-    metrics |= water_maze.searches(found.reward > 0.5)
-  return metrics
-
-
-def check() -> None:
-  """Refuses flags that do not fit, before anything is compiled."""
-  given = FLAGS.flag_values_dict()
-  chosen, task = given["variants"], given["task"]
-  shown = f"--variants={','.join(chosen)}"
-  numbers = [given[name] for name, *_ in _HYPER + _FIXED]
-  numbers += [given["reward_scale"]]
-  wrong = {
-    f"{shown} names no agent; there are {', '.join(VARIANTS)}.": (
-      not chosen or set(chosen) - set(VARIANTS)
+def check(settings: Settings) -> None:
+  """Refuses settings that do not fit each other."""
+  variants, task = settings.variants, settings.task
+  least_capacity = max(settings.start_episodes, settings.num_episodes)
+  problems = {
+    f"--core={settings.core} is no recurrent core; give one of "
+    f"{', '.join(cores.CORES)}.": settings.core not in cores.CORES,
+    f"--variants={','.join(variants)}: --task={task} has no fully observed "
+    "form; leave out full_state.": (
+      "full_state" in variants and task not in FULLY_OBSERVED
     ),
-    f"{shown} names an agent twice; name it once.": (
-      len({*chosen}) < len(chosen)
+    f"--pixels: frames of --task={task} show what the observation hides; leave "
+    "out --pixels.": settings.pixels and task in SHOWS_HIDDEN,
+    "--pixels: full_state learns from states, not from frames; leave out "
+    "--pixels.": settings.pixels and "full_state" in variants,
+    f"--capacity={settings.capacity} is less than --start_episodes="
+    f"{settings.start_episodes} or --num_episodes={settings.num_episodes}; "
+    "keep as many.": settings.capacity < least_capacity,
+    "--reward_scale=0 leaves nothing to learn; give another number.": (
+      settings.reward_scale == 0
     ),
-    f"{shown}: --task={task} has no twin that shows everything; leave out "
-    "full_state.": "full_state" in chosen and task not in _FULL,
-    f"--pixels: pictures of --task={task} show what is to be remembered; leave "
-    "out --pixels.": given["pixels"] and task in _SHOWN,
-    f"--capacity={given['capacity']} is less than --start_episodes="
-    f"{given['start_episodes']} or --num_episodes={given['num_episodes']}; "
-    "keep as many.": given["capacity"]
-    < max(given["start_episodes"], given["num_episodes"]),
-    "hyper-parameters and --reward_scale must be finite numbers, "
-    "--reward_scale not 0.": not np.all(np.isfinite(numbers))
-    or not given["reward_scale"],
-    "full_state sees what pictures would not show; leave out --pixels.": (
-      given["pixels"] and "full_state" in chosen
-    ),
-    f"--action_repeat={given['action_repeat']}: searches of --task={task} are "
+    f"--action_repeat={settings.action_repeat}: searches of --task={task} are "
     "measured in steps; leave it out.": (
-      given["action_repeat"] > 1 and task in _MAZES
+      settings.action_repeat > 1 and task in MAZES
     ),
-    "--max_norm must be positive.": not given["max_norm"] > 0,
   }
-  for sentence, is_wrong in wrong.items():
+  for sentence, is_wrong in problems.items():
     if is_wrong:
       raise training.RunError(sentence)
 
 
-def make_experiments(options: training.Options) -> dict[str, Any]:
-  """One for each variant."""
-  check()
-  return {name: make_experiment(name) for name in FLAGS["variants"].value}
+def episode_length(settings: Settings) -> int:
+  """Steps per episode."""
+  return settings.episode_steps or NUM_STEPS.get(settings.task, 200)
 
 
-def draw(results: training.Results, out_dir: Any) -> None:
-  """Returns; a film of each agent; of the maze, searches and paths."""
-  pictures.curves(
-    results, out_dir / "curves.png", {"eval/return": "return without noise"}
+def make_environment(settings: Settings, variant: str) -> Any:
+  """The task with actions in [-1, 1], observed as it is or in pixels."""
+  task = settings.task
+  if variant == "full_state":
+    task = FULLY_OBSERVED[task]
+  # Cue recall asks for the cue at its last step; others go on for ever.
+  num_steps = episode_length(settings) if task == "cue_recall" else None
+  env = catalog.make_normalized(
+    task, settings.action_repeat, num_steps=num_steps
   )
-  paths = {}
-  for name, states in results.states.items():
-    setting = make_setting(name)
-    actor = jax.tree.map(lambda x: jnp.asarray(x[0]), states.agent.actor)
-    roll = jax.jit(jax.vmap(lambda key, s=setting, a=actor: play(key, s, a)))
-    played = roll(jax.random.split(jax.random.key(2), 4))
-    states = jax.tree.map(lambda x: x[0], played[0])
-    continuous_control.film_states(out_dir / f"{name}.gif", setting.env, states)
-    if FLAGS["task"].value in _MAZES:
-      states = jax.device_get(played[0])
-      paths[name] = states.position, states.platform[:, 0]
-  if paths:
-    path_pictures.paths(paths, out_dir / "paths.png")
-    metrics = lambda name, which: results.metrics[name][f"eval/{which}"][1]
-    last = lambda name: [metrics(name, x)[:, -1] for x in ("first", "later")]
-    path_pictures.searches(
-      {name: last(name) for name in paths}, out_dir / "searches.png"
+  if not settings.pixels:
+    return env
+  if env.render is None:
+    raise training.RunError(
+      f"--task={task} cannot be rendered; leave out --pixels."
+    )
+  return rendering.pixels(env, settings.image_size, num_frames=1)
+
+
+def make_networks(settings: Settings, env: Any, variant: str) -> Any:
+  """Actor and critic; layers are of the same sizes in all variants."""
+  is_recurrent = variant in ("rdpg", "rsvg0")
+  options = {}
+  make_core = recurrent.feedforward
+  if is_recurrent:
+    make_core = functools.partial(cores.make, settings.core)
+    if settings.core in cores.MEMORIES:
+      options = {
+        "num_slots": settings.num_slots,
+        "word_size": settings.word_size,
+        "num_heads": settings.num_heads,
+      }
+  size = settings.hidden_size
+  return recurrent_actor_critic.networks(
+    env.observation_spec.shape,
+    env.action_spec.shape[0],
+    functools.partial(make_core, hidden_size=size, **options),
+    encoder_size=size,
+    core_size=size,
+    hidden_size=size,
+    is_stochastic=variant in ("rsvg0", "svg0"),
+    uses_previous_action=is_recurrent,
+    least_scale=settings.least_scale,
+  )
+
+
+def make_experiment(
+  settings: Settings, variant: str = "rdpg"
+) -> training.Experiment:
+  """One variant, as one run sees it."""
+  env = make_environment(settings, variant)
+  nets = make_networks(settings, env, variant)
+  num_steps = episode_length(settings)
+
+  def make_optimiser(learning_rate):
+    clip = optax.clip_by_global_norm(settings.max_norm)
+    adam = optax.adam(learning_rate)
+    return training.skip_nonfinite(optax.chain(clip, adam))
+
+  def optimisers(hyper):
+    rates = hyper["actor_rate"], hyper["critic_rate"]
+    return make_optimiser(rates[0]), make_optimiser(rates[1])
+
+  def init(key, hyper, data):
+    del data
+    return learner.start(
+      key,
+      hyper,
+      env,
+      nets,
+      optimisers,
+      num_steps=num_steps,
+      start_episodes=settings.start_episodes,
+      capacity=settings.capacity,
     )
 
+  def update(run, data):
+    del data
+    return learner.update_round(
+      run,
+      env,
+      nets,
+      optimisers,
+      num_steps=num_steps,
+      num_episodes=settings.num_episodes,
+      num_updates=settings.updates_per_round,
+      batch_size=settings.batch_size,
+      reward_scale=settings.reward_scale,
+      num_samples=settings.num_samples,
+      squash_penalty=settings.squash_penalty,
+    )
 
-def main(options: training.Options) -> int:
-  results = training.run(
-    make_experiments(options), options, key_metric="eval/return"
+  def evaluate(key, run, data):
+    del data
+    found = learner.collect(
+      key,
+      env,
+      nets,
+      run.agent.actor,
+      num_episodes=settings.num_starts,
+      num_steps=num_steps,
+      is_greedy=True,
+    )
+    metrics = {"return": jnp.mean(jnp.sum(found.reward, axis=1))}
+    if settings.task in MAZES:
+      metrics |= water_maze.searches(found.reward > 0.5)
+    return metrics
+
+  return training.Experiment(
+    init=init,
+    update=update,
+    evaluate=evaluate,
+    hyper={name: getattr(settings, name) for name in _HYPER},
+    unit="rounds",
+    export=lambda run: learner.export(run.agent),
   )
-  return training.finish(results, CLAIMS, draw)
 
 
-_STATED = (
-  *("hidden_size", "core", "batch_size", "num_episodes", "updates_per_round"),
-  *("num_updates", "episode_steps", "action_repeat", "num_samples", "pixels"),
-  *("capacity", "start_episodes", "max_norm", "least_scale", "reward_scale"),
-  "squash_penalty",
-  *("actor_rate", "critic_rate", "tau", "discount", "theta", "sigma", "sweep"),
-)
-
-
-def _state(task, *rows, min_seeds=8):
-  """Turns rows of name, sentence, measure, relation, threshold into claims."""
-  stated = PRESETS["cpu"] | PRESETS["cpu"].get(f"task={task}", {})
-  where: dict[str, Any] = {
-    name: [stated.get(name, FLAGS[name].default)] for name in _STATED
+def make_experiments(
+  settings: Settings, options: training.Options
+) -> dict[str, training.Experiment]:
+  """One experiment for each variant."""
+  del options
+  return {
+    variant: make_experiment(settings, variant) for variant in settings.variants
   }
-  where["task"] = [task]
-  return tuple(
-    claims.Claim(*row, where=where, min_seeds=min_seeds) for row in rows
-  )
 
 
-def _cost(name):
-  """What a greedy episode costs, on average."""
-  measure = claims.last(name, "eval/return")
-  return lambda results: -measure(results)
+def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
+  """Learning curves; a GIF of each agent; of a maze, searches and paths."""
+  metrics = {"eval/return": "return of the greedy policy"}
+  curves.plot_metrics(results, out_dir / "curves.png", metrics)
+  paths, searches = {}, {}
+  for variant, states in results.states.items():
+    env = make_environment(settings, variant)
+    nets = make_networks(settings, env, variant)
+    actor = jax.tree.map(lambda x: jnp.asarray(x[0]), states.agent.actor)
+    play = functools.partial(
+      learner.play,
+      env=env,
+      nets=nets,
+      actor=actor,
+      num_steps=episode_length(settings),
+    )
+    keys = jax.random.split(jax.random.key(2), 4)
+    played, *_ = jax.jit(jax.vmap(play))(keys)
+    first = jax.tree.map(lambda x: x[0], played)
+    rollouts.save_states_gif(env, first, out_dir / f"{variant}.gif")
+    if settings.task in MAZES:
+      played = jax.device_get(played)
+      paths[variant] = played.position, played.platform[:, 0]
+      searches[variant] = [
+        results.metrics[variant][name][1][:, -1]
+        for name in ("eval/first", "eval/later")
+      ]
+  if paths:
+    path_figures.plot_paths(paths, out_dir / "paths.png")
+    path_figures.plot_search_steps(searches, out_dir / "searches.png")
 
 
-_RETURN = "eval/return"
-_QUICKER = claims.ratio(
-  claims.last("rdpg", "eval/first"), claims.last("rdpg", "eval/later")
-)
-_BOTH = claims.last("rdpg", _RETURN), claims.last("feedforward", _RETURN)
-CLAIMS = (
-  *_state(
-    "pendulum_angle",
-    ("rdpg", "rdpg: return", claims.last("rdpg", _RETURN), ">=", -320.0),
-    (
-      *("gap", "return of rdpg less that of its twin without a memory"),
-      *(claims.difference(*_BOTH), ">=", 150.0),
-    ),
-    (
-      *("full-state", "return of the twin that sees velocities"),
-      *(claims.last("full_state", _RETURN), ">=", -180.0),
-    ),
+def mean_return(variant: str) -> Any:
+  """The measure of a variant's final return."""
+  return last(variant, "eval/return")
+
+
+def cost(variant: str) -> Any:
+  """The measure of a variant's final cost, minus the return."""
+  return lambda results: -mean_return(variant)(results)
+
+
+def chance_gap(results: training.Results) -> Any:
+  """How far the cost without recurrence is from the cue's variance, 1/3."""
+  return abs(cost("feedforward")(results) - 1 / 3)
+
+
+_SPEEDUP = ratio(last("rdpg", "eval/first"), last("rdpg", "eval/later"))
+REPRODUCTIONS = {
+  "pendulum": training.Reproduction(
+    ["--variants=rdpg,feedforward,full_state", "--num_seeds=8"],
+    minutes=15,
+    claims=[
+      Claim("rdpg", "rdpg: return", mean_return("rdpg"), ">=", -320.0),
+      Claim(
+        "gap",
+        "return of rdpg less that without recurrence",
+        difference(mean_return("rdpg"), mean_return("feedforward")),
+        ">=",
+        150.0,
+      ),
+      Claim(
+        "full-state",
+        "return without recurrence on the fully observed task",
+        mean_return("full_state"),
+        ">=",
+        -180.0,
+      ),
+    ],
   ),
-  *_state(
-    "cue_recall",
-    ("cue-rdpg", "rdpg: mean cost", _cost("rdpg"), "<=", 0.02),
-    ("cue-rsvg0", "rsvg0: mean cost", _cost("rsvg0"), "<=", 0.02),
-    (
-      *("cue-feedforward", "without a memory: how far the cost is from 1/3"),
-      *(lambda results: abs(_cost("feedforward")(results) - 1 / 3), "<=", 0.08),
-    ),
+  "cue": training.Reproduction(
+    [
+      "--task=cue_recall",
+      "--variants=rdpg,rsvg0,feedforward",
+      "--num_seeds=8",
+    ],
+    minutes=5,
+    claims=[
+      Claim("cue-rdpg", "rdpg: mean cost", cost("rdpg"), "<=", 0.02),
+      Claim("cue-rsvg0", "rsvg0: mean cost", cost("rsvg0"), "<=", 0.02),
+      Claim(
+        "cue-feedforward",
+        "without recurrence: distance of the cost from 1/3",
+        chance_gap,
+        "<=",
+        0.08,
+      ),
+    ],
   ),
-  *_state(
-    "water_maze_fast",
-    (
-      *(
+  "maze": training.Reproduction(
+    [
+      "--task=water_maze_fast",
+      "--variants=rdpg,feedforward",
+      "--num_seeds=8",
+    ],
+    min_seeds=4,  # half of 8
+    minutes=50,
+    claims=[
+      Claim(
         "maze",
         "rdpg: steps of the first search over later ones', better half",
+        better_half(_SPEEDUP, mean_return("rdpg")),
+        ">=",
+        2.0,
       ),
-      *(claims.better_half(_QUICKER, _BOTH[0]), ">=", 2.0),
-    ),
-    (
-      *("maze-gap", "rdpg: return over that of its twin without a memory"),
-      *(claims.ratio(*_BOTH), ">=", 2.0),
-    ),
-    min_seeds=4,  # half of 8
+      Claim(
+        "maze-gap",
+        "rdpg: return over that without recurrence",
+        ratio(mean_return("rdpg"), mean_return("feedforward")),
+        ">=",
+        2.0,
+      ),
+    ],
   ),
-)
-REPRODUCE = {
-  "pendulum": ["--variants=rdpg,feedforward,full_state", "--num_seeds=8"],
-  "cue": [
-    *("--task=cue_recall", "--variants=rdpg,rsvg0,feedforward"),
-    "--num_seeds=8",
-  ],
-  "maze": [
-    *("--task=water_maze_fast", "--variants=rdpg,feedforward"),
-    "--num_seeds=8",
-  ],
 }
 
+SCRIPT = training.Script(
+  Settings,
+  PRESETS,
+  make_experiments,
+  draw,
+  REPRODUCTIONS,
+  key_metric="eval/return",
+  check=check,
+)
+
 if __name__ == "__main__":
-  training.main(FLAGS, main)
+  training.main(SCRIPT)

@@ -21,15 +21,15 @@ __all__ = ["actor_loss", "critic_loss", "history", "targets"]
 def history(
   observation: jax.Array, action: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Pairs what is seen with what was done before it: o_t, a_{t-1}; a_0 = 0.
+  """Pairs each observation with the action before it: o_t, a_{t-1}; a_0 = 0.
 
   Args:
     observation: o_1 to o_{T+1}, [..., T + 1, ...].
     action: a_1 to a_T, [..., T, m].
 
   Returns:
-    What a memory sees step by step: the observation, and the actions before,
-    [..., T + 1, m].
+    The inputs of a recurrent network at each step: the observations, and the
+    actions before them, [..., T + 1, m].
 
   Reference:
     Heess et al., 2015 (arXiv 1512.04455), section 2: histories of observations
@@ -48,12 +48,12 @@ def history(
 def targets(
   reward: jax.Array, discount: jax.Array, value: jax.Array
 ) -> jax.Array:
-  """Computes what the critic is to say: y_t = r_t + γ_t Q'(h_{t+1}, a').
+  """Computes the critic's targets: y_t = r_t + γ_t Q'(h_{t+1}, μ'(h_{t+1})).
 
   Args:
     reward: r, [..., T].
     discount: γ, or 0 where the world ended, [..., T].
-    value: Q' of h_1 to h_{T+1} and of the slow policy's actions there,
+    value: Q'(h, μ'(h)) of the target networks, at h_1 to h_{T+1},
       [..., T + 1]; the first of them is not used.
 
   Returns:
@@ -73,7 +73,7 @@ def targets(
 def critic_loss(
   value: jax.Array, target: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """Averages the squared errors of a critic over the steps of episodes.
+  """Averages a critic's squared errors over the steps of episodes.
 
   Args:
     value: Q(h_t, a_t) of the stored actions, [..., T].

@@ -2,7 +2,7 @@
 
 A stochastic policy is a deterministic function of a history and of noise,
 a = π(h, ν), so that dQ/da goes through it as through a deterministic one. Where
-nothing is remembered h is the state, and RSVG(0) is SVG(0).
+there is no recurrence h is the state, and RSVG(0) is SVG(0).
 """
 
 from collections.abc import Callable
@@ -84,10 +84,9 @@ def actor_loss(
     Heess et al., 2015 (arXiv 1512.04455), equation of RSVG(0) in section 3.
 
   >>> critic = lambda memory, action: memory * action[0]
-  >>> loss = lambda m: actor_loss(
-  ...   *(critic, jnp.array([2.0]), lambda noise: m + noise),
-  ...   *(jnp.ones((3, 1, 1)), jnp.ones(1)),
-  ... )
+  >>> memories, noise, mask = jnp.array([2.0]), jnp.ones((3, 1, 1)), jnp.ones(1)
+  >>> policy = lambda m: lambda noise: m + noise
+  >>> loss = lambda m: actor_loss(critic, memories, policy(m), noise, mask)
   >>> jax.grad(loss)(1.0).item()
   -2.0
   """

@@ -1,4 +1,4 @@
-"""Recurrent policy gradients: commands; an update against a Python loop."""
+"""Recurrent policy gradients: commands, and an update against a Python loop."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def measure() -> dict[str, Any]:
 
 
 def _speeds(variants, *flags):
-  """Of the pendulum: rounds of 2 new episodes of 100 steps and 40 updates."""
+  """Times the pendulum: rounds of 2 episodes of 100 steps and 40 updates."""
   flags = [f"--variants={variants}", *flags, f"--num_updates={_ROUNDS}"]
   flags += [f"--eval_every={_ROUNDS}", "--num_starts=2"]
   found = commands.rates("recurrent_policy_gradients", flags)
@@ -34,24 +34,26 @@ def _speeds(variants, *flags):
 
 
 def _updates():
-  """One update on 16 episodes of 100 steps, compiled and as Python goes."""
+  """Times an update on 16 episodes of 100 steps, compiled and in Python."""
   import jax
   import jax.numpy as jnp
   import optax
 
   from benchmarks import timing
-  from lilly.nets import recurrent
-  from lilly.nets import recurrent_learner as learner
+  from lilly.learners import recurrent_dpg as learner
+  from lilly.nets import recurrent, recurrent_actor_critic
   from lilly.replay import episodes
 
   steps = jnp.ones((16, 100))
   batch = episodes.Episode(
-    jax.random.normal(jax.random.key(0), (16, 101, 2)),
-    jnp.zeros((16, 100, 1)),
-    *(steps, steps, steps),
+    observation=jax.random.normal(jax.random.key(0), (16, 101, 2)),
+    action=jnp.zeros((16, 100, 1)),
+    reward=steps,
+    discount=steps,
+    mask=steps,
   )
   optimiser = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-3))
-  nets = learner.networks(
+  nets = recurrent_actor_critic.networks(
     (2,), 1, lambda i, o: recurrent.lstm(i, o, hidden_size=32)
   )
   state = learner.init(

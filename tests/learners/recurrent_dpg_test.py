@@ -1,4 +1,4 @@
-"""Tests of lilly.nets.recurrent_learner against loops over histories."""
+"""Tests of lilly.learners.recurrent_dpg against loops over histories."""
 
 import functools
 
@@ -8,9 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from lilly.envs import environment as environments
+from lilly.learners import recurrent_dpg as learner
 from lilly.losses import recurrent_dpg
-from lilly.nets import cores, recurrent
-from lilly.nets import recurrent_learner as learner
+from lilly.nets import cores, recurrent, recurrent_actor_critic
+from lilly.replay import ring
 from lilly.replay.episodes import Episode
 
 B, T, O, M = 2, 3, 2, 2
@@ -25,7 +27,7 @@ def networks(core="lstm", **options):
   if core == "feedforward":
     make = recurrent.feedforward
   sizes = {"encoder_size": 4, "core_size": 3, "hidden_size": 5}
-  return learner.networks(
+  return recurrent_actor_critic.networks(
     (O,), M, lambda i, o: make(i, o, hidden_size=4), **sizes, **options
   )
 
@@ -62,26 +64,39 @@ def updated(nets):
   )
 
 
+# The oracles go step by step through these, each of which is compiled once.
+@functools.partial(jax.jit, static_argnums=0)
+def advance(network, params, inputs, state):
+  """One step of encoder and core: the next state, and features."""
+  code = network.encoder.apply(params["encoder"], inputs)
+  state, output = network.core.apply(params["core"], code, state)
+  return state, jnp.concatenate([code, output])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def conclude(network, params, *inputs):
+  return network.head.apply(params["head"], *inputs)
+
+
 def features(network, params, batch, i, t, actions):
   """Goes through h_t anew, step by step: o_1, a_1, ..., a_{t-1}, o_t."""
-  state, before = network.core.initial_state(), jnp.zeros(M)
+  state, before = network.core.initial_state(), np.zeros(M, np.float32)
   for s in range(t + 1):
-    seen = batch.observation[i, s], before
-    encoded = network.encoder.apply(params["encoder"], seen)
-    state, output = network.core.apply(params["core"], encoded, state)
+    inputs = batch.observation[i, s], before
+    state, found = advance(network, params, inputs, state)
     before = actions[i][s] if s < t else before
-  return jnp.concatenate([encoded, output])
+  return found
 
 
 def action(nets, actor, batch, i, t):
   x = features(nets.actor, actor, batch, i, t, batch.action)
-  return jnp.tanh(nets.actor.head.apply(actor["head"], x)[0])
+  return jnp.tanh(conclude(nets.actor, actor, x)[0])
 
 
 def value(nets, critic, batch, i, t, action, actions=None):
   actions = batch.action if actions is None else actions
   x = features(nets.critic, critic, batch, i, t, actions)
-  return nets.critic.head.apply(critic["head"], x, action)
+  return conclude(nets.critic, critic, x, action)
 
 
 RUNNING = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
@@ -93,11 +108,11 @@ RUNNING = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
 def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
   nets = networks(core)
   state, batch = start(nets), episodes()
-  # Slow copies that differ from what they copy.
+  # Target networks that differ from what they are copies of.
   other = start(nets, seed=5)
   state = state._replace(target_actor=other.actor, target_critic=other.critic)
   new, metrics = updated(nets)(state, batch, jax.random.key(0))
-  state, new = jax.device_get((state, new))
+  state, new, batch = jax.device_get((state, new, batch))
 
   def critic_loss(critic):
     targets = {}
@@ -130,11 +145,9 @@ def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
     ]
     return -sum(values) / len(RUNNING)
 
-  loss, descent = jax.device_get(
-    jax.jit(jax.value_and_grad(critic_loss))(state.critic)
-  )
+  loss, descent = jax.device_get(jax.value_and_grad(critic_loss)(state.critic))
   minus_value, ascent = jax.device_get(
-    jax.jit(jax.value_and_grad(actor_loss))(state.actor)
+    jax.value_and_grad(actor_loss)(state.actor)
   )
   np.testing.assert_allclose(metrics["critic_loss"], loss, rtol=1e-5)
   np.testing.assert_allclose(metrics["policy_value"], -minus_value, rtol=1e-5)
@@ -147,7 +160,7 @@ def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
     jax.tree.map(
       lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), found, wanted
     )
-  slow = jax.tree.map(
+  targets = jax.tree.map(
     lambda x, y: 0.25 * x + 0.75 * y,
     (new.critic, new.actor),
     jax.device_get((other.critic, other.actor)),
@@ -155,12 +168,10 @@ def test_an_update_is_that_of_histories_gone_through_one_by_one(core):
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
     (new.target_critic, new.target_actor),
-    slow,
+    targets,
   )
   # The common bug, a critic that remembers the policy's own actions.
-  bug = jax.jit(jax.grad(lambda actor: actor_loss(actor, wrong=True)))(
-    state.actor
-  )
+  bug = jax.grad(actor_loss)(state.actor, wrong=True)
   apart = jax.tree.map(lambda x, y: np.abs(x - y).max(), bug, ascent)
   assert max(jax.tree.leaves(apart)) > 1e-3
 
@@ -170,29 +181,33 @@ def test_a_stochastic_update_averages_over_its_noise():
   state, batch, key = start(nets), episodes(), jax.random.key(3)
   other = start(nets, seed=5)
   state = state._replace(target_actor=other.actor, target_critic=other.critic)
-  penalties = (0.0, 0.5)
-  found = [
-    jax.jit(
-      lambda state, key, penalty=penalty: learner.update(
-        *(key, nets, state, batch, PLAIN, PLAIN),
-        discount=GAMMA,
-        num_samples=2,
-        squash_penalty=penalty,
-      )
-    )(state, jax.random.clone(key))
-    for penalty in penalties
-  ]
+
+  @jax.jit
+  def update(key, penalty):
+    return learner.update(
+      key,
+      nets,
+      state,
+      batch,
+      PLAIN,
+      PLAIN,
+      discount=GAMMA,
+      num_samples=2,
+      squash_penalty=penalty,
+    )
+
+  found = [update(jax.random.clone(key), penalty) for penalty in (0.0, 0.5)]
+  state, batch = jax.device_get((state, batch))
   shape = 2, B, T + 1, M
-  noise = [np.asarray(x) for x in learner._noise(key, nets, shape)]
+  noise = [np.asarray(x) for x in learner._sample_noise(key, nets, shape)]
   assert noise[0].shape == noise[1].shape == shape
   assert len(np.unique(noise)) == 2 * noise[0].size  # no number twice
 
   def drawn(actor, nu, i, t):
     x = features(nets.actor, actor, batch, i, t, batch.action)
-    mean, scale = nets.actor.head.apply(actor["head"], x)
+    mean, scale = conclude(nets.actor, actor, x)
     return jnp.tanh(mean + scale * nu[i, t]), scale
 
-  @jax.jit
   def one_by_one(state):
     errors, values, scales = [], [], []
     for i, t in RUNNING:
@@ -220,13 +235,12 @@ def test_a_stochastic_update_averages_over_its_noise():
   )
   assert metrics["policy_value"] == found[1][1]["policy_value"]
 
-  @jax.jit
   @jax.grad
   def size(actor):
     squares = []
     for i, t in RUNNING:
       x = features(nets.actor, actor, batch, i, t, batch.action)
-      squares.append(jnp.mean(nets.actor.head.apply(actor["head"], x)[0] ** 2))
+      squares.append(jnp.mean(conclude(nets.actor, actor, x)[0] ** 2))
     return sum(squares) / len(RUNNING)
 
   jax.tree.map(
@@ -244,39 +258,13 @@ def test_acting_is_as_in_an_update(core):
   batch = episodes()
   seen = recurrent_dpg.history(batch.observation[0], batch.action[0])
   empty = nets.actor.core.initial_state()
-  _, together = learner.recall(nets.actor, actor, seen, empty)
+  _, together = recurrent_actor_critic.unroll(nets.actor, actor, seen, empty)
   act = jax.jit(lambda state, *seen: learner.act(nets, actor, state, *seen))
   state = empty
   for t in range(T + 1):
     state, found = act(state, seen[0][t], seen[1][t])
     wanted = jnp.tanh(nets.actor.head.apply(actor["head"], together[t])[0])
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-
-
-def test_gradients_go_back_to_the_first_observation():
-  nets = networks()
-  actor = start(nets).actor
-  batch = episodes()
-
-  @jax.jit
-  def last(first, before):
-    observation = batch.observation[0].at[0, 0].set(first)
-    done = batch.action[0].at[0, 0].set(before)
-    seen = recurrent_dpg.history(observation, done)
-    empty = nets.actor.core.initial_state()
-    _, found = learner.recall(nets.actor, actor, seen, empty)
-    return nets.actor.head.apply(actor["head"], found[-1])[0][0]
-
-  slopes, h = jax.grad(last, (0, 1))(0.3, 0.2), 1e-2
-  ends = [
-    [last(0.3 + s * h, 0.2) for s in (1, -1)],
-    [last(0.3, 0.2 + s * h) for s in (1, -1)],
-  ]
-  for slope, (high, low) in zip(slopes, ends, strict=True):
-    assert abs(slope) > 1e-4
-    np.testing.assert_allclose(
-      slope, (high - low) / (2 * h), rtol=0.05, atol=2e-5
-    )
 
 
 def test_what_is_masked_changes_nothing():
@@ -327,7 +315,7 @@ def test_a_stochastic_policy_without_noise_is_a_deterministic_one():
 
 
 def test_noise_is_drawn_anew_for_each_step_and_update():
-  nets = networks(is_stochastic=True)
+  nets = networks(is_stochastic=True, least_scale=0.0)
   state, batch = start(nets), episodes()
   one, same, other = (
     updated(nets)(state, batch, jax.random.key(seed))[1]["policy_value"]
@@ -353,22 +341,20 @@ def test_noise_is_drawn_anew_for_each_step_and_update():
 
 
 def test_without_a_memory_it_is_ddpg():
-  nets = networks("feedforward", sees_actions=False)
+  nets = networks("feedforward", uses_previous_action=False)
   state, batch = start(nets), episodes()
-  nothing = jnp.zeros(M)
+  nothing = np.zeros(M, np.float32)
 
   def of_steps(network, params, seen):
-    encoded = network.encoder.apply(params["encoder"], (seen, nothing))
-    output = network.core.apply(params["core"], encoded, ())[1]
-    return jnp.concatenate([encoded, output])
+    return advance(network, params, (seen, nothing), ())[1]
 
   def q(critic, seen, action):
     x = of_steps(nets.critic, critic, seen)
-    return nets.critic.head.apply(critic["head"], x, action)
+    return conclude(nets.critic, critic, x, action)
 
   def mu(actor, seen):
     x = of_steps(nets.actor, actor, seen)
-    return jnp.tanh(nets.actor.head.apply(actor["head"], x)[0])
+    return jnp.tanh(conclude(nets.actor, actor, x)[0])
 
   def critic_loss(critic):
     errors = []
@@ -382,7 +368,7 @@ def test_without_a_memory_it_is_ddpg():
     return sum(error**2 for error in errors) / len(RUNNING)
 
   new, metrics = updated(nets)(state, batch, jax.random.key(0))
-  loss, grads = jax.jit(jax.value_and_grad(critic_loss))(state.critic)
+  loss, grads = jax.value_and_grad(critic_loss)(state.critic)
   np.testing.assert_allclose(metrics["critic_loss"], loss, rtol=1e-5)
   wanted = jax.tree.map(lambda x, g: x - g, state.critic, grads)
   jax.tree.map(
@@ -390,13 +376,226 @@ def test_without_a_memory_it_is_ddpg():
   )
 
 
-def test_cores_have_weights_of_their_own():
+HYPER = {
+  "actor_rate": 1e-3,
+  "critic_rate": 1e-3,
+  "tau": 1e-2,
+  "discount": 0.99,
+  "theta": 0.15,
+  "sigma": 0.2,
+}
+
+
+def adams(hyper):
+  return optax.adam(hyper["actor_rate"]), optax.adam(hyper["critic_rate"])
+
+
+def environment(num_steps=6):
+  """Of two actions; shows and rewards the last one, ends after some steps."""
+
+  def reset(key):
+    return jnp.zeros(()), jax.random.uniform(key, (O,))
+
+  def step(key, state, action):
+    del key
+    state = state + 1
+    reward = jnp.sum(action) + 0.1 * state
+    is_over = state == num_steps
+    return state, environments.make_step(action, reward, is_over)
+
+  box = environments.box([-1.0, -1.0], [1.0, 1.0])
+  return environments.Environment(reset, step, box, box)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "stochastic"])
+def test_greedy_play_is_what_an_update_sees(kind):
+  nets = networks("lstm", is_stochastic=kind == "stochastic")
+  actor = start(nets).actor
+  play = lambda key: learner.play(key, environment(), nets, actor, num_steps=5)
+  _, seen, actions, steps = jax.device_get(jax.jit(play)(jax.random.key(0)))
+  assert np.abs(actions).max() > 1e-2
+  np.testing.assert_array_equal(steps.observation, actions)
+  batch = Episode(seen[None], actions[None], None, None, None)
+  wanted = [action(nets, actor, batch, 0, t) for t in range(5)]
+  np.testing.assert_allclose(actions, wanted, atol=1e-6)
+
+
+@functools.cache
+def collected(is_stochastic):
+  """Maps theta and sigma to actions, [8, 100, M]; the policy's mean is 0."""
+  nets = networks("feedforward", is_stochastic=is_stochastic)
+  actor = jax.tree.map(jnp.zeros_like, start(nets).actor)
+  return jax.jit(
+    lambda theta, sigma: (
+      learner.collect(
+        jax.random.key(1),
+        environment(1000),
+        nets,
+        actor,
+        num_episodes=8,
+        num_steps=100,
+        theta=theta,
+        sigma=sigma,
+      ).action
+    )
+  )
+
+
+def test_exploration_is_noise_that_lasts():
+  found = np.asarray(collected(False)(0.15, 0.2))
+  assert not np.any(collected(False)(0.15, 0.0))
+  # An Ornstein-Uhlenbeck process of theta 0.15: 0.85 from step to step.
+  now, later = found[:, :-1].ravel(), found[:, 1:].ravel()
+  assert 0.7 < np.corrcoef(now, later)[0, 1] < 0.95
+  np.testing.assert_allclose(found[:, 0].std(), 0.2, rtol=0.5)
+  assert len(np.unique(found[:, 50])) == 8 * M
+  # The less it reverts, the more it lasts.
+  wild = np.asarray(collected(False)(0.9, 0.2))
+  now, later = wild[:, :-1].ravel(), wild[:, 1:].ravel()
+  assert np.corrcoef(now, later)[0, 1] < 0.3
+
+
+def test_a_stochastic_policy_explores_by_itself():
+  found = np.asarray(collected(True)(0.15, 0.2))
+  # No Ornstein-Uhlenbeck noise: s = 0.1 + softplus(-1), anew at each step.
+  np.testing.assert_array_equal(found, collected(True)(0.9, 5.0))
+  scale = 0.1 + np.log1p(np.exp(-1.0))
+  np.testing.assert_allclose(np.arctanh(found).std(), scale, rtol=0.1)
+  now, later = found[:, :-1].ravel(), found[:, 1:].ravel()
+  assert abs(np.corrcoef(now, later)[0, 1]) < 0.1
+
+
+@functools.cache
+def run_and_round():
+  """A run, and a jitted round of it: 2 episodes, 3 updates."""
+  env, nets = environment(), networks("feedforward")
+
+  @jax.jit
+  def start_run(key, hyper):
+    return learner.start(
+      key,
+      hyper,
+      env,
+      nets,
+      adams,
+      num_steps=6,
+      start_episodes=3,
+      capacity=20,
+    )
+
+  run = start_run(jax.random.key(0), jax.tree.map(jnp.float32, HYPER))
+  # Nothing is 0: all that is learnt from has its part.
+  run = run._replace(agent=jax.tree.map(lambda x: x + 1, run.agent))
+
+  @jax.jit
+  def update_round(run, reward_scale):
+    return learner.update_round(
+      run,
+      env,
+      nets,
+      adams,
+      num_steps=6,
+      num_episodes=2,
+      num_updates=3,
+      batch_size=4,
+      reward_scale=reward_scale,
+    )
+
+  return run, update_round
+
+
+def copied(run):
+  return run._replace(key=jax.random.clone(run.key))
+
+
+def test_a_round_collects_and_learns_from_replay():
+  run, update_round = run_and_round()
+  assert run.replay.size == 3
+  new, metrics = update_round(copied(run), 1.0)
+  assert new.replay.size == 5
+  counts = [new.agent.actor_opt_state, new.agent.critic_opt_state]
+  assert [x[0].count - 1 for x in counts] == [3, 3]
+  assert not jnp.array_equal(
+    jax.random.key_data(new.key), jax.random.key_data(run.key)
+  )
+  # What is stored and reported is not scaled.
+  stored = jax.device_get(ring.contents(new.replay))
+  assert (stored.mask[:5] == 1).all() and (stored.discount[:5, -1] == 0).all()
+  wanted = stored.reward[3:5].sum(1).mean()
+  np.testing.assert_allclose(metrics["return"], wanted, rtol=1e-5)
+  wanted = stored.action.sum(-1) + 0.1 * np.arange(1, 7)
+  np.testing.assert_allclose(stored.reward[:5], wanted[:5], rtol=1e-5)
+  scaled, others = update_round(copied(run), 3.0)
+  assert others["return"] == metrics["return"]
+  assert (ring.contents(scaled.replay).reward == stored.reward).all()
+  assert others["critic_loss"] != metrics["critic_loss"]
+  # Leaves keep dtype and weak type.
+  types = [jax.tree.map(jax.typeof, x) for x in (run, new)]
+  assert types[0] == types[1]
+  # A network that says 0 has as its loss the scaled rewards' mean square.
+  nothing = run._replace(
+    agent=jax.tree.map(jnp.zeros_like, run.agent),
+    hyper=run.hyper
+    | {"discount": jnp.float32(0), "critic_rate": jnp.float32(0)},
+  )
+  losses = [
+    update_round(copied(nothing), scale)[1]["critic_loss"]
+    for scale in (1.0, 3.0)
+  ]
+  np.testing.assert_allclose(losses[1], 9 * losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("actor_rate", 0.1),
+    ("critic_rate", 0.1),
+    ("tau", 0.5),
+    ("discount", 0.5),
+    ("theta", 1.0),
+    ("sigma", 1.0),
+  ],
+)
+def test_hyper_parameters_reach_a_round(name, value):
+  run, update_round = run_and_round()
+  base, _ = update_round(copied(run), 1.0)
+  hyper = run.hyper | {name: jnp.float32(value)}
+  changed, _ = update_round(copied(run)._replace(hyper=hyper), 1.0)
+  same = jax.tree.map(np.array_equal, base.agent, changed.agent)
+  assert not all(jax.tree.leaves(same))
+
+
+def test_numbers_of_an_update_reach_it(monkeypatch):
+  given = {}
+
+  def update(key, nets, state, batch, *optimisers, **options):
+    given.update(options, batch=batch)
+    return state, {"q": jnp.zeros(())}
+
+  monkeypatch.setattr(learner, "update", update)
+  run, _ = run_and_round()
+  options = {"num_samples": 5, "squash_penalty": 0.3}
+  jax.eval_shape(
+    lambda run: learner.update_round(
+      run,
+      environment(),
+      networks("feedforward"),
+      adams,
+      num_steps=6,
+      batch_size=7,
+      **options,
+    ),
+    copied(run),
+  )
+  assert given["batch"].reward.shape == (7, 6)
+  assert {name: given[name] for name in options} == options
+
+
+def test_what_is_exported_is_what_acting_needs():
   nets = networks()
   state = start(nets)
-  count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
-  # An LSTM of 4 units on 4 numbers, and a layer from 4 to 3.
-  assert count(state.actor["core"]) == (8 * 16 + 16) + (4 * 3 + 3)
-  assert count(state.critic["core"]) == count(state.actor["core"])
+  found = learner.export(state)
+  assert found == {"actor": state.actor, "critic": state.critic}
 
 
 @pytest.mark.slow
@@ -423,13 +622,15 @@ def test_a_constant_reward_is_worth_its_sum():
     network = nets.critic
     history = recurrent_dpg.history(seen[0], done[0])
     empty = network.core.initial_state()
-    _, found = learner.recall(network, state.critic, history, empty)
+    _, found = recurrent_actor_critic.unroll(
+      network, state.critic, history, empty
+    )
     q = network.head.apply(state.critic["head"], found[4], done[0, 4])
     np.testing.assert_allclose(q, wanted, rtol=0.05)
 
 
 @pytest.mark.slow
-def test_a_noisy_signal_is_followed_almost_as_by_a_kalman_filter():
+def test_a_noisy_signal_is_tracked_almost_as_by_a_kalman_filter():
   """Tracks x' = a x + w, seen as x + v: the optimum is the filter's mean."""
   a, process, sensor, steps, count = 0.95, 0.1, 0.3, 20, 600
   start_variance = process**2 / (1 - a**2)
@@ -473,13 +674,13 @@ def test_a_noisy_signal_is_followed_almost_as_by_a_kalman_filter():
       return (state, action), action
 
     empty = nets.actor.core.initial_state(), jnp.zeros(1)
-    follow = lambda seen: jax.lax.scan(act, empty, seen[:-1])[1]
-    return jnp.mean((jax.vmap(follow)(seen)[..., 0] - x) ** 2)
+    track = lambda seen: jax.lax.scan(act, empty, seen[:-1])[1]
+    return jnp.mean((jax.vmap(track)(seen)[..., 0] - x) ** 2)
 
-  make = lambda make, **options: learner.networks(
+  make = lambda make, **options: recurrent_actor_critic.networks(
     (1,), 1, functools.partial(make, hidden_size=16), **options
   )
-  forgets = make(recurrent.feedforward, sees_actions=False)
+  forgets = make(recurrent.feedforward, uses_previous_action=False)
   found = float(jax.jit(lambda: cost(make(recurrent.gru)))())
   # The filter is a bound but for the sample's error, some per cent.
   assert 0.95 * least < found < (least + of_a_glance) / 2
