@@ -50,8 +50,6 @@ def walks() -> Iterator[Walk]:
   """Yields each script's default, its tasks, and what has other programs."""
   for name in sorted(path.stem for path in _FOLDER.glob("[a-z]*.py")):
     script = _script(name)
-    if not hasattr(script, "SCRIPT"):
-      continue
     flag, tasks = _tasks(script)
     yield Walk(name, (), is_default=True)
     for task in tasks:

@@ -22,7 +22,6 @@ from absl import flags
 
 from lilly.training import (
   experiment,
-  flag_command_line,
   reproduction,
   signals,
 )
@@ -35,9 +34,7 @@ __all__ = ["fail", "main", "parse"]
 _KEPT = ("num_updates", "checkpoint_every_s", "max_checkpoint_gb", "data_dir")
 
 
-def main(
-  script: script_lib.Script, *others: Any, argv: Sequence[str] | None = None
-) -> None:
+def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
   """Runs an experiment script and exits.
 
   The exit status is 0, or 1 after a sentence on what to mend, 3 where a run
@@ -46,12 +43,8 @@ def main(
 
   Args:
     script: settings, presets, experiments, figures and reproductions.
-    *others: of scripts that define their flags themselves.
     argv: the command line, sys.argv by default.
   """
-  if isinstance(script, flags.FlagValues):
-    flag_command_line.main(script, *others)
-    return
   argv = list(sys.argv if argv is None else argv)
   try:
     probe = _parse_flags(script, argv)
@@ -96,7 +89,9 @@ def _run(script, settings, options):
   return driver.finish(results, statements, draw)
 
 
-def parse(script: script_lib.Script, argv: Sequence[str], *others: Any) -> Any:
+def parse(
+  script: script_lib.Script, argv: Sequence[str]
+) -> tuple[Any, experiment.Options]:
   """Resolves a command line into settings and options.
 
   A flag takes the user's value, else the one recorded in --out_dir when a run
@@ -105,7 +100,6 @@ def parse(script: script_lib.Script, argv: Sequence[str], *others: Any) -> Any:
   Args:
     script: whose flags they are.
     argv: the command line, program first.
-    *others: of scripts that define their flags themselves.
 
   Returns:
     The settings, and the driver's options.
@@ -114,8 +108,6 @@ def parse(script: script_lib.Script, argv: Sequence[str], *others: Any) -> Any:
     absl.flags.Error: a flag is unknown or has a value out of range.
     RunError: flags do not fit each other or the run in --out_dir.
   """
-  if isinstance(script, flags.FlagValues):
-    return flag_command_line.parse(script, argv, *others)
   return _resolve(script, _parse_flags(script, argv), argv)
 
 

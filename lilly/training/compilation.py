@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import re
 from collections.abc import Mapping
@@ -167,10 +166,7 @@ def _functions(experiment, options):
     return experiment.init(jax.random.key(seed), hyper, data)
 
   def evaluate_one(state, data):
-    function: Any = experiment.evaluate
-    if len(inspect.signature(function).parameters) == 2:
-      return function(state, data)
-    return function(jax.random.key(1), state, data)
+    return experiment.evaluate(jax.random.key(1), state, data)
 
   return _Functions(
     runs=runs,

@@ -279,13 +279,15 @@ def _describe(program, result, hyper):
 def _identity(program, item, options):
   """What a run must still be when it is resumed."""
   hyper = getattr(item, "hyper", {})
-  settings = set(options.flags) - experiment.MAY_CHANGE
-  if options.settings:
-    settings = {*options.settings, "seed_batching", "log_every", "eval_every"}
+  settings = {*options.settings, "seed_batching", "log_every", "eval_every"}
   return {
     "hyper": {name: float(value) for name, value in hyper.items()},
     "runs": [dict(run) for run in program.runs],
-    **{name: options.flags[name] for name in sorted(settings)},
+    **{
+      name: options.flags[name]
+      for name in sorted(settings)
+      if name in options.flags
+    },
   }
 
 

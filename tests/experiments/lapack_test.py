@@ -86,7 +86,7 @@ def test_a_call_is_found_in_any_function(what):
   experiment = training.Experiment(
     init=lambda key, hyper, data: jnp.eye(2) * total(jnp.eye(2), "init"),
     update=lambda w, data: (w, {"sum": total(w, "update")}),
-    evaluate=lambda w, data: {"sum": total(w, "evaluate")},
+    evaluate=lambda key, w, data: {"sum": total(w, "evaluate")},
   )
   found = compilation.lowered(experiment, training.Options(num_seeds=4))
   assert [name for name in found if compilation.lapack_calls(found[name])] == [

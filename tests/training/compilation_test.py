@@ -54,7 +54,7 @@ def make_experiment(seen=None, selects=False):
       new = jax.tree.map(lambda a, b: jnp.where(bad, a, b), state, new)
     return new, {"step": step.astype(float), "w": jnp.sum(state["w"])}
 
-  def evaluate(state, data):
+  def evaluate(key, state, data):
     seen.append(("evaluate", data))
     return {"w": jnp.sum(state["w"])}
 
@@ -255,8 +255,8 @@ def with_lapack(name):
     state, metrics = plain.update(state, data)
     return state, metrics | {"more": more(state["w"])}
 
-  def evaluate(state, data):
-    return plain.evaluate(state, data) | {"more": more(state["w"])}
+  def evaluate(key, state, data):
+    return plain.evaluate(key, state, data) | {"more": more(state["w"])}
 
   functions = {"init": init, "update": update, "evaluate": evaluate}
   return plain._replace(**{name: functions[name]})
