@@ -212,7 +212,8 @@ def _experiment(name, common, out_dir):
 
 def _max_minutes(minutes, preset_flag):
   preset = preset_flag.partition("=")[2]
-  return max(_FACTOR * MINUTES.get(preset, minutes), _LEAST_MINUTES)
+  stated = MINUTES[preset] if preset in MINUTES else minutes
+  return max(_FACTOR * stated, _LEAST_MINUTES)
 
 
 def _reproduce(each, out_dir):

@@ -84,7 +84,7 @@ def plot_reads(
     found, values[name] = jax.device_get(
       _iterate(nets, memory, params, images, queries, num_reads)
     )
-    rows = {"stored": images, "query": queries}
+    rows = {"stored": np.asarray(images), "query": np.asarray(queries)}
     rows |= {f"read {k}": found[:, k] for k in shown}
     image_figures.plot_grid(rows, out_dir / f"{name}.png")
   labels = "read", "value of an image (nats)"
