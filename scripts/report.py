@@ -39,7 +39,7 @@ __all__ = ["main"]
 FINISHED = "finished"
 # Minutes of a command with other presets than cpu, whose minutes the
 # reproductions state.
-MINUTES = {"smoke": 2, "gpu": 240, "paper": 10_000}
+MINUTES: dict[str, float] = {"smoke": 2, "gpu": 240, "paper": 10_000}
 _FACTOR = 6  # slower and busier machines, and what is compiled
 _LEAST_MINUTES = 10
 _GRACE_SECONDS = 60  # to save after SIGTERM
@@ -210,10 +210,9 @@ def _experiment(name, common, out_dir):
   return Experiment(name, claims, tuple(runs), outcomes)
 
 
-def _max_minutes(minutes, preset_flag):
+def _max_minutes(minutes: float, preset_flag: str) -> float:
   preset = preset_flag.partition("=")[2]
-  stated = MINUTES[preset] if preset in MINUTES else minutes
-  return max(_FACTOR * stated, _LEAST_MINUTES)
+  return max(_FACTOR * MINUTES.get(preset, minutes), _LEAST_MINUTES)
 
 
 def _reproduce(each, out_dir):
