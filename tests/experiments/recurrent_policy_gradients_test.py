@@ -138,12 +138,11 @@ def test_an_evaluation_is_the_same_when_it_is_made_again():
   assert set(first) == {"return", "missed", "once", "first", "later"}
   jax.tree.map(np.testing.assert_array_equal, first, again)
   # The mean return of greedy episodes from these starts.
-  totals = []
-  for key in jax.random.split(jax.random.key(1), 3):
-    played = jax.jit(
-      lambda key: recurrent_dpg.play(key, env, nets, actor, num_steps=30)
-    )(key)
-    totals.append(played[-1].reward.sum())
+  play = jax.jit(
+    lambda key: recurrent_dpg.play(key, env, nets, actor, num_steps=30)
+  )
+  keys = jax.random.split(jax.random.key(1), 3)
+  totals = [play(key)[-1].reward.sum() for key in keys]
   np.testing.assert_allclose(first["return"], np.mean(totals), rtol=1e-5)
 
 

@@ -512,7 +512,7 @@ def test_a_round_collects_and_learns_from_replay():
   run, update_round = run_and_round()
   assert run.replay.size == 3
   new, metrics = update_round(copied(run), 1.0)
-  assert new.replay.size == 5
+  assert new.replay.size == 5 and len(ring.contents(new.replay).mask) == 20
   counts = [new.agent.actor_opt_state, new.agent.critic_opt_state]
   assert [x[0].count - 1 for x in counts] == [3, 3]
   assert not jnp.array_equal(

@@ -64,9 +64,10 @@ def test_features_are_the_cores_output_beside_its_input():
   )
   wanted = []
   dense = jax.device_get(actor["encoder"]["encoder"])
+  apply = jax.jit(nets.actor.core.apply)
   for x in np.concatenate([observation, previous], axis=1):
     code = np.maximum(x @ dense["w"] + dense["b"], 0)
-    start, output = nets.actor.core.apply(actor["core"], code, start)
+    start, output = apply(actor["core"], code, start)
     wanted.append(np.concatenate([code, output]))
   np.testing.assert_allclose(found, wanted, atol=1e-6)
   jax.tree.map(
