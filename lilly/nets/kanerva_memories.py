@@ -155,7 +155,8 @@ def dynamic(
     params = {
       "mean": jax.random.truncated_normal(key, -2.0, 2.0, shape),
       "log_variance": jnp.zeros(()),
-      "log_weight_stddev": jnp.full((), math.log(0.3)),
+      # Typed: a weak type would compile every program twice.
+      "log_weight_stddev": jnp.full((), math.log(0.3), float),
     }
     return params, {}
 
