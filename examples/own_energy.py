@@ -15,7 +15,7 @@ def hopfield(weights, x):  # a step of writing down it is Hebb's rule
 
 def recall(learnt, key):  # the loss of a set, and wrong bits of a pattern
   keys = jax.random.split(key, (2, 4))
-  stored = jax.vmap(lambda key: patterns.bits(key, 32))(keys[0])
+  stored = jax.vmap(lambda key: patterns.draw_bits(key, 32))(keys[0])
   redraw = lambda key, x: patterns.redraw_bits(key, x, 16).pattern
   given = learnt["weights"], stored, jax.vmap(redraw)(keys[1], stored), hopfield
   loss, reads = energy.loss(*given, *learnt["rates"], num_steps=2)
@@ -25,8 +25,8 @@ def recall(learnt, key):  # the loss of a set, and wrong bits of a pattern
 def update(carry, keys):
   mean = lambda p: tuple(x.mean() for x in jax.vmap(recall, (None, 0))(p, keys))
   grads, wrong = jax.grad(mean, has_aux=True)(carry[0])
-  step, moments = OPTIMISER.update(grads, carry[1])
-  return (optax.apply_updates(carry[0], step), moments), wrong
+  step, opt_state = OPTIMISER.update(grads, carry[1])
+  return (optax.apply_updates(carry[0], step), opt_state), wrong
 
 
 def main(num_updates=500):

@@ -1,4 +1,4 @@
-"""DDPG learns an environment of one's own: bring a cart to the origin.
+"""Train DDPG on a custom environment: bring a cart to the origin.
 
 In the checkout: python -m examples.own_environment --num_updates=3000
 """
@@ -23,10 +23,10 @@ def step(key, x, action):
   return x, environment.make_step(x, reward=1 - jnp.sum(x**2))
 
 
-def main(options):
+def main(settings, options):
   seen = environment.box([-9.0, -9.0], [9.0, 9.0])
   cart = environment.Environment(reset, step, seen, environment.box([-1], [1]))
-  experiment = ddpg.make_experiment(wrappers.time_limit(cart, 50))
+  experiment = ddpg.make_experiment(wrappers.time_limit(cart, 50), settings)
   results = training.run(
     {"cart": experiment}, options, key_metric="eval/return"
   )
@@ -34,4 +34,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-  print("greedy returns:", main(training.parse(ddpg.FLAGS, sys.argv, "cart")))
+  print("greedy returns:", main(*training.parse(ddpg.SCRIPT, sys.argv)))

@@ -7,355 +7,418 @@ best that is known 1. An update is one step of the environment and one of
 learning.
 
 Tasks: those of lilly.envs (pendulum is the default), and brax/NAME,
-playground/NAME. Variants: ddpg; no_target learns without slow copies;
+playground/NAME. Variants: ddpg; no_target learns without target networks;
 batch_norm normalises as the paper does, batch_norm_no_target its control.
 
-Expect of the pendulum a return of -150 after 20,000 steps; of --tasks=all
---num_updates=60000 scores above 0.9, but for point_mass: 0. With 8 seeds that
-is one and ten minutes on 2 cores. More in docs/papers/ddpg.md.
+Expected on the pendulum is a return of -150 after 20,000 steps; with
+--tasks=all --num_updates=60000 scores above 0.9, but for point_mass: 0. With 8
+seeds that is one and ten minutes on 2 cores. More in docs/papers/ddpg.md.
 """
 
-from __future__ import annotations
+from typing import Annotated, Any, Literal, NamedTuple
 
-from typing import Any, NamedTuple
-
-from absl import flags
+import numpy as np
 from etils import epy
 
 from lilly import training
-from lilly.training import claims, continuous_control
+from lilly.training.claims import Claim, at, last
+from lilly.training.settings import MAY_REPEAT, above, at_least, between
 
 with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
-  import numpy as np
 
-  from lilly.control import exploration
-  from lilly.envs import catalog, episodes, rendering, streams, wrappers
-  from lilly.nets import policy_gradient_learner as learner
-  from lilly.nets import weights
-  from lilly.replay import ring
-  from lilly.training import pictures
+  from lilly.envs import catalog, episodes, rendering, wrappers
+  from lilly.figures import curves, rollouts, scatter
+  from lilly.learners import ddpg as learner
+  from lilly.nets import actor_critic
 
-VARIANTS = ("ddpg", "no_target", "batch_norm", "batch_norm_no_target")
-_CPU = {"hidden_sizes": ["64", "64"], "num_updates": 20_000, "log_every": 1000}
-_CPU |= {"eval_every": 5000, "capacity": 100_000, "reward_scale": 0.1}
-_IMAGES = {"hidden_sizes": ["200", "200"], "batch_size": 16}
-_PAPER = {"batch_norm": True, "weight_decay": 1e-2, "capacity": 1_000_000}
-_PAPER |= {"num_updates": 2_500_000, "log_every": 1000, "eval_every": 50_000}
-_SMOKE = {"hidden_sizes": ["8", "8"], "num_updates": 4, "log_every": 2}
-_SMOKE |= {"eval_every": 4, "capacity": 50, "start_steps": 20, "batch_size": 4}
-PRESETS: dict[str, dict[str, Any]] = {
-  "cpu": _CPU | {"pixels=True": _IMAGES | {"capacity": 20_000}},
-  "smoke": _SMOKE | {"num_starts": 2},
-  "gpu": _CPU | {"num_updates": 50_000},
-  "paper": _PAPER | {"pixels=True": _IMAGES | {"capacity": 100_000}},
+Count = Annotated[int, at_least(1)]
+NonNegative = Annotated[float, at_least(0.0)]
+Fraction = Annotated[float, between(0.0, 1.0)]
+
+
+class Settings(NamedTuple):
+  """The settings; defaults are the published ones."""
+
+  tasks: Annotated[
+    tuple[str, ...], "Tasks to learn; all: those that need no physics engine."
+  ] = ("pendulum",)
+  variants: Annotated[
+    tuple[
+      Literal["ddpg", "no_target", "batch_norm", "batch_norm_no_target"], ...
+    ],
+    "Variants to compare.",
+  ] = ("ddpg",)
+  hidden_sizes: Annotated[
+    tuple[Count, ...], MAY_REPEAT, "Units of each hidden layer."
+  ] = (400, 300)
+  batch_norm: Annotated[
+    bool, "Use batch normalisation in variants ddpg and no_target as well."
+  ] = True
+  pixels: Annotated[
+    bool, "Learn from pixels: 3 stacked frames, one per repeated action."
+  ] = False
+  image_size: Annotated[Count, "Height and width of the frames, in pixels."] = (
+    64
+  )
+  policy_rate: Annotated[NonNegative, "Learning rate of the policy."] = 1e-4
+  critic_rate: Annotated[NonNegative, "Learning rate of the critic."] = 1e-3
+  weight_decay: Annotated[
+    NonNegative, "L2 weight decay of the critic, added to its gradient."
+  ] = 1e-2
+  tau: Annotated[
+    Fraction, "Target-network update rate τ (Polyak averaging)."
+  ] = 1e-3
+  discount: Annotated[Fraction, "Discount factor γ."] = 0.99
+  theta: Annotated[
+    NonNegative, "Ornstein-Uhlenbeck noise: mean-reversion rate θ."
+  ] = 0.15
+  sigma: Annotated[NonNegative, "Ornstein-Uhlenbeck noise: volatility σ."] = 0.2
+  dt: Annotated[float, above(0.0), "Ornstein-Uhlenbeck noise: time step."] = 1.0
+  reward_scale: Annotated[
+    float, "Rewards are multiplied by this before learning."
+  ] = 1.0
+  keep_truncated: Annotated[
+    bool, "Store transitions truncated by the time limit in replay."
+  ] = True
+  action_repeat: Annotated[
+    int, at_least(0), "Times each action is repeated; 0: the task's default."
+  ] = 0
+  batch_size: Annotated[Count, "Transitions per update."] = 64
+  capacity: Annotated[Count, "Transitions kept in replay."] = 1_000_000
+  start_steps: Annotated[Count, "Random steps before the first update."] = 1000
+  num_starts: Annotated[Count, "Evaluation episodes."] = 50
+
+
+_HYPER = (
+  "policy_rate",
+  "critic_rate",
+  "weight_decay",
+  "tau",
+  "discount",
+  "theta",
+  "sigma",
+)
+_PIXELS = {"hidden_sizes": (200, 200), "batch_size": 16}
+PRESETS = {
+  "cpu": {
+    "hidden_sizes": (64, 64),
+    "batch_norm": False,
+    "weight_decay": 0.0,
+    "reward_scale": 0.1,
+    "capacity": 100_000,
+    "num_updates": 20_000,
+    "log_every": 1000,
+    "eval_every": 5000,
+    "pixels=true": _PIXELS | {"capacity": 20_000},
+  },
+  "smoke": {
+    "hidden_sizes": (8, 8),
+    "batch_norm": False,
+    "weight_decay": 0.0,
+    "batch_size": 4,
+    "capacity": 50,
+    "start_steps": 20,
+    "num_starts": 2,
+    "num_updates": 4,
+    "log_every": 2,
+    "eval_every": 4,
+  },
+  "gpu": {
+    "hidden_sizes": (64, 64),
+    "batch_norm": False,
+    "weight_decay": 0.0,
+    "reward_scale": 0.1,
+    "capacity": 100_000,
+    "num_updates": 50_000,
+    "log_every": 1000,
+    "eval_every": 5000,
+  },
+  "paper": {
+    "num_updates": 2_500_000,
+    "log_every": 1000,
+    "eval_every": 50_000,
+    "pixels=true": _PIXELS | {"capacity": 100_000},
+  },
 }
 
-FLAGS = flags.FlagValues()
-training.define_flags(FLAGS, PRESETS)
-_OWN = {"flag_values": FLAGS}
-continuous_control.define_flags(
-  FLAGS, hidden_sizes=["400", "300"], variants=VARIANTS
-)
-_BATCH_NORM = flags.DEFINE_bool(
-  "batch_norm", False, "Normalise in ddpg and no_target too.", **_OWN
-)
-_PIXELS = flags.DEFINE_bool(
-  "pixels", False, "Learn from pictures of 3 repeats of an action.", **_OWN
-)
-_IMAGE_SIZE = flags.DEFINE_integer(
-  "image_size", 64, "pixels: of an edge.", 1, **_OWN
-)
-_RATES = ("policy_rate", "critic_rate", "weight_decay")
-for _name, _value, _text in (
-  ("policy_rate", 1e-4, "Learning rate of the policy."),
-  ("critic_rate", 1e-3, "Learning rate of the critic."),
-  ("weight_decay", 0.0, "Of the critic, in gradients [paper: 1e-2]."),
-):
-  flags.DEFINE_float(_name, _value, _text, 0.0, **_OWN)
+
+def check(settings: Settings) -> None:
+  """Refuses settings that do not fit each other."""
+  variants = ",".join(settings.variants)
+  sizes = ",".join(map(str, settings.hidden_sizes))
+  batch_norm_variants = "batch_norm" in variants
+  normalises = settings.batch_norm or batch_norm_variants
+  least_layers = 1 if settings.pixels else 2
+  problems = {
+    f"--capacity={settings.capacity} is less than --batch_size="
+    f"{settings.batch_size}; keep at least a batch in replay.": (
+      settings.capacity < settings.batch_size
+    ),
+    "--reward_scale=0 leaves nothing to learn; give another number.": (
+      settings.reward_scale == 0
+    ),
+    f"--theta={settings.theta} times --dt={settings.dt} must be less than 2, "
+    "or the noise grows without end.": settings.theta * settings.dt >= 2,
+    f"--hidden_sizes={sizes} must be {least_layers} or more positive integers, "
+    "such as 400,300.": len(settings.hidden_sizes) < least_layers,
+    f"--variants={variants} --batch_norm: give --nobatch_norm, or leave out "
+    "these variants, for both normalise.": (
+      settings.batch_norm and batch_norm_variants
+    ),
+    "--batch_size=1 has no variance to normalise by; use 2 or more.": (
+      normalises and settings.batch_size < 2
+    ),
+  }
+  for sentence, is_wrong in problems.items():
+    if is_wrong:
+      raise training.RunError(sentence)
 
 
-class State(NamedTuple):
-  """Everything of one run that changes."""
-
-  agent: Any
-  replay: Any
-  stream: Any  # of experience
-  hyper: Any
-  key: Any
-
-
-def optimisers(hyper: dict[str, Any]) -> tuple[Any, Any]:
-  """Of the policy, and of the critic, whose weights decay."""
-  critic = weights.adam(hyper["critic_rate"], hyper["weight_decay"])
-  policy = weights.adam(hyper["policy_rate"])
-  return training.skip_nonfinite(policy), training.skip_nonfinite(critic)
-
-
-def make_environment(task: str, **options: Any) -> Any:
-  """A task with actions in [-1, 1]; of numbers, or of pictures."""
-  repeats = FLAGS["action_repeat"].value
-  if not _PIXELS.value:
-    return continuous_control.task_environment(task, repeats, **options)
-  env = continuous_control.task_environment(task, 1, **options)
+def make_environment(settings: Settings, task: str, **options: Any) -> Any:
+  """A task with actions in [-1, 1], observed as it is or in pixels."""
+  repeats = 1 if settings.pixels else settings.action_repeat
+  try:
+    env = catalog.make_normalized(task, repeats, **options)
+  except (ValueError, ImportError) as error:
+    raise training.RunError(f"--tasks={task}: {error}") from error
+  if not settings.pixels:
+    return env
   if env.render is None:
     raise training.RunError(
-      f"--tasks={task} has no pictures; leave out --pixels."
+      f"--tasks={task} cannot be rendered; leave out --pixels."
     )
-  return rendering.pixels(env, _IMAGE_SIZE.value, num_frames=repeats or 3)
+  num_frames = settings.action_repeat or 3
+  return rendering.pixels(env, settings.image_size, num_frames=num_frames)
+
+
+def make_networks(settings: Settings, env: Any, variant: str = "ddpg") -> Any:
+  """Policy and critic of a variant."""
+  normalises = settings.batch_norm or variant.startswith("batch_norm")
+  return actor_critic.networks(
+    env.action_spec.shape[0],
+    settings.hidden_sizes,
+    pixels=settings.pixels,
+    batch_norm={} if normalises else None,
+  )
+
+
+def optimisers(hyper: Any) -> tuple[Any, Any]:
+  """Optimisers of the policy, and of the critic with weight decay."""
+  policy = learner.adam(hyper["policy_rate"])
+  critic = learner.adam(hyper["critic_rate"], hyper["weight_decay"])
+  return training.skip_nonfinite(policy), training.skip_nonfinite(critic)
 
 
 def make_experiment(
   env: Any,
+  settings: Settings,
   variant: str = "ddpg",
   *,
-  pool: int | None = None,
+  pool_size: int | None = None,
   task: str = "",
 ) -> training.Experiment:
   """One environment and one variant, as one run sees it.
 
   Args:
     env: with actions in [-1, 1] and episodes that end.
-    variant: one of VARIANTS.
-    pool: as `num_starts` of `wrappers.auto_reset`.
+    settings: of the script.
+    variant: one of the script's variants.
+    pool_size: as `num_starts` of `wrappers.auto_reset`.
     task: its name, where returns are to be scored.
   """
-  acting, nets = wrappers.auto_reset(env, pool), make_networks(env, variant)
-  own = {"tau": 1.0} if variant.endswith("no_target") else {}
+  acting = wrappers.auto_reset(env, pool_size)
+  nets = make_networks(settings, env, variant)
+  hyper = {name: getattr(settings, name) for name in _HYPER}
+  if variant.endswith("no_target"):
+    hyper["tau"] = 1.0
 
-  def score(state, data):
-    act = learner.greedy(nets, state.agent.policy)
-    num_starts = FLAGS["num_starts"].value
-    total = episodes.mean_return(env, act, num_starts)
-    return continuous_control.score(task, total)
+  def init(key, hyper, data):
+    del data
+    return learner.start(
+      key,
+      hyper,
+      acting,
+      nets,
+      optimisers,
+      capacity=settings.capacity,
+      start_steps=settings.start_steps,
+      batch_size=settings.batch_size,
+      reward_scale=settings.reward_scale,
+      keep_truncated=settings.keep_truncated,
+    )
+
+  def update(run, data):
+    del data
+    return learner.step(
+      run,
+      acting,
+      nets,
+      optimisers,
+      batch_size=settings.batch_size,
+      dt=settings.dt,
+      reward_scale=settings.reward_scale,
+      keep_truncated=settings.keep_truncated,
+    )
+
+  def evaluate(key, run, data):
+    del data
+    policy = learner.greedy(nets, run.agent.policy)
+    total = episodes.mean_return(key, env, policy, settings.num_starts)
+    return catalog.score(task, total)
 
   return training.Experiment(
-    init=lambda key, hyper, data: start(key, hyper, acting, nets),
-    update=lambda state, data: update(state, acting, nets),
-    evaluate=score,
-    hyper=continuous_control.hyper(FLAGS, _RATES) | own,
+    init=init,
+    update=update,
+    evaluate=evaluate,
+    hyper=hyper,
     unit="steps",
+    export=lambda run: learner.export(run.agent),
   )
 
 
-def start(key: Any, hyper: Any, env: Any, nets: Any) -> State:
-  """A new agent, and replay of random actions."""
-  key, *keys = jax.random.split(key, 4)
-  stream, replay = streams.fill(
-    keys[0],
-    env,
-    capacity=FLAGS["capacity"].value,
-    num_steps=FLAGS["start_steps"].value,
-    reward_scale=FLAGS["reward_scale"].value,
-    keep_truncated=FLAGS["keep_truncated"].value,
-  )
-  seen = ring.sample(keys[1], replay, FLAGS["batch_size"].value)
-  agent = learner.init(keys[2], nets, seen.observation, *optimisers(hyper))
-  return State(agent, replay, stream, hyper, key)
-
-
-def update(state: State, env: Any, nets: Any) -> tuple[State, dict[str, Any]]:
-  """One step of the environment and one of learning (algorithm 1)."""
-  key, *keys = jax.random.split(state.key, 4)
-  hyper, stream = state.hyper, state.stream
-  noise = exploration.ornstein_uhlenbeck(
-    keys[0],
-    stream.noise,
-    theta=hyper["theta"],
-    sigma=hyper["sigma"],
-    dt=FLAGS["dt"].value,
-  )
-  greedy = learner.act(nets, state.agent.policy, stream.env.observation)
-  action = jnp.clip(greedy + noise, -1.0, 1.0)
-  stream, (transition, truncated) = streams.step(
-    keys[1],
-    stream,
-    env,
-    action,
-    noise=noise,
-    reward_scale=FLAGS["reward_scale"].value,
-  )
-  kept = True if FLAGS["keep_truncated"].value else ~truncated
-  replay = ring.add(state.replay, transition, is_kept=kept)
-  agent, metrics = learner.update(
-    nets,
-    state.agent,
-    ring.sample(keys[2], replay, FLAGS["batch_size"].value),
-    *optimisers(hyper),
-    discount=hyper["discount"],
-    tau=hyper["tau"],
-  )
-  state = State(agent, replay, stream, hyper, key)
-  return state, metrics | {"return": stream.last_total}
-
-
-def make_networks(env: Any, variant: str) -> Any:
-  """The networks that a variant learns."""
-  (num_actions,) = env.action_spec.shape
-  normalises = _BATCH_NORM.value or variant.startswith("batch_norm")
-  return learner.networks(
-    num_actions,
-    [int(size) for size in FLAGS["hidden_sizes"].value],
-    pixels=_PIXELS.value,
-    batch_norm={} if normalises else None,
-  )
-
-
-def check() -> None:
-  """Refuses flags that do not fit, before anything is compiled."""
-  shown, both = ",".join(FLAGS["variants"].value), _BATCH_NORM.value
-  normalises = "batch_norm" in shown
-  wrong = {
-    f"--variants={shown} --batch_norm: either the flag or these variants, for "
-    "both normalise.": both and normalises,
-    "--batch_size=1 has no variance to normalise by; use 2 or more.": (
-      (both or normalises) and FLAGS["batch_size"].value < 2
-    ),
-  }
-  layers = 1 if _PIXELS.value else 2
-  continuous_control.check(
-    FLAGS, VARIANTS, wrong, rates=_RATES, least_layers=layers
-  )
-
-
-def make_experiments(options: training.Options) -> dict[str, Any]:
-  """Each task with each variant; their name is the task's where one is run."""
-  check()
+def make_experiments(
+  settings: Settings, options: training.Options
+) -> dict[str, training.Experiment]:
+  """Each task with each variant."""
+  del options
+  pairs = catalog.name_pairs(settings.tasks, settings.variants)
   return {
     name: make_experiment(
-      make_environment(task),
+      make_environment(settings, task),
+      settings,
       variant,
       # A physics engine takes long to reset; a pool of starts is made once.
-      pool=16 if "/" in task else None,
+      pool_size=16 if "/" in task else None,
       task=task,
     )
-    for name, (task, variant) in continuous_control.pairs(FLAGS).items()
+    for name, (task, variant) in pairs.items()
   }
 
 
-def draw(results: training.Results, out_dir: Any) -> None:
-  """Returns; values against what came of them; films."""
-  wanted = {"eval/score": "score (0 random, 1 best known)"}
-  if not set(continuous_control.tasks(FLAGS)) <= set(catalog.SCORES):
-    wanted = {"eval/return": "return of the greedy policy"}
-  pictures.curves(results, out_dir / "curves.png", wanted)
-  valued = {}
-  for name, (task, variant) in continuous_control.pairs(FLAGS).items():
-    agent = jax.tree.map(
-      lambda x: jnp.asarray(x[0]), results.states[name].agent
+def evaluate_critic(settings: Settings, task: str, variant: str, run: Any):
+  """Q and observed discounted returns of 5 greedy episodes, [5, T] each."""
+  env = make_environment(settings, task, num_steps=None)
+  nets = make_networks(settings, env, variant)
+
+  def evaluate(key):
+    q, returns = learner.evaluate_critic(
+      key, env, nets, run.agent, discount=run.hyper["discount"]
     )
-    env = make_environment(task)
-    nets = make_networks(env, variant)
-    discount = results.states[name].hyper["discount"][0]
-    q, total = jax.device_get(values(task, nets, agent, discount))
-    valued[name] = (total, q)
-    act = learner.greedy(nets, agent.policy)
-    continuous_control.film(out_dir / f"{name}.gif", env, act)
-  labels = ("discounted rewards", "Q")
-  pictures.agreement(valued, out_dir / "values.png", labels)
+    return q, settings.reward_scale * returns
+
+  keys = jax.random.split(jax.random.key(3), 5)
+  return jax.jit(jax.vmap(evaluate))(keys)
 
 
-def values(task: str, nets: Any, agent: Any, discount: Any) -> Any:
-  """Q(s, a) and the discounted rewards that followed, of greedy episodes.
-
-  The episodes have no time limit. Of 200 steps that are shown the last has 400
-  more behind it: enough for discounts up to 0.99, of which 2 % are left out.
-  NaN after an end.
-  """
-  env, num_steps = make_environment(task, num_steps=None), 200
-
-  def of_episode(key):
-    _, seen, actions, steps = episodes.rollout(
-      key, env, learner.greedy(nets, agent.policy), 3 * num_steps
+def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
+  """Learning curves; Q against observed returns; a GIF of each policy."""
+  metrics = {"eval/score": "score (0 random, 1 best known)"}
+  if not set(catalog.list_tasks(settings.tasks)) <= set(catalog.SCORES):
+    metrics = {"eval/return": "return of the greedy policy"}
+  curves.plot_metrics(results, out_dir / "curves.png", metrics)
+  values = {}
+  pairs = catalog.name_pairs(settings.tasks, settings.variants)
+  for name, (task, variant) in pairs.items():
+    states = results.states[name]
+    run = jax.tree.map(
+      lambda x: jnp.asarray(x[0]), states._replace(replay=(), stream=())
     )
-    totals = FLAGS["reward_scale"].value * episodes.discounted(steps, discount)
-    q = jax.vmap(lambda s, a: learner.value(nets, agent.critic, s, a))
-    return q(seen, actions)[:num_steps], totals[:num_steps]
-
-  return jax.jit(jax.vmap(of_episode))(jax.random.split(jax.random.key(3), 5))
-
-
-def main(options: training.Options) -> int:
-  results = training.run(
-    make_experiments(options), options, key_metric="eval/return"
-  )
-  return training.finish(results, CLAIMS, draw)
+    q, returns = evaluate_critic(settings, task, variant, run)
+    values[name] = jax.device_get((returns, q))
+    env = make_environment(settings, task)
+    nets = make_networks(settings, env, variant)
+    policy = learner.greedy(nets, run.agent.policy)
+    rollouts.save_policy_gif(env, policy, out_dir / f"{name}.gif")
+  labels = ("observed discounted return", "Q")
+  scatter.plot_agreement(values, out_dir / "values.png", labels)
 
 
-def _share(task, least, step=20_000):
-  """0 or 1 for each seed: does its greedy policy return enough by then."""
-  measure = claims.at(step, task, "eval/return")
-  return lambda results: np.where(measure(results) >= least, 1.0, 0.0)
+def share_solved(results: training.Results) -> Any:
+  """0 or 1 for each seed: does it return -180 at 20,000 steps."""
+  returns = at(20_000, "pendulum", "eval/return")(results)
+  return np.where(returns >= -180.0, 1.0, 0.0)
 
 
-def _correlation(results):
-  """Of the pendulum's Q with the rewards that followed, for each seed."""
-  claims.last("pendulum", "eval/return")(results)  # not applicable if not run
-  nets = make_networks(make_environment("pendulum"), "ddpg")
+def correlation(results: training.Results) -> Any:
+  """The pendulum's Q with observed discounted returns, for each seed."""
+  last("pendulum", "eval/return")(results)  # not applicable if it was not run
+  flags = results.options.flags
+  settings = Settings(**{name: flags[name] for name in Settings._fields})
 
-  def of_run(run):
-    return values("pendulum", nets, run.agent, run.hyper["discount"])
+  def evaluate(run):
+    return evaluate_critic(settings, "pendulum", "ddpg", run)
 
-  found = jax.device_get(jax.vmap(of_run)(results.states["pendulum"]))
+  states = results.states["pendulum"]._replace(replay=(), stream=())
+  found = jax.device_get(jax.vmap(evaluate)(states))
   pairs = zip(*found, strict=True)
-  return [np.corrcoef(*map(np.ravel, pair))[0, 1] for pair in pairs]
+  return [np.corrcoef(q.ravel(), returns.ravel())[0, 1] for q, returns in pairs]
 
 
-def _state(*rows, **where):
-  """Turns rows of name, sentence, measure, relation, threshold into claims."""
-  stated = PRESETS["cpu"]
-  for flag in ("hidden_sizes", "reward_scale", "num_updates"):
-    where.setdefault(flag, [stated[flag]])
-  where |= {"variants": [["ddpg"]], "pixels": [False], "batch_norm": [False]}
-  own = ("dt", "action_repeat", "keep_truncated", "image_size", "sweep")
-  for name in (
-    *_RATES,
-    *continuous_control.HYPER,
-    *continuous_control.SIZES,
-    *own,
-  ):
-    where.setdefault(name, [stated.get(name, FLAGS[name].default)])
-  return tuple(
-    claims.Claim(*row[:5], where=where, statistic=(*row, "median")[5])
-    for row in rows
-  )
-
-
-_LONG = 60_000
-_SOLVED = {"cartpole_swingup": 700, "reacher": 900}
-CLAIMS = (
-  *_state(
-    (
-      *("pendulum", "share of seeds that return at least -180 at 20k steps"),
-      *(_share("pendulum", -180.0), ">=", 7 / 8, "mean"),
-    ),
-    (
-      *("q", "pendulum: correlation of Q with the rewards that followed"),
-      *(_correlation, ">", 0.9),
-    ),
+REPRODUCTIONS = {
+  "pendulum": training.Reproduction(
+    ["--num_seeds=8"],
+    minutes=1,
+    claims=[
+      Claim(
+        "pendulum",
+        "share of seeds that return at least -180 at 20k steps",
+        share_solved,
+        ">=",
+        7 / 8,
+        "mean",
+      ),
+      Claim(
+        "q",
+        "pendulum: correlation of Q with observed discounted returns",
+        correlation,
+        ">",
+        0.9,
+      ),
+    ],
   ),
-  *_state(
-    *(
-      (
-        *(task, f"{task}: return of the greedy policy"),
-        *(claims.last(task, "eval/return"), ">=", float(least)),
-      )
-      for task, least in _SOLVED.items()
-    ),
-    num_updates=[_LONG],
+  "tasks": training.Reproduction(
+    ["--tasks=all", "--num_updates=60000", "--num_seeds=8"],
+    minutes=10,
+    claims=[
+      Claim(
+        "cartpole_swingup",
+        "cartpole_swingup: return of the greedy policy",
+        last("cartpole_swingup", "eval/return"),
+        ">=",
+        700.0,
+      ),
+      Claim(
+        "reacher",
+        "reacher: return of the greedy policy",
+        last("reacher", "eval/return"),
+        ">=",
+        900.0,
+      ),
+    ],
   ),
-)
-REPRODUCE = {
-  "pendulum": ["--num_seeds=8"],
-  "tasks": ["--tasks=all", f"--num_updates={_LONG}", "--num_seeds=8"],
-  "ablations": [
-    "--tasks=pendulum,cartpole_swingup",
-    f"--variants={','.join(VARIANTS)}",
-    "--num_updates=40000",
-    "--num_seeds=8",
-  ],
+  "ablations": training.Reproduction(
+    [
+      "--tasks=pendulum,cartpole_swingup",
+      "--variants=ddpg,no_target,batch_norm,batch_norm_no_target",
+      "--num_updates=40000",
+      "--num_seeds=8",
+    ],
+    minutes=10,
+  ),
 }
 
+SCRIPT = training.Script(
+  Settings,
+  PRESETS,
+  make_experiments,
+  draw,
+  REPRODUCTIONS,
+  free=("tasks",),
+  key_metric="eval/return",
+  check=check,
+)
+
 if __name__ == "__main__":
-  training.main(FLAGS, main)
+  training.main(SCRIPT)

@@ -34,6 +34,7 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   import optax
 
+  from lilly.figures import curves
   from lilly.figures import kanerva as kanerva_figures
   from lilly.learners import descent
   from lilly.learners import dynamic_kanerva as learner
@@ -46,7 +47,6 @@ with epy.lazy_imports():
     kanerva_model,
   )
   from lilly.tasks import image_episodes
-  from lilly.training import image_pictures, pictures
 
 Size = Annotated[int, between(1, 10**6)]
 
@@ -338,10 +338,10 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
   wanted = {"eval/nats": "nats per image"}
   if remembering:
     wanted["eval/wrong"] = label
-  pictures.curves(results, out_dir / "curves.png", wanted)
+  curves.plot_metrics(results, out_dir / "curves.png", wanted)
   if not remembering:
     return
-  image_pictures.by_length(
+  curves.plot_by_length(
     results,
     remembering,
     "eval/wrong",
@@ -357,7 +357,7 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
     params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
     nets = make_networks(settings, name, task)
     models[name] = nets, make_memory(settings, name), params
-  kanerva_figures.reads(
+  kanerva_figures.plot_reads(
     models,
     images,
     damage(settings, task, jax.random.key(3), images),

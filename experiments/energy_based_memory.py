@@ -1,485 +1,557 @@
 """Energy-based memory: a few gradient steps store patterns in a network.
 
-Bartunov, Rae, Osindero, Lillicrap (arXiv 1910.02720, ICLR 2020). A network is
-an energy of patterns. Steps down a loss of its memory layers write a set of
-patterns at once; steps down the energy read them, from damaged queries. The
-weights at which writing begins, all rates and the other layers are learnt
-through both loops. Variants: ebmm; unwritten, whose writing has no steps: the
-control; first_order, without gradients through what writing subtracts;
+Bartunov, Rae, Osindero, Lillicrap: Meta-Learning Deep Energy-Based Memory
+Models (arXiv 1910.02720, ICLR 2020). A network is an energy of patterns.
+Gradient steps on the weights of its memory layers write a set of patterns at
+once; gradient steps on a damaged query read. The weights at which writing
+begins, all rates and the other layers are learnt through both loops.
+
+Variants: ebmm; unwritten, trained with no writing steps: the control;
+first_order, without gradients through the gradient steps of writing;
 memory_network, words that are attended to, and dynamic_kanerva, each as large
 as what ebmm writes. Not trained: Hopfield networks, hebb, storkey and
-pseudo_inverse; modern, attention to the patterns; query, which returns it.
+pseudo_inverse; modern, attention to the stored patterns; query, which returns
+the query.
 
-Tasks: binary, random bits of which a half is drawn anew: D/4 wrong ones at
-worst; digits (bundled, 8 x 8), generated, omniglot, mnist and cifar10, of which
-a block is replaced. Expect 5 wrong bits of 32, 8 if nothing is written, in 5
-minutes on 2 cores. More in docs/papers/energy_based_memory.md.
+Tasks: binary, random bits (the default), of which half are drawn anew in a
+query; digits (bundled, 8 x 8), generated, omniglot, mnist (binary images) and
+cifar10, of which a block is replaced.
+
+Expected on bits with --preset=cpu: 5 wrong bits of 32, and 8 if nothing is
+written, in 5 minutes on 2 cores. More in docs/papers/energy_based_memory.md.
 """
 
-from __future__ import annotations
+from typing import Annotated, Any, Literal, NamedTuple
 
-import functools
-import math
-from typing import Any, NamedTuple
-
-from absl import flags
 from etils import epy
 
 from lilly import training
-from lilly.training import claims
+from lilly.training.claims import Claim, difference, last
+from lilly.training.settings import MAY_BE_EMPTY, above, at_least, between
 
 with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
-  import numpy as np
   import optax
 
-  from lilly.memory import energy
-  from lilly.nets import (
-    energy_memory,
-    energy_networks,
-    pattern_memories,
-    set_memories,
-  )
+  from lilly.figures import curves
+  from lilly.figures import energy_memory as energy_figures
+  from lilly.learners import descent
+  from lilly.learners import energy_memory as learner
+  from lilly.nets import energy_memory, energy_networks, pattern_memories
   from lilly.tasks import patterns
-  from lilly.training import image_pictures, pattern_pictures, pictures
 
 ENERGIES = ("ebmm", "unwritten", "first_order")
 BASELINES = ("memory_network", "dynamic_kanerva")
-TRAINED = (*ENERGIES, *BASELINES)
-RULES = ("hebb", "storkey", "pseudo_inverse")
-VARIANTS = (*TRAINED, *RULES, "modern", "query")
-TASKS = ("binary", "digits", "generated", "omniglot", "mnist", "cifar10")
-NETWORKS = ("gated", "residual", "convolutional")
-FILLS = ("bits", "noise", "hidden")
+TRAINED = ENERGIES + BASELINES
+HOPFIELD = ("hebb", "storkey", "pseudo_inverse")
+Size = Annotated[int, between(1, 10**6)]
+
+
+class Settings(NamedTuple):
+  """The settings; defaults are those published for random bits."""
+
+  task: Annotated[
+    Literal["binary", "digits", "generated", "omniglot", "mnist", "cifar10"],
+    "Data set the patterns come from.",
+  ] = "binary"
+  variants: Annotated[
+    tuple[
+      Literal[
+        "ebmm",
+        "unwritten",
+        "first_order",
+        "memory_network",
+        "dynamic_kanerva",
+        "hebb",
+        "storkey",
+        "pseudo_inverse",
+        "modern",
+        "query",
+      ],
+      ...,
+    ],
+    "Memories to compare.",
+  ] = (
+    "ebmm",
+    "unwritten",
+    "hebb",
+    "storkey",
+    "pseudo_inverse",
+    "modern",
+    "query",
+  )
+  counts: Annotated[
+    tuple[Size, ...], "Numbers of patterns per test set to evaluate with."
+  ] = (16, 32, 48, 64, 96)
+  dynamic_sizes: Annotated[
+    tuple[Size, ...],
+    MAY_BE_EMPTY,
+    "Values of --dynamic_size to compare: every trained variant runs once for "
+    "each.",
+  ] = ()
+  network: Annotated[
+    Literal["gated", "residual", "convolutional"],
+    "Energy network; task binary takes gated only.",
+  ] = "gated"
+  fill: Annotated[
+    Literal["bits", "noise", "hidden"],
+    "Content of the replaced block of an image: random bits, noise between 0 "
+    "and 1, or 0.",
+  ] = "bits"
+  gradient_norm: Annotated[
+    bool, "Include the squared norm of the energy's gradient in the write loss."
+  ] = True
+  remat: Annotated[
+    bool, "Rematerialise activations in the backward pass (jax.checkpoint)."
+  ] = False
+  num_bits: Annotated[Size, "Bits per pattern, D."] = 128
+  num_redrawn: Annotated[
+    int, between(0, 10**6), "Bits of a query that are drawn anew."
+  ] = 64
+  block_size: Annotated[
+    Size, "Side of the replaced block of an image, in pixels."
+  ] = 16
+  num_patterns: Annotated[Size, "Patterns per set, N."] = 32
+  num_sets: Annotated[Size, "Sets per update."] = 16
+  num_tests: Annotated[int, between(2, 10**6), "Test sets per evaluation."] = 64
+  write_steps: Annotated[
+    int, between(0, 10**6), "Gradient steps when writing, T."
+  ] = 5
+  read_steps: Annotated[Size, "Gradient steps when reading, K."] = 5
+  hidden_size: Annotated[int, between(2, 10**6), "Units per hidden layer."] = (
+    1024
+  )
+  dynamic_size: Annotated[
+    Size, "Outputs of a memory layer, whose weights are written."
+  ] = 63
+  num_hops: Annotated[
+    Size, "Updates of the energy network's recurrent state per pattern."
+  ] = 5
+  num_filters: Annotated[
+    int, between(0, 10**6), "Filters of the first convolution; 0: none."
+  ] = 32
+  learning_rate: Annotated[float, at_least(0.0), "Learning rate of AdamW."] = (
+    5e-5
+  )
+  weight_decay: Annotated[float, at_least(0.0), "Weight decay of AdamW."] = 1e-6
+  max_norm: Annotated[
+    float, above(0.0), "Clip gradients to this global norm."
+  ] = 0.05
+  write_rate: Annotated[
+    float,
+    above(0.0),
+    "Initial learning rate of writing, of each memory layer and loss term.",
+  ] = 1e-4
+  step_size: Annotated[
+    float, at_least(0.0), "Initial step size of the first step of reading."
+  ] = 0.5
+  momentum: Annotated[
+    float, between(0.0, 1.0), "Initial momentum of the first step of reading."
+  ] = 0.5
+
+
+_LOGGING = {"log_every": 100, "eval_every": 500}
 _DIGITS = {"network": "residual", "block_size": 4, "num_filters": 0}
-_IMAGES = {"block_size": 12, "step_size": 2.0, "num_updates": 6000}
-_DEEP = {"network": "convolutional", "num_patterns": 8, "num_sets": 4}
-_DEEP |= {"dynamic_size": 4, "hidden_size": 128, "write_rate": 0.03}
-_CPU: dict[str, Any] = {"task=binary": {}, "task=digits": _DIGITS}
-_CPU |= {f"task={name}": _IMAGES for name in TASKS[2:5]}
-_CPU |= {"task=cifar10": _IMAGES | _DEEP | {"fill": "noise", "block_size": 16}}
-_BITS = {"num_bits": 128, "num_redrawn": 64, "dynamic_size": 63}
-_BITS |= {"num_hops": 5, "write_steps": 5, "read_steps": 5}
-_GPU = {"learning_rate": 3e-4, "write_rate": 0.2, "num_updates": 10_000}
-_GPU |= {"num_patterns": 16, "counts": ["8", "16", "32"]}
-_GPU_BITS = _BITS | {"hidden_size": 512, "num_sets": 64}
-_PAPER = {"learning_rate": 5e-5, "max_norm": 0.05, "write_rate": 1e-4}
-_PAPER |= {"num_updates": 2_000_000, "write_steps": 5, "read_steps": 5}
-_PAPER_BITS = {"hidden_size": 1024, "num_patterns": 32}
-_PAPER_BITS |= {"counts": ["16", "32", "48", "64", "96"]}
-_PAPER_IMAGES = _DEEP | {"num_filters": 32, "hidden_size": 512}
-_PAPER_IMAGES |= {"dynamic_size": 8, "block_size": 16, "write_rate": 1e-4}
-_PAPER_IMAGES |= {"num_patterns": 64, "counts": ["64"]}
-_SMOKE = {"num_updates": 2, "log_every": 1, "eval_every": 1, "num_bits": 8}
-_SMOKE |= {"num_redrawn": 4, "hidden_size": 6, "dynamic_size": 3}
-_SMOKE |= {"num_sets": 2, "num_patterns": 2, "num_hops": 1, "write_steps": 1}
-_SMOKE |= {"read_steps": 2, "counts": ["2"], "num_filters": 1, "num_tests": 2}
-_LEARN = {"num_updates": 3000, "log_every": 100, "eval_every": 500}
-
-
-def _preset(all_tasks, bits, images):
-  """The tasks' rows, with something else of bits and of images; no digits."""
-  found = {
-    name: row | all_tasks | (bits if name == "task=binary" else images)
-    for name, row in _CPU.items()
-  }
-  return _LEARN | found | {"task=digits": _DIGITS | all_tasks}
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-  "cpu": _LEARN | _CPU,
-  "smoke": {name: row | _SMOKE for name, row in _CPU.items()},
-  "gpu": _preset(_GPU, _GPU_BITS, _DEEP | {"num_filters": 16}),
-  "paper": _preset(_PAPER, _BITS | _PAPER_BITS, _PAPER_IMAGES),
+_IMAGES = {"block_size": 12, "step_size": 2.0}
+_COLOURS = {"fill": "noise", "block_size": 16, "step_size": 2.0}
+_LONGER = {"num_updates": 6000}
+_CONVOLUTIONAL = {
+  "network": "convolutional",
+  "num_patterns": 8,
+  "num_sets": 4,
+  "hidden_size": 128,
+  "dynamic_size": 4,
+  "num_hops": 3,
+  "write_rate": 0.03,
+}
+_GPU_IMAGES = _CONVOLUTIONAL | {
+  "num_filters": 16,
+  "write_steps": 3,
+  "read_steps": 3,
+}
+_PAPER_IMAGES = {
+  "network": "convolutional",
+  "num_patterns": 64,
+  "counts": (64,),
+  "num_sets": 4,
+  "hidden_size": 512,
+  "dynamic_size": 8,
+  "num_hops": 3,
+  "step_size": 2.0,
+}
+PRESETS = {
+  "cpu": _LOGGING
+  | {
+    "num_bits": 32,
+    "num_redrawn": 16,
+    "block_size": 4,
+    "num_patterns": 4,
+    "counts": (2, 4, 8),
+    "write_steps": 3,
+    "read_steps": 3,
+    "hidden_size": 64,
+    "dynamic_size": 15,
+    "num_hops": 3,
+    "num_filters": 8,
+    "learning_rate": 2e-3,
+    "max_norm": 1.0,
+    "write_rate": 0.3,
+    "num_updates": 3000,
+    "task=digits": _DIGITS,
+    "task=generated": _IMAGES | _LONGER,
+    "task=omniglot": _IMAGES | _LONGER,
+    "task=mnist": _IMAGES | _LONGER,
+    "task=cifar10": _COLOURS | _CONVOLUTIONAL | _LONGER,
+  },
+  "smoke": {
+    "num_bits": 8,
+    "num_redrawn": 4,
+    "block_size": 4,
+    "num_patterns": 2,
+    "counts": (2,),
+    "num_sets": 2,
+    "num_tests": 2,
+    "write_steps": 1,
+    "read_steps": 2,
+    "hidden_size": 6,
+    "dynamic_size": 3,
+    "num_hops": 1,
+    "num_filters": 1,
+    "learning_rate": 2e-3,
+    "max_norm": 1.0,
+    "write_rate": 0.3,
+    "num_updates": 2,
+    "log_every": 1,
+    "eval_every": 1,
+    "task=digits": {"network": "residual"},
+    "task=generated": _IMAGES,
+    "task=omniglot": _IMAGES,
+    "task=mnist": _IMAGES,
+    "task=cifar10": _COLOURS | {"network": "convolutional", "write_rate": 0.03},
+  },
+  "gpu": _LOGGING
+  | {
+    "num_patterns": 16,
+    "counts": (8, 16, 32),
+    "num_sets": 64,
+    "hidden_size": 512,
+    "learning_rate": 3e-4,
+    "max_norm": 1.0,
+    "write_rate": 0.2,
+    "num_updates": 10_000,
+    "task=digits": _DIGITS
+    | {
+      "num_sets": 16,
+      "write_steps": 3,
+      "read_steps": 3,
+      "hidden_size": 64,
+      "dynamic_size": 15,
+      "num_hops": 3,
+    },
+    "task=generated": _IMAGES | _GPU_IMAGES,
+    "task=omniglot": _IMAGES | _GPU_IMAGES,
+    "task=mnist": _IMAGES | _GPU_IMAGES,
+    "task=cifar10": _COLOURS | _GPU_IMAGES,
+  },
+  "paper": _LOGGING
+  | {
+    "num_updates": 2_000_000,
+    "task=digits": _DIGITS
+    | {
+      "num_patterns": 4,
+      "counts": (2, 4, 8),
+      "hidden_size": 64,
+      "dynamic_size": 15,
+      "num_hops": 3,
+    },
+    "task=generated": _PAPER_IMAGES,
+    "task=omniglot": _PAPER_IMAGES,
+    "task=mnist": _PAPER_IMAGES,
+    "task=cifar10": _PAPER_IMAGES | {"fill": "noise"},
+  },
 }
 
-FLAGS = flags.FlagValues()
-training.define_flags(FLAGS, PRESETS)
-_OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_enum("task", "binary", TASKS, "What is remembered.", **_OWN)
-flags.DEFINE_list(
-  "variants",
-  ["ebmm", "unwritten", *RULES, "modern", "query"],
-  f"To compare: {', '.join(VARIANTS)}.",
-  **_OWN,
-)
-flags.DEFINE_list("counts", ["2", "4", "8"], "Patterns in a test.", **_OWN)
-flags.DEFINE_list("dynamic_sizes", [], "For --dynamic_size, each.", **_OWN)
-for _name, _values, _text in (
-  ("network", NETWORKS, "The energy; of bits: gated."),
-  ("fill", FILLS, "Of blocks of images."),
-):
-  flags.DEFINE_enum(_name, _values[0], _values, _text, **_OWN)
-for _name, _value, _text in (
-  ("gradient_norm", True, "Whether writing also makes |∇E|² small."),
-  ("remat", False, "Whether to compute again in place of keeping."),
-):
-  flags.DEFINE_bool(_name, _value, _text, **_OWN)
-for _name, _value, _least, _text in (
-  ("num_bits", 32, 1, "Of a pattern, D."),
-  ("num_redrawn", 16, 0, "Bits of a query that are drawn anew."),
-  ("block_size", 4, 1, "Side of the block of an image that is replaced."),
-  ("num_patterns", 4, 1, "In a set, N."),
-  ("num_sets", 16, 1, "In an update."),
-  ("num_tests", 64, 2, "Sets of an evaluation."),
-  ("write_steps", 3, 0, "T."),
-  ("read_steps", 3, 1, "K."),
-  ("hidden_size", 64, 2, "Units of hidden layers."),
-  ("dynamic_size", 15, 1, "Outputs of a memory layer, which is written."),
-  ("num_hops", 3, 1, "Updates of the network's own state."),
-  ("num_filters", 8, 0, "Of the first convolutions; 0: none."),
-):
-  flags.DEFINE_integer(_name, _value, _text, _least, 10**6, **_OWN)
-for _name, _value, _text in (
-  ("learning_rate", 2e-3, "Of AdamW."),
-  ("weight_decay", 1e-6, "Of AdamW."),
-  ("max_norm", 1.0, "To which gradients are clipped."),
-  ("write_rate", 0.3, "Of writing, of each term, at first."),
-  ("step_size", 0.5, "Of the first step of reading, at first."),
-  ("momentum", 0.5, "Of the first step of reading, at first."),
-):
-  flags.DEFINE_float(_name, _value, _text, 0.0, **_OWN)
 
-
-class State(NamedTuple):
-  """Everything of one run that changes."""
-
-  params: Any
-  moments: Any
-  hyper: Any
-  key: Any
-  tests: Any  # key of test sets; XLA would spend minutes on a constant
-
-
-class Setting(NamedTuple):
-  """A task, and what remembers."""
-
-  task: Any
-  variant: str
-  memory: Any
-  num_floats: int  # that an energy writes
-
-
-def make_task(data_dir: Any) -> Any:
-  """The flags' task."""
-  if (task := FLAGS["task"].value) == "binary":
-    return patterns.binary_task(**pick("num_bits", "num_redrawn"))
-  return patterns.image_task(task, data_dir, **pick("block_size", "fill"))
-
-
-def pick(*names: str) -> dict[str, Any]:
-  """Values of some flags."""
-  given = FLAGS.flag_values_dict()
-  return {name: given[name] for name in names}
-
-
-def make_setting(name: str, task: Any) -> Setting:
-  """A memory of the flags' sizes, or of the one in its name: ebmm-15."""
-  given = FLAGS.flag_values_dict()
-  variant, _, size = name.partition("-")
-  sizes = pick("hidden_size", "num_filters")
-  network = energy_networks.proportioned(
-    given["network"],
-    dynamic_size=int(size or given["dynamic_size"]),
-    **sizes | pick("num_hops"),
-  )
-  if variant in BASELINES:
-    sizes |= {"num_words": given["num_patterns"]}
-    sizes |= {"num_reads": given["read_steps"]}
-    memory = pattern_memories.as_large_as(network, task.shape, variant, **sizes)
-  else:
-    options = pick("read_steps", "write_rate", "step_size", "momentum")
-    memory = energy_memory.make(
-      network,
-      write_steps=0 if variant == "unwritten" else given["write_steps"],
-      first_order=variant == "first_order",
-      **options | pick("gradient_norm", "remat"),
+def check(settings: Settings) -> None:
+  """Refuses settings that do not fit each other."""
+  if settings.task == "cifar10" and set(settings.variants) & set(HOPFIELD):
+    raise training.RunError(
+      f"--variants={','.join(settings.variants)}: Hopfield's rules store bits, "
+      "and --task=cifar10 has colours; leave hebb, storkey and pseudo_inverse "
+      "out."
     )
-  size = energy_networks.num_written(network, task.shape)
-  return Setting(task, variant, memory, size)
+  if settings.task == "binary" and settings.network != "gated":
+    raise training.RunError(
+      f"--network={settings.network} is for images; --task=binary has "
+      "--network=gated."
+    )
 
 
-def optimiser_of(hyper: Any) -> Any:
-  """AdamW; the gradients through both loops are clipped, not those inside."""
-  clip = optax.clip_by_global_norm(FLAGS["max_norm"].value)
-  adam = optax.adamw(hyper["learning_rate"], **pick("weight_decay"))
-  return training.skip_nonfinite(optax.chain(clip, adam))
+def make_task(settings: Settings, data_dir: str | None) -> Any:
+  """The patterns, and how queries are damaged."""
+  if settings.task == "binary":
+    return patterns.make_binary_task(
+      num_bits=settings.num_bits, num_redrawn=settings.num_redrawn
+    )
+  return patterns.make_image_task(
+    settings.task,
+    data_dir,
+    block_size=settings.block_size,
+    fill=settings.fill,
+  )
 
 
-def make_experiment(variant: str, task: Any) -> training.Experiment:
+def list_names(settings: Settings) -> list[str]:
+  """Names to run: a trained variant once for each of --dynamic_sizes."""
+  names = []
+  for variant in settings.variants:
+    if variant in TRAINED and settings.dynamic_sizes:
+      names += [f"{variant}-{size}" for size in settings.dynamic_sizes]
+    else:
+      names.append(variant)
+  return names
+
+
+def make_network(settings: Settings, name: str) -> Any:
+  """The energy of a name, such as ebmm or ebmm-15."""
+  size = name.partition("-")[2]
+  return energy_networks.make(
+    settings.network,
+    hidden_size=settings.hidden_size,
+    dynamic_size=int(size or settings.dynamic_size),
+    num_hops=settings.num_hops,
+    num_filters=settings.num_filters,
+  )
+
+
+def make_memory(settings: Settings, name: str, task: Any) -> Any:
+  """The memory of a variant that is trained."""
+  variant, network = name.partition("-")[0], make_network(settings, name)
+  if variant in BASELINES:
+    return pattern_memories.make_as_large(
+      network,
+      task.shape,
+      variant,
+      num_words=settings.num_patterns,
+      num_reads=settings.read_steps,
+      hidden_size=settings.hidden_size,
+      num_filters=settings.num_filters,
+    )
+  return energy_memory.make(
+    network,
+    write_steps=0 if variant == "unwritten" else settings.write_steps,
+    read_steps=settings.read_steps,
+    write_rate=settings.write_rate,
+    step_size=settings.step_size,
+    momentum=settings.momentum,
+    gradient_norm=settings.gradient_norm,
+    first_order=variant == "first_order",
+    remat=settings.remat,
+  )
+
+
+def make_learner(settings: Settings, memory: Any, task: Any) -> Any:
+  """Descends the loss of sets of patterns."""
+
+  def optimiser(hyper):
+    # The gradients through both loops are clipped, not those inside.
+    clip = optax.clip_by_global_norm(settings.max_norm)
+    adam = optax.adamw(
+      hyper["learning_rate"], weight_decay=settings.weight_decay
+    )
+    return training.skip_nonfinite(optax.chain(clip, adam))
+
+  return descent.make(
+    init=lambda key: learner.init(key, memory, jnp.zeros(task.shape)),
+    sample=lambda key, data: task.sample(key, data, settings.num_patterns),
+    loss=learner.make_loss(memory, task),
+    optimiser=optimiser,
+    batch_size=settings.num_sets,
+    measure_gradient=lambda grads: {"norm": optax.tree.norm(grads)},
+  )
+
+
+def make_experiment(
+  settings: Settings, name: str, task: Any
+) -> training.Experiment:
   """One variant, as one run sees it."""
-  setting = make_setting(variant, task)
-  return training.Experiment(
-    init=lambda key, hyper, data: start(key, hyper, setting),
-    update=lambda state, data: update(state, data, setting),
-    evaluate=lambda state, data: evaluate(state, data, setting),
-    data=task.data,
-    hyper={"learning_rate": FLAGS.flag_values_dict()["learning_rate"]},
-  )
+  is_trained = name.partition("-")[0] in TRAINED
+  memory: Any = None
+  if is_trained:
+    memory = make_memory(settings, name, task)
+    init, update = make_learner(settings, memory, task)
+  else:
+    init = lambda key, hyper, data: descent.State((), (), (), hyper, key)
+    update = lambda state, data: (state, {})
 
-
-def start(key: Any, hyper: Any, setting: Setting) -> State:
-  """A network and rates that have learnt nothing; rules have none."""
-  if setting.variant not in TRAINED:
-    return State((), (), hyper, key, jax.random.key(1))
-  key, key_params = jax.random.split(key)
-  pattern = jnp.zeros(setting.task.shape)
-  params = set_memories.init_params(setting.memory, key_params, pattern)
-  moments = optimiser_of(hyper).init(params)
-  return State(params, moments, hyper, key, jax.random.key(1))
-
-
-def distance(setting: Setting) -> Any:
-  """Wrong bits, or the squared error, of each pattern of a set."""
-  return jax.vmap(functools.partial(patterns.distance, setting.task))
-
-
-def update(state: State, data: Any, setting: Setting) -> tuple[State, Any]:
-  """Writes and reads some sets; rules learn nothing."""
-  if setting.variant not in TRAINED:
-    return state, {}
-  key, key_sets = jax.random.split(state.key)
-  count, num_sets = pick("num_patterns", "num_sets").values()
-
-  def loss_of(params, keys):
-    stored = setting.task.sample(keys[0], data, count)
-    keys = jax.random.split(keys[1], count)
-    queries = jax.vmap(setting.task.damage)(keys, stored).pattern
-    _, reads = recall(setting, params, stored, queries)
-    loss = jnp.mean(jax.vmap(energy.reconstruction_loss)(reads, stored))
-    return loss, jnp.mean(distance(setting)(reads[:, -1], stored))
-
-  def loss(params):
-    keys = jax.random.split(key_sets, (num_sets, 2))
-    found = jax.vmap(loss_of, (None, 0))(params, keys)
-    return jax.tree.map(jnp.mean, found)
-
-  (value, error), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-  optimiser = optimiser_of(state.hyper)
-  updates, moments = optimiser.update(grads, state.moments, state.params)
-  params = optax.apply_updates(state.params, updates)
-  metrics = {"loss": value, "error": error, "norm": optax.tree.norm(grads)}
-  return State(params, moments, state.hyper, key, state.tests), metrics
-
-
-def recall(setting: Setting, params: Any, stored: Any, queries: Any) -> Any:
-  """What is written, and what is read of each query."""
-  return set_memories.recall(setting.memory, params, {}, stored, queries)
-
-
-def evaluate(state: State, data: Any, setting: Setting) -> dict[str, Any]:
-  """What is recalled of test sets, the same ones at every time."""
-  given, metrics = FLAGS.flag_values_dict(), {}
-  own = of_trained if setting.variant in TRAINED else of_rule
-  for count in sorted({given["num_patterns"], *map(int, given["counts"])}):
-
-    def one(keys, count=count):
-      stored = setting.task.test(keys[0], data, count)
-      each = jax.random.split(keys[1], count)
-      queries = jax.vmap(setting.task.damage)(each, stored)
-      found = own(keys[2], setting, state.params, stored, queries, data)
-      wrong = distance(setting)(queries.pattern, stored)
-      return jax.tree.map(jnp.mean, found | {"query": wrong})
-
-    key = jax.random.clone(state.tests)  # the same ones at every time
-    keys = jax.random.split(key, (given["num_tests"], 3))
-    found = jax.lax.map(one, keys, batch_size=given["num_sets"])
-    found = jax.tree.map(jnp.mean, found)
-    for name in {"error", "error_clamped"} & set(found):
-      metrics[f"{name}_at_{count}"] = found[name]
-    if count == given["num_patterns"]:
-      metrics |= found
-  return metrics
-
-
-def of_trained(
-  key: Any, setting: Setting, params: Any, stored: Any, queries: Any, data: Any
-) -> dict[str, Any]:
-  """Errors of reads, also where another set was written, and energies."""
-  written, reads = recall(setting, params, stored, queries.pattern)
-  other = setting.task.test(key, data, len(stored))
-  _, elsewhere = recall(setting, params, other, queries.pattern)
-  error = lambda reads: distance(setting)(reads[:, -1], stored)
-  errors = {"error": error(reads), "error_elsewhere": error(elsewhere)}
-  return errors | energy_memory.measures(
-    setting.memory, params, written, stored, queries.pattern, reads
-  )
-
-
-def of_rule(
-  key: Any, setting: Setting, _params: Any, stored: Any, queries: Any, _: Any
-) -> dict[str, Any]:
-  """Errors of what needs no training, also where it knows what is damaged."""
-  if setting.variant == "query":
-    return {"error": distance(setting)(queries.pattern, stored)}
-
-  def error(is_known):
-    given = setting.variant, stored, queries.pattern, is_known
-    found = energy_memory.retrieve(key, *given)
-    return distance(setting)(found, stored)
-
-  known = ~queries.is_damaged
-  both = jax.vmap(error)(jnp.stack([jnp.zeros_like(known), known]))
-  return {"error": both[0], "error_clamped": both[1]}
-
-
-def names() -> list[str]:
-  """The variants; those that are trained once for each of --dynamic_sizes."""
-  given, found = FLAGS.flag_values_dict(), []
-  for name in given["variants"]:
-    sized = [f"{name}-{size}" for size in given["dynamic_sizes"]]
-    found += sized if sized and name in TRAINED else [name]
-  return found
-
-
-def make_experiments(options: training.Options) -> dict[str, Any]:
-  """One for each variant."""
-  check()
-  try:
-    task = make_task(options.data_dir)
-    return {name: make_experiment(name, task) for name in names()}
-  except ValueError as reason:
-    raise training.RunError(f"The flags do not fit: {reason}") from reason
-
-
-def check() -> None:
-  """Refuses flags that do not fit, before anything is compiled."""
-  given = FLAGS.flag_values_dict()
-  chosen, counts, network = given["variants"], given["counts"], given["network"]
-  shown = f"--variants={','.join(chosen)}"
-  fits = lambda x: x.isdecimal() and 0 < int(x) <= 10**6
-  wrong = {
-    f"{shown} names no memory; there are {', '.join(VARIANTS)}.": (
-      not chosen or set(chosen) - set(VARIANTS)
-    ),
-    f"{shown} names a memory twice.": len({*chosen}) < len(chosen),
-    f"{shown}: Hopfield's rules are of bits, and --task=cifar10 is not.": (
-      given["task"] == "cifar10" and set(chosen) & set(RULES)
-    ),
-    "--counts is empty; it must have a number of patterns.": not counts,
-    **{
-      f"--{name}={','.join(given[name])} must be integers, 1 to 10**6.": (
-        not all(map(fits, given[name]))
+  def evaluate(key, state, data):
+    def measure(key, stored, queries):
+      if not is_trained:
+        return learner.measure_rule(key, name, task, stored, queries)
+      return learner.measure_memory(
+        key, memory, state.params, task, data, stored, queries
       )
-      for name in ("counts", "dynamic_sizes")
-    },
-    f"--network={network} is of images; --task=binary has --network=gated.": (
-      given["task"] == "binary" and network != "gated"
-    ),
-    "--momentum must be at most 1.": not given["momentum"] <= 1,
-    "--max_norm must be positive.": not given["max_norm"] > 0,
-    "--write_rate must be positive.": not given["write_rate"] > 0,
+
+    return learner.evaluate(
+      key,
+      measure,
+      task,
+      data,
+      num_patterns=settings.num_patterns,
+      counts=settings.counts,
+      num_sets=settings.num_tests,
+      batch_size=settings.num_sets,
+    )
+
+  return training.Experiment(
+    init=init,
+    update=update,
+    evaluate=evaluate,
+    data=task.data,
+    hyper={"learning_rate": settings.learning_rate},
+    export=lambda state: state.params,
+  )
+
+
+def make_experiments(
+  settings: Settings, options: training.Options
+) -> dict[str, training.Experiment]:
+  """One experiment for each variant, and for each size of it."""
+  task = make_task(settings, options.data_dir)
+  return {
+    name: make_experiment(settings, name, task) for name in list_names(settings)
   }
-  for name in ("learning_rate", "weight_decay", "write_rate", "step_size"):
-    wrong[f"--{name} must be finite."] = not given[name] < math.inf
-  for sentence, is_wrong in wrong.items():
-    if is_wrong:
-      raise training.RunError(sentence)
 
 
-def draw(results: training.Results, out_dir: Any) -> None:
-  """What is learnt, what is held, and patterns as they are read."""
-  given = FLAGS.flag_values_dict()
+def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
+  """Learning curves, errors by number and size, reads and their energies."""
   trained = [x for x in results.states if x.partition("-")[0] in TRAINED]
-  kind = "wrong bits" if given["task"] != "cifar10" else "squared error"
-  wanted = {"eval/error": f"{kind} of a pattern that was read"}
+  kind = "squared error" if settings.task == "cifar10" else "wrong bits"
+  label = f"{kind} of a pattern"
+  wanted = {"eval/error": f"{label} that was read"}
   if trained:
     wanted["eval/loss"] = "squared error, of all steps of a read"
-  pictures.curves(results, out_dir / "curves.png", wanted)
-  counts = sorted({int(x) for x in given["counts"]})
-  image_pictures.by_length(
-    *(results, [*results.states], "eval/error", counts),
-    *(out_dir / "counts.png", f"{kind} of a pattern", "stored patterns"),
+  curves.plot_metrics(results, out_dir / "curves.png", wanted)
+  curves.plot_by_length(
+    results,
+    list(results.states),
+    "eval/error",
+    sorted(settings.counts),
+    out_dir / "counts.png",
+    label,
+    "stored patterns",
   )
-  task, energies, sizes = make_task(results.options.data_dir), {}, {}
+  task = make_task(settings, results.options.data_dir)
+  models, sizes = {}, {}
   for name in trained:
-    params = jax.tree.map(lambda x: jnp.asarray(x[0]), results.states[name])
-    setting = make_setting(name, task)
-    rows, values = pattern_pictures.recalled(
-      *(setting.memory, params.params, task, given["num_patterns"])
-    )
-    image_pictures.grid(rows, out_dir / f"{name}.png")
-    energies |= {name: values} if setting.variant in ENERGIES else {}
-    sizes[name] = setting.variant, setting.num_floats
-  if given["dynamic_sizes"] and trained and not results.options.sweep:
-    labels = "numbers that are written", f"{kind} of a pattern"
+    state = results.states[name]
+    params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
+    models[name] = make_memory(settings, name, task), params
+    network = make_network(settings, name)
+    size = energy_networks.count_written(network, task.shape)
+    sizes[name] = name.partition("-")[0], size
+  energy_figures.plot_reads(models, task, settings.num_patterns, out_dir)
+  if settings.dynamic_sizes and trained and not results.options.sweep:
+    labels = "writable weights", label
     path = out_dir / "sizes.png"
-    image_pictures.by_size(results, sizes, "eval/error", path, labels)
-  if energies:
-    steps = np.arange(given["read_steps"] + 1)
-    labels = "steps of a read", "energy, above the query's"
-    image_pictures.lines(energies, steps, out_dir / "energy.png", labels)
+    curves.plot_by_size(results, sizes, "eval/error", path, labels)
 
 
-def main(options: training.Options) -> int:
-  found = make_experiments(options)
-  results = training.run(found, options, key_metric="eval/error")
-  return training.finish(results, CLAIMS, draw)
-
-
-_STATED = (
-  *("num_bits", "num_redrawn", "num_patterns", "num_sets", "num_tests"),
-  *("write_steps", "read_steps", "hidden_size", "dynamic_size", "num_hops"),
-  *("learning_rate", "weight_decay", "max_norm", "write_rate", "step_size"),
-  *("momentum", "gradient_norm", "num_updates", "network", "task", "sweep"),
-)
-
-
-_GIVEN = _LEARN | PRESETS["cpu"]["task=binary"]
-_CPU_WHERE = {n: [_GIVEN.get(n, FLAGS[n].default)] for n in _STATED}
-
-
-def _of(variant, name):
-  return claims.last(variant, f"eval/{name}")
-
-
-def _from(measure, value):
+def distance(measure: Any, value: float) -> Any:
+  """The measure of how far another measure is from a value."""
   return lambda results: abs(measure(results) - value)
 
 
-_ENERGIES = [_of("ebmm", f"energy_{when}") for when in ("after", "before")]
-_TABLE = {16: 0.4, 32: 5.0, 48: 9.8, 64: 13.0, 96: 16.5}  # Hebb's wrong bits
-_HOPFIELD = {"task": ["binary"], "num_bits": [128], "num_redrawn": [64]}
+def hebb_claim(count: int, published: float) -> Claim:
+  """The claim that Hebb's rule has the published errors."""
+  measure = last("hebb", f"eval/error_clamped_at_{count}")
+  return Claim(
+    f"hebb-{count}",
+    f"distance of wrong bits of 128 from the paper's {published}, of {count} "
+    "patterns",
+    distance(measure, published),
+    "<=",
+    0.5,
+  )
 
 
-def _claim(name, where, min_seeds, *row):
-  return claims.Claim(name, *row, where=where, min_seeds=min_seeds)
-
-
-CLAIMS = (
-  *(
-    _claim(f"binary/{name}", _CPU_WHERE, 4, *row)
-    for name, *row in (
-      ("error", "wrong bits of 32", _of("ebmm", "error"), "<=", 6.0),
-      ("loss", "loss of 3 steps", _of("ebmm", "loss"), "<=", 14.0),
-      ("control", "loss unwritten", _of("unwritten", "loss"), ">=", 17.6),
-      (
-        *("control-error", "wrong bits unwritten, less 8"),
-        *(_from(_of("unwritten", "error"), 8.0), "<=", 0.15),
-      ),
-      (
-        *("energy", "energy of stored patterns, less that before the write"),
-        *(claims.difference(*_ENERGIES), "<", 0.0),
-      ),
-    )
+_ENERGY_CLAIM = Claim(
+  "energy",
+  "energy of stored patterns, less that before the write",
+  difference(
+    last("ebmm", "eval/energy_after"), last("ebmm", "eval/energy_before")
   ),
-  *(
-    _claim(
-      *(f"hebb/{n}", _HOPFIELD | {"num_tests": [64]}, 1),
-      f"wrong bits of 128, less the paper's {wrong}, of {n} patterns",
-      *(_from(_of("hebb", f"error_clamped_at_{n}"), wrong), "<=", 0.5),
-    )
-    for n, wrong in _TABLE.items()
-  ),
+  "<",
+  0.0,
 )
-REPRODUCE = {
-  "binary": ["--num_seeds=4"],
-  "hopfield": [
-    *("--variants=hebb,storkey,pseudo_inverse", "--num_bits=128"),
-    *("--num_redrawn=64", "--counts=16,32,48,64,96", "--num_updates=100"),
-  ],
+REPRODUCTIONS = {
+  "binary": training.Reproduction(
+    ["--num_seeds=4"],
+    min_seeds=4,
+    presets=("cpu",),
+    minutes=5,
+    claims=[
+      Claim("error", "wrong bits of 32", last("ebmm", "eval/error"), "<=", 6.0),
+      Claim("loss", "loss of 3 steps", last("ebmm", "eval/loss"), "<=", 14.0),
+      Claim(
+        "control",
+        "loss unwritten",
+        last("unwritten", "eval/loss"),
+        ">=",
+        17.6,
+      ),
+      Claim(
+        "control-error",
+        "distance of wrong bits unwritten from 8",
+        distance(last("unwritten", "eval/error"), 8.0),
+        "<=",
+        0.15,
+      ),
+      _ENERGY_CLAIM,
+    ],
+  ),
+  "binary-128": training.Reproduction(
+    ["--num_seeds=4"],
+    min_seeds=4,
+    presets=("gpu",),
+    claims=[
+      Claim(
+        "error", "wrong bits of 128", last("ebmm", "eval/error"), "<", 16.0
+      ),
+      _ENERGY_CLAIM,
+    ],
+  ),
+  "hopfield": training.Reproduction(
+    [
+      "--variants=hebb,storkey,pseudo_inverse",
+      "--num_bits=128",
+      "--num_redrawn=64",
+      "--counts=16,32,48,64,96",
+      "--num_updates=100",
+    ],
+    min_seeds=1,
+    minutes=1,
+    claims=[
+      hebb_claim(16, 0.4),
+      hebb_claim(32, 5.0),
+      hebb_claim(48, 9.8),
+      hebb_claim(64, 13.0),
+      hebb_claim(96, 16.5),
+    ],
+  ),
 }
 
+SCRIPT = training.Script(
+  Settings,
+  PRESETS,
+  make_experiments,
+  draw,
+  REPRODUCTIONS,
+  free=("variants", "counts", "dynamic_sizes"),
+  key_metric="eval/error",
+  check=check,
+)
+
 if __name__ == "__main__":
-  training.main(FLAGS, main)
+  training.main(SCRIPT)

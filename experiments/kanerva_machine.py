@@ -35,13 +35,13 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   import optax
 
+  from lilly.figures import curves
   from lilly.figures import kanerva as kanerva_figures
   from lilly.learners import descent
   from lilly.learners import kanerva as learner
   from lilly.losses import likelihoods
   from lilly.nets import cores, kanerva_memories, kanerva_model
   from lilly.tasks import image_episodes
-  from lilly.training import image_pictures, pictures
 
 Size = Annotated[int, between(1, 10**6)]
 
@@ -299,8 +299,8 @@ def make_experiments(
 def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
   """The bound over training and by length; images of each model."""
   label = "nats per image"
-  pictures.curves(results, out_dir / "curves.png", {"eval/nats": label})
-  image_pictures.by_length(
+  curves.plot_metrics(results, out_dir / "curves.png", {"eval/nats": label})
+  curves.plot_by_length(
     results,
     list(results.states),
     "eval/nats",
@@ -316,7 +316,7 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
       params = jax.tree.map(lambda x: jnp.asarray(x[0]), state.params)
       memory = make_memory(settings, variant)
       models[variant] = make_networks(settings, task), memory, params
-  kanerva_figures.machines(
+  kanerva_figures.plot_machines(
     models,
     images,
     out_dir,

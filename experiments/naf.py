@@ -2,463 +2,549 @@
 
 Gu, Lillicrap, Sutskever, Levine (arXiv 1603.00748, ICML 2016). Q-learning for
 continuous actions without an actor, against DDPG; and short rollouts of the
-policy in a model of the world, learnt from as if they had happened. An update
-is a round: --refit_every episodes, after which models are fitted anew.
+policy in a model of the environment, whose transitions are learnt from too. An
+update is a round: --refit_every episodes, after which models are fitted again.
 
 Variants: naf and ddpg; more_updates is naf with as many updates as imagination
-makes, all on real steps: its control. Of the world have a model true_model (the
-simulator), linear_model (linear-Gaussian, for each step of an episode) and
-neural_model. planner explores by iLQG on the linear model in a share of the
-episodes, linear_model_planner imagines too. ilqg learns nothing: it plans with
-the simulator, from each start of the evaluation.
+makes, all on real transitions: its control. true_model (the simulator),
+linear_model (linear-Gaussian, for each step of an episode) and neural_model
+imagine with a model. planner explores by iLQG on the linear model in a share
+of the episodes, linear_model_planner imagines too. ilqg learns nothing: it
+plans with the simulator, from each start of the evaluation.
 
-Expect of the pendulum a return of -150 after 10 rounds (10,000 steps). More in
-docs/papers/naf.md.
+Expected on the pendulum is a return of -150 after 10 rounds (10,000 steps), in
+a minute on 2 cores with 8 seeds. More in docs/papers/naf.md.
 """
 
-from __future__ import annotations
-
 import math
-import types
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from absl import flags
+import numpy as np
 from etils import epy
 
 from lilly import training
-from lilly.training import claims, continuous_control
+from lilly.training.claims import Claim, difference, final, last
+from lilly.training.settings import MAY_REPEAT, above, at_least, between
 
 with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
-  import numpy as np
   import optax
 
-  from lilly.envs import catalog, episodes, pendulum, planning
-  from lilly.nets import (
-    agents,
-    naf_learner,
-    policy_gradient_learner,
-    world_models,
-  )
-  from lilly.nets import imagination_learner as learner
-  from lilly.replay import ring
-  from lilly.training import pictures
+  from lilly.envs import catalog, planning, reacher
+  from lilly.figures import curves
+  from lilly.figures import naf as naf_figures
+  from lilly.figures import rollouts as rollout_figures
+  from lilly.learners import agents
+  from lilly.learners import imagination as learner
+  from lilly.nets import actor_critic, normalized_advantage, world_models
+
+Count = Annotated[int, at_least(1)]
+NonNegative = Annotated[float, at_least(0.0)]
+Fraction = Annotated[float, between(0.0, 1.0)]
 
 
-class Variant(NamedTuple):
-  """What is learnt, and what is done with a model."""
+class Settings(NamedTuple):
+  """The settings; defaults are the published ones, or DDPG's."""
 
-  agent: str = "naf"
-  model: str = ""  # true, linear or neural
-  options: Mapping[str, bool] = types.MappingProxyType({})
+  tasks: Annotated[
+    tuple[str, ...], "Tasks to learn; all: those that need no physics engine."
+  ] = ("pendulum",)
+  variants: Annotated[
+    tuple[
+      Literal[
+        "naf",
+        "ddpg",
+        "more_updates",
+        "true_model",
+        "linear_model",
+        "neural_model",
+        "planner",
+        "linear_model_planner",
+        "ilqg",
+      ],
+      ...,
+    ],
+    "Variants to compare.",
+  ] = ("naf",)
+  hidden_sizes: Annotated[
+    tuple[Count, ...], MAY_REPEAT, "Units of each hidden layer."
+  ] = (200, 200)
+  batch_norm: Annotated[bool, "Use batch normalisation."] = True
+  learning_rate: Annotated[NonNegative, "Learning rate of NAF."] = 1e-3
+  policy_rate: Annotated[NonNegative, "Learning rate of DDPG's policy."] = 1e-4
+  critic_rate: Annotated[NonNegative, "Learning rate of DDPG's critic."] = 1e-3
+  tau: Annotated[
+    Fraction, "Target-network update rate τ (Polyak averaging)."
+  ] = 1e-3
+  discount: Annotated[Fraction, "Discount factor γ."] = 0.99
+  theta: Annotated[
+    NonNegative, "Ornstein-Uhlenbeck noise: mean-reversion rate θ."
+  ] = 0.15
+  sigma: Annotated[NonNegative, "Ornstein-Uhlenbeck noise: volatility σ."] = 0.3
+  dt: Annotated[float, above(0.0), "Ornstein-Uhlenbeck noise: time step."] = 1.0
+  precision_noise: Annotated[
+    bool, "Shape NAF's noise by its curvature P: L^-T ε."
+  ] = False
+  reward_scale: Annotated[
+    float, "Rewards are multiplied by this before learning."
+  ] = 1.0
+  keep_truncated: Annotated[
+    bool, "Store transitions truncated by the time limit in replay."
+  ] = True
+  action_repeat: Annotated[
+    int, at_least(0), "Times each action is repeated; 0: the task's default."
+  ] = 0
+  episode_steps: Annotated[
+    int, at_least(0), "Steps per episode; 0: the task's default."
+  ] = 0
+  fixed_start: Annotated[
+    bool, "Start every episode alike (pendulum, reacher_fixed)."
+  ] = False
+  batch_size: Annotated[Count, "Transitions per update."] = 64
+  capacity: Annotated[Count, "Transitions kept in replay."] = 1_000_000
+  start_steps: Annotated[Count, "Random steps before the first update."] = 1000
+  updates_per_step: Annotated[
+    Count, "Updates on real transitions per step, I."
+  ] = 5
+  refit_every: Annotated[
+    Count, "Episodes per round, after which models are fitted, n."
+  ] = 5
+  imagined_steps: Annotated[Count, "Steps of a rollout in the model, l."] = 10
+  imagined_sigma: Annotated[
+    NonNegative, "Volatility σ in imagination; 0: that of --sigma."
+  ] = 0.0
+  imagine_until: Annotated[
+    int, at_least(0), "Episodes with imagination; 0: all."
+  ] = 0
+  ridge: Annotated[
+    NonNegative, "Linear model: added to the variance of its inputs."
+  ] = 1e-3
+  model_updates: Annotated[Count, "Neural model: updates per fit."] = 1000
+  planner_share: Annotated[
+    Fraction, "Fraction of episodes in which the planner acts."
+  ] = 0.5
+  max_kl: Annotated[
+    float,
+    above(0.0),
+    "Planner: KL limit per episode to the previous controller, nats.",
+  ] = 10.0
+  num_passes: Annotated[
+    Count, "ilqg: backward and forward passes per plan."
+  ] = 5
+  goal_return: Annotated[
+    float | None, "Report the episodes needed to reach this evaluation return."
+  ] = None
+  num_starts: Annotated[Count, "Evaluation episodes."] = 50
 
 
-_IMAGINES, _PLANS = {"imagines": True}, {"plans": True}
-VARIANTS = {
-  "naf": Variant(),
-  "ddpg": Variant("ddpg"),
-  "more_updates": Variant(options={"more_updates": True}),
-  "true_model": Variant(model="true", options=_IMAGINES),
-  "linear_model": Variant(model="linear", options=_IMAGINES),
-  "neural_model": Variant(model="neural", options=_IMAGINES),
-  "planner": Variant(model="linear", options=_PLANS),
-  "linear_model_planner": Variant(model="linear", options=_IMAGINES | _PLANS),
-  "ilqg": Variant("ilqg"),
-}
-_CPU = {"hidden_sizes": ["64", "64"], "capacity": 100_000, "num_updates": 10}
-_CPU |= {"reward_scale": 0.1, "tau": 5e-3, "updates_per_step": 1}
-_CPU |= {"eval_every": 1, "start_steps": 200, "imagined_sigma": 1.0}
-_PAPER = {"batch_norm": True, "sigma": 0.3, "num_updates": 400}
-_PAPER |= {"eval_every": 10}
-_SMOKE = {"hidden_sizes": ["8", "8"], "num_updates": 2, "capacity": 200}
-_SMOKE |= {"episode_steps": 10, "refit_every": 2, "imagined_steps": 3}
-_SMOKE |= {"batch_size": 4, "num_starts": 2, "start_steps": 5}
-_SMOKE |= {"updates_per_step": 1, "model_updates": 3, "eval_every": 1}
-_GPU = _CPU | {"hidden_sizes": ["200", "200"], "updates_per_step": 5}
-PRESETS: dict[str, dict[str, Any]]
-PRESETS = {"cpu": _CPU, "smoke": _SMOKE, "gpu": _GPU, "paper": _PAPER}
-
-FLAGS = flags.FlagValues()
-training.define_flags(FLAGS, PRESETS)
-_OWN: dict[str, Any] = {"flag_values": FLAGS}
-continuous_control.define_flags(
-  FLAGS, hidden_sizes=["200", "200"], variants=list(VARIANTS)
+_HYPER = (
+  "learning_rate",
+  "policy_rate",
+  "critic_rate",
+  "tau",
+  "discount",
+  "theta",
+  "sigma",
 )
-_RATES = ("learning_rate", "policy_rate", "critic_rate")
-for _name, _value, _text in (
-  ("learning_rate", 1e-3, "Learning rate of NAF."),
-  ("policy_rate", 1e-4, "Learning rate of DDPG's policy."),
-  ("critic_rate", 1e-3, "Learning rate of DDPG's critic."),
-  ("ridge", 1e-3, "Linear model: added to the variance of its inputs."),
-  ("imagined_sigma", 0.0, "Noise of imagined steps; 0: as of real ones."),
-  ("planner_share", 0.5, "Planner: of the episodes, in which it acts."),
-  ("max_kl", 10.0, "Planner: from the controller before it, an episode."),
-):
-  flags.DEFINE_float(_name, _value, _text, 0.0, **_OWN)
-_TEXT = "Count episodes until evaluation returns so much."
-flags.DEFINE_float("goal_return", None, _TEXT, **_OWN)
-for _name, _value, _least, _text in (
-  ("updates_per_step", 5, 1, "On real transitions [I]."),
-  ("imagined_steps", 10, 1, "Length of a rollout in the model [l]."),
-  ("refit_every", 5, 1, "Episodes between fits of the model [n]."),
-  ("imagine_until", 0, 0, "Episodes with imagination; 0: all."),
-  ("episode_steps", 0, 0, "Length of an episode; 0: by the task."),
-  ("model_updates", 1000, 1, "Neural model: updates in a fit."),
-  ("num_passes", 5, 1, "ilqg: back and forth, for a plan."),
-):
-  flags.DEFINE_integer(_name, _value, _text, _least, **_OWN)
-for _name, _text in (
-  ("batch_norm", "Normalise batches in the networks."),
-  ("fixed_start", "Pendulum, reacher: start all episodes alike."),
-  ("precision_noise", "NAF: shape the noise by P: L^-T e."),
-):
-  flags.DEFINE_bool(_name, False, _text, **_OWN)
-# Of an episode before actions are repeated, where it is not 1,000.
+PRESETS = {
+  "cpu": {
+    "hidden_sizes": (64, 64),
+    "batch_norm": False,
+    "tau": 5e-3,
+    "sigma": 0.2,
+    "imagined_sigma": 1.0,
+    "reward_scale": 0.1,
+    "capacity": 100_000,
+    "start_steps": 200,
+    "updates_per_step": 1,
+    "num_updates": 10,
+    "eval_every": 1,
+  },
+  "smoke": {
+    "hidden_sizes": (8, 8),
+    "batch_norm": False,
+    "sigma": 0.2,
+    "batch_size": 4,
+    "capacity": 200,
+    "start_steps": 5,
+    "episode_steps": 10,
+    "updates_per_step": 1,
+    "refit_every": 2,
+    "imagined_steps": 3,
+    "model_updates": 3,
+    "num_starts": 2,
+    "num_updates": 2,
+    "eval_every": 1,
+  },
+  "gpu": {
+    "hidden_sizes": (200, 200),
+    "batch_norm": False,
+    "tau": 5e-3,
+    "sigma": 0.2,
+    "imagined_sigma": 1.0,
+    "reward_scale": 0.1,
+    "capacity": 100_000,
+    "start_steps": 200,
+    "updates_per_step": 5,
+    "num_updates": 10,
+    "eval_every": 1,
+  },
+  "paper": {"num_updates": 400, "eval_every": 10},
+}
+
+# Steps per episode before actions are repeated, where these are not 1,000.
 _STEPS = {"pendulum": 200, "mountain_car": 999}
 _STARTS = {"pendulum": (math.pi, 0.0), "reacher_fixed": (-2.0, 1.0)}
+# The model of each variant that has one; what is imagined or planned with it.
+_MODELS = {
+  "true_model": "true",
+  "linear_model": "linear",
+  "neural_model": "neural",
+  "planner": "linear",
+  "linear_model_planner": "linear",
+}
+_IMAGINE = (
+  "true_model",
+  "linear_model",
+  "neural_model",
+  "linear_model_planner",
+)
+_PLAN = ("planner", "linear_model_planner")
 
 
-def make_world(task: str) -> Any:
+def check(settings: Settings) -> None:
+  """Refuses settings that do not fit each other."""
+  variants = ",".join(settings.variants)
+  models = {_MODELS.get(name) for name in settings.variants}
+  is_fitted = bool(models & {"linear", "neural"})
+  uses_dynamics = models != {None} or "ilqg" in settings.variants
+  ends_early = bool({"mountain_car", "all"} & set(settings.tasks))
+  problems = {
+    f"--capacity={settings.capacity} is less than --batch_size="
+    f"{settings.batch_size}; keep at least a batch in replay.": (
+      settings.capacity < settings.batch_size
+    ),
+    "--reward_scale=0 leaves nothing to learn; give another number.": (
+      settings.reward_scale == 0
+    ),
+    f"--theta={settings.theta} times --dt={settings.dt} must be less than 2, "
+    "or the noise grows without end.": settings.theta * settings.dt >= 2,
+    "--batch_size=1 has no variance to normalise by; use 2 or more.": (
+      settings.batch_norm and settings.batch_size < 2
+    ),
+    f"--variants={variants}: linear and neural models need episodes of one "
+    "length; leave out mountain_car.": is_fitted and ends_early,
+    f"--variants={variants}: models and planners are for tasks without a "
+    "physics engine; leave out those with one.": (
+      uses_dynamics and any("/" in task for task in settings.tasks)
+    ),
+  }
+  for sentence, is_wrong in problems.items():
+    if is_wrong:
+      raise training.RunError(sentence)
+
+
+def make_world(settings: Settings, task: str) -> Any:
   """The task; its episodes have one length."""
-  given = FLAGS.flag_values_dict()
   options: dict[str, Any] = {"num_steps": None}
-  if given["fixed_start"] and task in _STARTS:
+  if settings.fixed_start and task in _STARTS:
     options["start"] = _STARTS[task]
-  repeats = given["action_repeat"] or catalog.REPEATS.get(task, 1)
-  plain = continuous_control.task_environment(task, repeats, **options)
-  horizon = given["episode_steps"] or _STEPS.get(task, 1000) // repeats
-  return learner.world(plain, horizon, 16 if "/" in task else None)
+  repeats = settings.action_repeat or catalog.REPEATS.get(task, 1)
+  try:
+    plain = catalog.make_normalized(task, repeats, **options)
+  except (ValueError, ImportError) as error:
+    raise training.RunError(f"--tasks={task}: {error}") from error
+  horizon = settings.episode_steps or _STEPS.get(task, 1000) // repeats
+  # A physics engine takes long to reset; a pool of starts is made once.
+  return learner.make_world(plain, horizon, 16 if "/" in task else None)
 
 
-def make_agent(world: Any, kind: str) -> Any:
+def make_agent(settings: Settings, world: Any, variant: str) -> Any:
   """NAF or DDPG, with layers of the same sizes."""
-  (num_actions,) = world.plain.action_spec.shape
-  sizes = [int(size) for size in FLAGS["hidden_sizes"].value]
-  norm = {} if FLAGS["batch_norm"].value else None
+  (action_size,) = world.plain.action_spec.shape
+  batch_norm = {} if settings.batch_norm else None
 
-  def optimiser(rate):
-    return training.skip_nonfinite(optax.adam(rate))
+  def optimiser(learning_rate):
+    return training.skip_nonfinite(optax.adam(learning_rate))
 
-  if kind == "naf":
-    net = naf_learner.network(num_actions, sizes, batch_norm=norm)
-    return agents.naf(net, optimiser)
-  nets = policy_gradient_learner.networks(num_actions, sizes, batch_norm=norm)
-  return agents.ddpg(nets, optimiser)
+  if variant == "ddpg":
+    nets = actor_critic.networks(
+      action_size, settings.hidden_sizes, batch_norm=batch_norm
+    )
+    return agents.ddpg(nets, optimiser)
+  net = normalized_advantage.network(
+    action_size, settings.hidden_sizes, batch_norm=batch_norm
+  )
+  return agents.naf(net, optimiser)
 
 
-def make_model(world: Any, kind: str) -> Any:
-  """What is imagined with, or planned by; None for none."""
-  given = FLAGS.flag_values_dict()
+def make_model(settings: Settings, world: Any, variant: str) -> Any:
+  """The model that a variant imagines or plans with; None for none."""
+  kind = _MODELS.get(variant)
   if kind == "true":
     return world_models.simulator(world.limited)
-  fitted = {"plain": world.plain, "horizon": world.horizon}
+  if kind is not None and world.plain.reward is None:
+    raise training.RunError(
+      f"--variants={variant}: a fitted model does not know the reward of "
+      "repeated actions; give --action_repeat=1."
+    )
   if kind == "linear":
-    return world_models.linear(**fitted, ridge=given["ridge"])
+    return world_models.linear(world.plain, world.horizon, ridge=settings.ridge)
   if kind == "neural":
-    sizes = [int(size) for size in given["hidden_sizes"]]
-    fitted |= {"num_updates": given["model_updates"]}
-    return world_models.neural(**fitted, hidden_sizes=sizes)
+    return world_models.neural(
+      world.plain,
+      world.horizon,
+      hidden_sizes=settings.hidden_sizes,
+      num_updates=settings.model_updates,
+    )
   return None
 
 
-def make_experiment(task: str, variant: str) -> training.Experiment:
-  """One task and one variant, as one run sees it."""
-  world, chosen = make_world(task), VARIANTS[variant]
-  if chosen.agent == "ilqg":
-    return planner(task, world)
-  given = FLAGS.flag_values_dict()
-  own = {x: given[x] for x in learner.Settings._fields if x in given}
-  settings = learner.Settings(**own, **chosen.options)
-  agent, model = (
-    make_agent(world, chosen.agent),
-    make_model(world, chosen.model),
+def make_constants(settings: Settings, variant: str) -> Any:
+  """The fixed numbers of algorithm 2: settings of the same names."""
+  shared = [x for x in learner.Constants._fields if x in Settings._fields]
+  return learner.Constants(
+    imagines=variant in _IMAGINE,
+    plans=variant in _PLAN,
+    more_updates=variant == "more_updates",
+    **{name: getattr(settings, name) for name in shared},
   )
-  parts = world, agent, model, settings
+
+
+def make_experiment(
+  settings: Settings, task: str, variant: str
+) -> training.Experiment:
+  """One task and one variant, as one run sees it."""
+  world = make_world(settings, task)
+  if variant == "ilqg":
+    return make_planner(settings, task, world)
+  agent = make_agent(settings, world, variant)
+  model = make_model(settings, world, variant)
+  constants = make_constants(settings, variant)
   return training.Experiment(
-    init=lambda key, hyper, data: learner.init(key, hyper, *parts),
-    update=lambda state, data: learner.update(state, *parts),
-    evaluate=lambda state, data: evaluate(state, task, world, agent),
-    hyper=continuous_control.hyper(FLAGS, _RATES),
+    init=lambda key, hyper, data: learner.init(
+      key, hyper, world, agent, model, constants
+    ),
+    update=lambda state, data: learner.update(
+      state, world, agent, model, constants
+    ),
+    evaluate=lambda key, state, data: evaluate(
+      key, settings, task, state, world, agent
+    ),
+    hyper={name: getattr(settings, name) for name in _HYPER},
     steps_per_update=settings.refit_every * world.horizon,
     unit="steps",
+    export=lambda state: agent.export(state.agent),
   )
 
 
-def planner(task: str, world: Any) -> training.Experiment:
+def make_planner(
+  settings: Settings, task: str, world: Any
+) -> training.Experiment:
   """iLQG with the simulator, from each start of an evaluation: no learning."""
 
   def init(key, hyper, data):
     del key, data
+    # Planned once, from the starts of the driver's evaluations.
     total = planning.mean_return(
+      jax.random.key(1),
       world.plain,
       world.horizon,
-      num_starts=FLAGS["num_starts"].value,
-      num_passes=FLAGS["num_passes"].value,
+      num_starts=settings.num_starts,
+      num_passes=settings.num_passes,
     )
     return {"return": total, "hyper": hyper}
 
   return training.Experiment(
     init=init,
     update=lambda state, data: (state, {"return": state["return"]}),
-    evaluate=lambda state, data: rated(task, state["return"]),
-    hyper=continuous_control.hyper(FLAGS, _RATES),
-    steps_per_update=FLAGS["refit_every"].value * world.horizon,
+    evaluate=lambda key, state, data: score(settings, task, state["return"]),
+    hyper={name: getattr(settings, name) for name in _HYPER},
+    steps_per_update=settings.refit_every * world.horizon,
     unit="steps",
+    export=lambda state: {"return": state["return"]},
   )
 
 
-def policy(state: Any, agent: Any) -> Any:
-  """The best action of each observation, as `episodes` play it."""
-  return lambda key, seen: agent.outputs(state.agent, seen).mean
+def score(settings: Settings, task: str, mean_return: Any) -> dict[str, Any]:
+  """The return, and its score where episodes are those it is defined for."""
+  own_episodes = settings.episode_steps or settings.fixed_start
+  return catalog.score("" if own_episodes else task, mean_return)
 
 
-def evaluate(state: Any, task: str, world: Any, agent: Any) -> dict[str, Any]:
-  """Greedy return; values of what was visited; how still a reacher holds."""
-  num_starts = FLAGS["num_starts"].value
-  act = policy(state, agent)
-  metrics = rated(task, episodes.mean_return(world.limited, act, num_starts))
-  seen = ring.sample(jax.random.key(2), state.replay, 1000).observation
-  values = jax.vmap(lambda x: agent.outputs(state.agent, x).value)(seen)
-  metrics |= {"value_median": jnp.median(values), "value_max": jnp.max(values)}
+def evaluate(
+  key: Any, settings: Settings, task: str, state: Any, world: Any, agent: Any
+) -> dict[str, Any]:
+  """Greedy return, V over visited states; the reacher's distance and jitter."""
+  num_starts = settings.num_starts
+  metrics = learner.evaluate(
+    jax.random.clone(key), state, world, agent, num_starts
+  )
+  metrics |= score(settings, task, metrics["return"])
   if task.startswith("reacher"):
-    distances = tip_distances(state, world, agent)[:, -20:]
-    metrics |= {
-      "distance": jnp.mean(distances),
-      "tremble": jnp.mean(jnp.std(distances, axis=1)),
-    }
+    policy = learner.greedy(agent, state)
+    metrics |= reacher.measure_precision(
+      key, world.limited, policy, world.horizon, num_starts
+    )
   return metrics
 
 
-def rated(task: str, total: Any) -> dict[str, Any]:
-  """The return, and its score where episodes are those it is for."""
-  own = FLAGS["episode_steps"].value or FLAGS["fixed_start"].value
-  return continuous_control.score("" if own else task, total)
-
-
-def tip_distances(state: Any, world: Any, agent: Any) -> Any:
-  """From the tip to the target in greedy episodes, [starts, T], in metres."""
-  n = world.plain.action_spec.shape[0]
-  act = policy(state, agent)
-
-  def of_episode(key):
-    *_, steps = episodes.rollout(key, world.limited, act, world.horizon)
-    return jnp.linalg.norm(steps.observation[:, 2 * n : 2 * n + 2], axis=1)
-
-  keys = jax.random.split(jax.random.key(1), FLAGS["num_starts"].value)
-  return jax.vmap(of_episode)(keys)
-
-
-def check() -> None:
-  """Refuses flags that do not fit, before anything is compiled."""
-  given, shown = FLAGS.flag_values_dict(), ",".join(FLAGS["variants"].value)
-  chosen = [VARIANTS[name] for name in given["variants"] if name in VARIANTS]
-  learnt = {x.model for x in chosen} & {"linear", "neural"}
-  ends = set(continuous_control.tasks(FLAGS)) & {"mountain_car"}
-  wrong = {
-    "--batch_size=1 has no variance to normalise by; use 2 or more.": (
-      given["batch_norm"] and given["batch_size"] < 2
-    ),
-    f"--planner_share={given['planner_share']} must be at most 1.": (
-      given["planner_share"] > 1
-    ),
-    "--max_kl=0 lets no controller change; give a positive number.": (
-      not given["max_kl"] > 0
-    ),
-    f"--variants={shown}: linear and neural models are of episodes of one "
-    "length; leave out mountain_car.": learnt and ends,
-    f"--variants={shown}: models and planners are for tasks without a physics "
-    "engine; leave out those with one.": any("/" in x for x in given["tasks"])
-    and any(x.model or x.agent == "ilqg" for x in chosen),
+def make_experiments(
+  settings: Settings, options: training.Options
+) -> dict[str, training.Experiment]:
+  """Each task with each variant."""
+  del options
+  pairs = catalog.name_pairs(settings.tasks, settings.variants)
+  return {
+    name: make_experiment(settings, task, variant)
+    for name, (task, variant) in pairs.items()
   }
-  names = (*_RATES, "imagined_sigma", "ridge", "planner_share", "max_kl")
-  continuous_control.check(FLAGS, list(VARIANTS), wrong, rates=names)
 
 
-def make_experiments(options: training.Options) -> dict[str, Any]:
-  """Each task with each variant; their name is the task's where one is run."""
-  check()
-  pairs = continuous_control.pairs(FLAGS)
-  for task, variant in pairs.values():
-    is_fitted = VARIANTS[variant].model in ("linear", "neural")
-    if is_fitted and make_world(task).plain.reward is None:
-      raise training.RunError(
-        f"--tasks={task} --variants={variant}: what repeated actions are worth "
-        "is not known to a model; give --action_repeat=1."
-      )
-  return {name: make_experiment(*pair) for name, pair in pairs.items()}
-
-
-def draw(results: training.Results, out_dir: Any) -> None:
-  """Returns; films; what was valued, imagined, and how still reachers hold."""
-  wanted = {"eval/return": "return of the greedy policy"}
+def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
+  """Learning curves, GIFs, values, rollouts in models, the reacher's jitter."""
+  metrics = {"eval/return": "return of the greedy policy"}
   if all("eval/score" in x for x in results.metrics.values()):
-    wanted = {"eval/score": "score (0 random, 1 best known)"}
-  pictures.curves(results, out_dir / "curves.png", wanted)
+    metrics = {"eval/score": "score (0 random, 1 best known)"}
+  curves.plot_metrics(results, out_dir / "curves.png", metrics)
   rollouts, distances = {}, {}
-  for name, (task, variant) in continuous_control.pairs(FLAGS).items():
+  pairs = catalog.name_pairs(settings.tasks, settings.variants)
+  for name, (task, variant) in pairs.items():
     if variant == "ilqg":
       continue
-    world, chosen = make_world(task), VARIANTS[variant]
-    agent, states = make_agent(world, chosen.agent), results.states[name]
+    world = make_world(settings, task)
+    agent = make_agent(settings, world, variant)
+    states = results.states[name]
     state = jax.tree.map(lambda x: jnp.asarray(x[0]), states)
-    act, model = policy(state, agent), make_model(world, chosen.model)
-    continuous_control.film(out_dir / f"{name}.gif", world.limited, act)
-    if task == "pendulum":
-      draw_values(out_dir / f"{name}_values.png", world, agent, state)
-    if "imagines" in chosen.options:
-      starts = ring.sample(jax.random.key(6), state.visited, 6)
-      given = model, state.fit, world.limited, starts, act
-      seen = world_models.compare(*given, length=15)
-      rollouts[name] = tuple(np.asarray(x[..., -1]) for x in seen)
-    if task.startswith("reacher"):
-
-      def of_run(run, world=world, agent=agent):
-        return jnp.mean(tip_distances(run, world, agent), axis=0)
-
-      distances[name] = 100 * np.asarray(jax.jit(jax.vmap(of_run))(states))
-  if rollouts:
-    names, labels = ("model", "real"), ("steps imagined", "last number seen")
-    pictures.pairs(rollouts, out_dir / "imagined.png", names, labels)
-  if distances:
-    labels, path = ("step", "tip to target (cm)"), out_dir / "tremble.png"
-    pictures.bands(distances, path, labels)
-
-
-def draw_values(path: Any, world: Any, agent: Any, state: Any) -> None:
-  """V, what came of it and the best action, over the pendulum's states."""
-  angles, speeds = np.linspace(-np.pi, np.pi, 41), np.linspace(-8, 8, 41)
-  scale = FLAGS["reward_scale"].value
-
-  def of_state(angle, speed):
-    x = pendulum.State(jnp.float32(angle), jnp.float32(speed))
-    seen = pendulum.observe(x)
-    outputs = agent.outputs(state.agent, seen)
-    followed = world_models.value(
-      world.plain,
-      x,
-      seen,
-      policy(state, agent),
-      discount=state.hyper["discount"],
+    policy = learner.greedy(agent, state)
+    rollout_figures.save_policy_gif(
+      world.limited, policy, out_dir / f"{name}.gif"
     )
-    return outputs.value, scale * followed, outputs.mean[0]
-
-  each = jax.vmap(jax.vmap(of_state, (0, None)), (None, 0))
-  titles = ("V", "discounted rewards that followed", "best action")
-  maps = jax.device_get(jax.jit(each)(angles, speeds))
-  shared = (np.min(maps[:2]), np.max(maps[:2]))
-  limits = (shared, shared, (-1.0, 1.0))
-  pictures.maps(
-    dict(zip(titles, zip(maps, limits, strict=True), strict=True)),
-    path,
-    {"angle (rad, 0 upright)": angles, "velocity (rad/s)": speeds},
-  )
-
-
-def main(options: training.Options) -> int:
-  results = training.run(
-    make_experiments(options), options, key_metric="eval/return"
-  )
-  return training.finish(results, CLAIMS, draw)
+    if task == "pendulum":
+      path = out_dir / f"{name}_values.png"
+      scale = settings.reward_scale
+      naf_figures.plot_pendulum_values(agent, state, world, path, scale)
+    if variant in _IMAGINE:
+      model = make_model(settings, world, variant)
+      rollouts[name] = naf_figures.roll_out(model, agent, state, world)
+    if task.startswith("reacher"):
+      distances[name] = naf_figures.measure_distances(
+        agent, states, world, settings.num_starts
+      )
+  naf_figures.plot_imagined(rollouts, out_dir / "imagined.png")
+  naf_figures.plot_distances(distances, out_dir / "jitter.png")
 
 
-_EARLY = {"refit_every": 1, "num_updates": 15, "goal_return": -500.0}
-_REACHER = {"tasks": ["reacher"], "variants": ["naf", "ddpg"]}
-_REACHER |= {"num_updates": 24, "eval_every": 4}
+def share_solved(results: training.Results) -> Any:
+  """0 or 1 for each seed: does naf return -180 on the pendulum."""
+  returns = last("pendulum_naf", "eval/return")(results)
+  return np.where(returns >= -180.0, 1.0, 0.0)
 
 
-def _share(name, least):
-  """0 or 1 for each seed: does its greedy policy return enough."""
-  measure = claims.last(name, "eval/return")
-  return lambda results: np.where(measure(results) >= least, 1.0, 0.0)
-
-
-def _twice_as_early(results):
+def twice_as_early(results: training.Results) -> Any:
   """Twice the episodes that imagination needs, less the control's median."""
-  own, control = (
-    claims.final(results, f"pendulum_{name}", "train/episodes_to_goal")
-    for name in ("true_model", "more_updates")
-  )
+  metric = "train/episodes_to_goal"
+  own = final(results, "pendulum_true_model", metric)
+  control = final(results, "pendulum_more_updates", metric)
   return 2 * own - np.nanmedian(control)
 
 
-def _state(*rows, **given):
-  """Turns rows of name, sentence, measure, relation, threshold into claims."""
-  where: dict[str, Any] = {
-    name: [PRESETS["cpu"].get(name, FLAGS[name].default)] for name in _STATED
-  }
-  where |= {name: [value] for name, value in given.items()}
-  return tuple(
-    claims.Claim(*row[:5], where=where, statistic=(*row, "median")[5])
-    for row in rows
-  )
+def reacher_gap(name: str) -> Any:
+  """The measure of naf's metric less ddpg's, on the reacher."""
+  naf = last("reacher_naf", f"eval/{name}")
+  return difference(naf, last("reacher_ddpg", f"eval/{name}"))
 
 
-_STATED = (
-  *("tasks", "variants", "hidden_sizes", "batch_norm", "fixed_start", "dt"),
-  *("reward_scale", "keep_truncated", "precision_noise", "sweep"),
-  *("updates_per_step", "imagined_steps", "imagined_sigma", "imagine_until"),
-  *("refit_every", "num_updates", "episode_steps", "action_repeat"),
-  *(*_RATES, *continuous_control.HYPER, *continuous_control.SIZES),
-)
-_LESS = "naf less ddpg on the reacher, at the end of episodes: "
-CLAIMS = (
-  *_state(
-    (
-      *("pendulum", "naf: share of seeds that return at least -180"),
-      *(_share("pendulum_naf", -180.0), ">=", 7 / 8, "mean"),
-    ),
-    (
-      *("value-median", "naf: median of V over what was visited"),
-      *(claims.last("pendulum_naf", "eval/value_median"), "<", 0.0),
-    ),
-    (
-      *("value-max", "naf: largest V over what was visited"),
-      *(claims.last("pendulum_naf", "eval/value_max"), "<", 10.0),
-    ),
-    variants=["naf", "ddpg"],
+REPRODUCTIONS = {
+  "pendulum": training.Reproduction(
+    ["--variants=naf,ddpg", "--num_seeds=8"],
+    minutes=1,
+    claims=[
+      Claim(
+        "pendulum",
+        "naf: share of seeds that return at least -180",
+        share_solved,
+        ">=",
+        7 / 8,
+        "mean",
+      ),
+      Claim(
+        "value-median",
+        "naf: median of V over visited states",
+        last("pendulum_naf", "eval/value_median"),
+        "<",
+        0.0,
+      ),
+      Claim(
+        "value-max",
+        "naf: largest V over visited states",
+        last("pendulum_naf", "eval/value_max"),
+        "<",
+        10.0,
+      ),
+    ],
   ),
-  *_state(
-    (
-      "imagination",
-      "twice the episodes to -500 with the true model, less those of as many "
-      "updates on real steps (median)",
-      *(_twice_as_early, "<=", 0.0),
-    ),
-    variants=["naf", "more_updates", "true_model"],
-    **_EARLY,
+  "imagination": training.Reproduction(
+    [
+      "--variants=naf,more_updates,true_model",
+      "--refit_every=1",
+      "--num_updates=15",
+      "--goal_return=-500.0",
+      "--num_seeds=8",
+    ],
+    minutes=5,
+    claims=[
+      Claim(
+        "imagination",
+        "twice the episodes to -500 with the true model, less those of as many "
+        "updates on real steps (median)",
+        twice_as_early,
+        "<=",
+        0.0,
+      ),
+    ],
   ),
-  *_state(
-    *(
-      (
-        *(name, _LESS + sentence),
-        claims.difference(
-          claims.last("reacher_naf", f"eval/{name}"),
-          claims.last("reacher_ddpg", f"eval/{name}"),
-        ),
-        *("<", 0.0),
-      )
-      for name, sentence in (
-        ("distance", "distance to the target (m)"),
-        ("tremble", "standard deviation of the distance (m)"),
-      )
-    ),
-    **_REACHER,
+  "reacher": training.Reproduction(
+    [
+      "--tasks=reacher",
+      "--variants=naf,ddpg",
+      "--num_seeds=8",
+      "--num_updates=24",
+      "--eval_every=4",
+    ],
+    minutes=4,
+    claims=[
+      Claim(
+        "distance",
+        "naf less ddpg on the reacher, at the end of episodes: distance to the "
+        "target (m)",
+        reacher_gap("distance"),
+        "<",
+        0.0,
+      ),
+      Claim(
+        "jitter",
+        "naf less ddpg on the reacher, at the end of episodes: standard "
+        "deviation of the distance (m)",
+        reacher_gap("jitter"),
+        "<",
+        0.0,
+      ),
+    ],
   ),
-)
-REPRODUCE = {
-  "pendulum": ["--variants=naf,ddpg", "--num_seeds=8"],
-  "imagination": [
-    "--variants=naf,more_updates,true_model",
-    *(f"--{name}={value}" for name, value in _EARLY.items()),
-    "--num_seeds=8",
-  ],
-  "reacher": [
-    *("--tasks=reacher", "--variants=naf,ddpg", "--num_seeds=8"),
-    *("--num_updates=24", "--eval_every=4"),
-  ],
 }
 
+SCRIPT = training.Script(
+  Settings,
+  PRESETS,
+  make_experiments,
+  draw,
+  REPRODUCTIONS,
+  free=(),
+  key_metric="eval/return",
+  check=check,
+)
+
 if __name__ == "__main__":
-  training.main(FLAGS, main)
+  training.main(SCRIPT)

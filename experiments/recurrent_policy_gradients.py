@@ -33,10 +33,11 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   import optax
 
-  from lilly.envs import rendering, water_maze
+  from lilly.envs import catalog, rendering, water_maze
+  from lilly.figures import curves, rollouts
+  from lilly.figures import paths as path_figures
   from lilly.learners import recurrent_dpg as learner
   from lilly.nets import recurrent, recurrent_actor_critic
-  from lilly.training import continuous_control, path_pictures, pictures
 
 Count = Annotated[int, at_least(1)]
 NonNegative = Annotated[float, at_least(0.0)]
@@ -237,7 +238,7 @@ def make_environment(settings: Settings, variant: str) -> Any:
     task = FULLY_OBSERVED[task]
   # Cue recall asks for the cue at its last step; others go on for ever.
   num_steps = episode_length(settings) if task == "cue_recall" else None
-  env = continuous_control.task_environment(
+  env = catalog.make_normalized(
     task, settings.action_repeat, num_steps=num_steps
   )
   if not settings.pixels:
@@ -361,7 +362,7 @@ def make_experiments(
 def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
   """Learning curves; a GIF of each agent; of a maze, searches and paths."""
   metrics = {"eval/return": "return of the greedy policy"}
-  pictures.curves(results, out_dir / "curves.png", metrics)
+  curves.plot_metrics(results, out_dir / "curves.png", metrics)
   paths, searches = {}, {}
   for variant, states in results.states.items():
     env = make_environment(settings, variant)
@@ -377,7 +378,7 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
     keys = jax.random.split(jax.random.key(2), 4)
     played, *_ = jax.jit(jax.vmap(play))(keys)
     first = jax.tree.map(lambda x: x[0], played)
-    continuous_control.film_states(out_dir / f"{variant}.gif", env, first)
+    rollouts.save_states_gif(env, first, out_dir / f"{variant}.gif")
     if settings.task in MAZES:
       played = jax.device_get(played)
       paths[variant] = played.position, played.platform[:, 0]
@@ -386,8 +387,8 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
         for name in ("eval/first", "eval/later")
       ]
   if paths:
-    path_pictures.paths(paths, out_dir / "paths.png")
-    path_pictures.searches(searches, out_dir / "searches.png")
+    path_figures.plot_paths(paths, out_dir / "paths.png")
+    path_figures.plot_search_steps(searches, out_dir / "searches.png")
 
 
 def mean_return(variant: str) -> Any:

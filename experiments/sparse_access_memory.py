@@ -40,11 +40,12 @@ with epy.lazy_imports():
   import numpy as np
   import optax
 
+  from lilly.figures import curves, heatmaps
   from lilly.learners import sequences as learner
   from lilly.memory import nearest_neighbors
   from lilly.nets import recurrent
   from lilly.tasks import algorithmic, one_shot, question_answering
-  from lilly.training import cost, pictures
+  from scripts import step_cost
 
 SPARSE = ("sam", "sdnc")
 DENSE = tuple(name for name in cores.MEMORIES if name not in SPARSE)
@@ -323,14 +324,14 @@ def make_program(
       longest = max(3, min(200, 2**22 // work))
     elif name == "sam_exact":
       longest = max(20, min(1000, 2**28 // work))
-    return cost.of_memory(
+    return step_cost.of_memory(
       jax.random.key(seed),
       lambda num_steps: make_memory(settings, name, num_slots, num_steps),
       (max(1, longest // 5), longest),
       max_bytes=settings.max_gb * 1e9,
     )
 
-  return cost.program(measure, options)
+  return step_cost.program(measure, options)
 
 
 def make_experiments(
@@ -355,7 +356,7 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
   wanted = {"eval/error": "error at the hardest level (%)"}
   if settings.curriculum:
     wanted = {"train/level": "level"}
-  pictures.curves(
+  curves.plot_metrics(
     results, out_dir / "curves.png", wanted, log_scale=list(wanted)
   )
   task = make_task(settings, results.options.data_dir)
@@ -368,12 +369,12 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
     if found is not None:
       drawn[name] = jax.device_get(found)
   if drawn:
-    pictures.accesses(drawn, out_dir / "accesses.png")
+    heatmaps.plot_accesses(drawn, out_dir / "accesses.png")
 
 
 def draw_scaling(results: training.Results, out_dir: Any) -> None:
   """Figure 1: seconds and bytes of a step against words, and as a table."""
-  pictures.curves(
+  curves.plot_metrics(
     results,
     out_dir / "scaling.png",
     {

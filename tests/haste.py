@@ -17,7 +17,9 @@ _FLAGS = ["--xla_backend_optimization_level=0"]
 # The compiler ends the process on a flag that it does not know.
 if jaxlib.__version__.startswith("0.10."):
   _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+  _FLAGS.append("--xla_cpu_parallel_codegen_split_count=1")
   AS_USED["xla_cpu_use_fusion_emitters"] = True
+  AS_USED["xla_cpu_parallel_codegen_split_count"] = 32
 
 
 def hurry():

@@ -18,18 +18,13 @@ def run(script, tmp_path, *flags):
   out_dir = f"--out_dir={tmp_path / 'run'}"
   argv = [_name(script), "--preset=smoke", *flags, out_dir]
   with pytest.raises(SystemExit) as stopped:
-    if hasattr(script, "SCRIPT"):
-      training.main(script.SCRIPT, argv=argv)
-    training.main(script.FLAGS, script.main, argv)
+    training.main(script.SCRIPT, argv)
   return stopped.value.code
 
 
 def parse(script, *flags):
-  """Gives settings and options; of a script with flags, the options."""
-  argv = [_name(script), *flags]
-  if hasattr(script, "SCRIPT"):
-    return training.parse(script.SCRIPT, argv)
-  return training.parse(script.FLAGS, argv, _name(script))
+  """Gives settings and options."""
+  return training.parse(script.SCRIPT, [_name(script), *flags])
 
 
 def final(tmp_path, variant):

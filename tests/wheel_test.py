@@ -36,7 +36,14 @@ def test_holds_every_subpackage_and_the_typing_marker(distribution):
   files = {file.as_posix() for file in distribution.files}
   assert "lilly/py.typed" in files
   for floor in (
-    *("analysis", "data", "memory", "nets", "rules", "tasks", "training"),
+    "analysis",
+    "data",
+    "figures",
+    "memory",
+    "nets",
+    "rules",
+    "tasks",
+    "training",
   ):
     assert f"lilly/{floor}/__init__.py" in files
 

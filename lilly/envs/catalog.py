@@ -2,8 +2,12 @@
 
 import difflib
 import functools
-from collections.abc import Callable
+import itertools
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
 
 from lilly.envs import (
   brax_environments,
@@ -21,7 +25,17 @@ from lilly.envs import (
 )
 from lilly.envs.environment import Environment
 
-__all__ = ["REPEATS", "SCORES", "make", "names", "partially_observed"]
+__all__ = [
+  "REPEATS",
+  "SCORES",
+  "list_tasks",
+  "make",
+  "make_normalized",
+  "name_pairs",
+  "names",
+  "partially_observed",
+  "score",
+]
 
 
 def _pendulum_angle(**options: Any) -> Environment:
@@ -167,3 +181,90 @@ def make(name: str, **options: Any) -> Environment:
       "simulator in front: brax/..., playground/..."
     )
   return tasks[name](**options)
+
+
+def make_normalized(name: str, repeats: int = 0, **options: Any) -> Environment:
+  """Makes an environment with actions in [-1, 1], each of them repeated.
+
+  Args:
+    name: as of `make`.
+    repeats: times each action is repeated; 0: the task's default, of REPEATS.
+    **options: as of `make`.
+
+  Returns:
+    The environment.
+
+  Raises:
+    ImportError: the simulator is not installed.
+    ValueError: there is no such environment, or an option is refused.
+
+  >>> make_normalized("pendulum").action_spec.maximum.tolist()
+  [1.0]
+  """
+  env = wrappers.normalize_actions(make(name, **options))
+  return wrappers.action_repeat(env, repeats or REPEATS.get(name, 1))
+
+
+def list_tasks(tasks: Sequence[str]) -> list[str]:
+  """Lists tasks by name; "all" alone stands for `names()`.
+
+  Args:
+    tasks: their names.
+
+  Returns:
+    The names.
+
+  >>> list_tasks(["all"]) == names(), list_tasks(["reacher"])
+  (True, ['reacher'])
+  """
+  return names() if list(tasks) == ["all"] else list(tasks)
+
+
+def name_pairs(
+  tasks: Sequence[str], variants: Sequence[str]
+) -> dict[str, tuple[str, str]]:
+  """Names every pair of a task and a variant.
+
+  Args:
+    tasks: as of `list_tasks`.
+    variants: names of learners.
+
+  Returns:
+    Name -> task and variant; the name is the task's where there is one variant.
+
+  >>> name_pairs(["brax/ant:positional"], ["ddpg"])
+  {'brax_ant_positional': ('brax/ant:positional', 'ddpg')}
+  >>> list(name_pairs(["pendulum"], ["naf", "ddpg"]))
+  ['pendulum_naf', 'pendulum_ddpg']
+  """
+  found = {}
+  for task, variant in itertools.product(list_tasks(tasks), variants):
+    name = re.sub("[/:]", "_", task)
+    if len(variants) > 1:
+      name = f"{name}_{variant}"
+    found[name] = (task, variant)
+  return found
+
+
+def score(
+  name: str, mean_return: float | jax.Array
+) -> dict[str, float | jax.Array]:
+  """Scores a mean return: 0 is a random policy's, 1 the best known.
+
+  Args:
+    name: of the task, as of `make`.
+    mean_return: of its episodes, [].
+
+  Returns:
+    Metrics: return, and score where the task is one of SCORES.
+
+  >>> score("pendulum", -1208.0)
+  {'return': -1208.0, 'score': 0.0}
+  """
+  if name not in SCORES:
+    return {"return": mean_return}
+  worst, best = SCORES[name]
+  return {
+    "return": mean_return,
+    "score": (mean_return - worst) / (best - worst),
+  }

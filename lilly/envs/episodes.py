@@ -88,10 +88,13 @@ def play(key: jax.Array, env: Environment, act: Policy) -> jax.Array:
   return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3]
 
 
-def mean_return(env: Environment, act: Policy, num_starts: int) -> jax.Array:
-  """Plays episodes from starts of their own, the same at every time.
+def mean_return(
+  key: jax.Array, env: Environment, act: Policy, num_starts: int
+) -> jax.Array:
+  """Plays episodes from different starts.
 
   Args:
+    key: typed key; the same key gives the same starts.
     env: an environment whose episodes end, not auto-resetting.
     act: maps a key and an observation to an action.
     num_starts: how many episodes.
@@ -102,10 +105,10 @@ def mean_return(env: Environment, act: Policy, num_starts: int) -> jax.Array:
   >>> from lilly.envs import point_mass
   >>> env = point_mass.make(num_steps=2)
   >>> act = lambda key, observation: environment.sample(key, env.action_spec)
-  >>> mean_return(env, act, num_starts=3).shape
+  >>> mean_return(jax.random.key(0), env, act, num_starts=3).shape
   ()
   """
-  keys = jax.random.split(jax.random.key(1), num_starts)
+  keys = jax.random.split(key, num_starts)
   return jnp.mean(jax.vmap(lambda key: play(key, env, act))(keys))
 
 

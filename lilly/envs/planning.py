@@ -183,11 +183,17 @@ def best_return(
 
 
 def mean_return(
-  env: Environment, horizon: int, *, num_starts: int = 50, **options: Any
+  key: jax.Array,
+  env: Environment,
+  horizon: int,
+  *,
+  num_starts: int = 50,
+  **options: Any,
 ) -> jax.Array:
   """Plans from the starts that `episodes.mean_return` plays from.
 
   Args:
+    key: typed key; the one of `episodes.mean_return`.
     env: as of `best_return`.
     horizon: as of `best_return`.
     num_starts: how many.
@@ -202,7 +208,7 @@ def mean_return(
     start, _ = env.reset(key_start)
     return best_return(key_plan, env, start, horizon, **options)
 
-  keys = jax.random.split(jax.random.key(1), num_starts)
+  keys = jax.random.split(key, num_starts)
   return jnp.mean(jax.lax.map(of_start, keys))
 
 

@@ -18,6 +18,7 @@ import optax
 from lilly.control import small_matrices
 from lilly.envs import (
   environment,
+  episodes,
   rendering,
   rewards,
   rigid_bodies,
@@ -31,7 +32,9 @@ __all__ = [
   "joints",
   "make",
   "mass_matrix",
+  "measure_precision",
   "observe",
+  "play_distances",
   "render",
   "reward",
 ]
@@ -318,6 +321,71 @@ def _place(key, target, reach):
   high = jnp.array([20 / 24 * reach, jnp.pi])
   radius, angle = jax.random.uniform(key, (2,), minval=low, maxval=high)
   return radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+def play_distances(
+  key: jax.Array,
+  env: Environment,
+  act: episodes.Policy,
+  num_steps: int,
+  num_starts: int,
+) -> jax.Array:
+  """Plays episodes and measures how far the tip is from the target.
+
+  Args:
+    key: typed key; the same key gives the same starts.
+    env: a reacher.
+    act: maps a key and an observation to an action.
+    num_steps: steps per episode, T.
+    num_starts: how many episodes, N.
+
+  Returns:
+    The distances after each step, [N, T], in metres.
+
+  >>> act = lambda key, observation: jnp.zeros(2)
+  >>> play_distances(jax.random.key(0), make(), act, 4, num_starts=3).shape
+  (3, 4)
+  """
+  (n,) = env.action_spec.shape
+  to_target = slice(2 * n, 2 * n + 2)  # after the cosines and sines
+
+  def play(key):
+    *_, steps = episodes.rollout(key, env, act, num_steps)
+    return jnp.linalg.norm(steps.observation[:, to_target], axis=1)
+
+  return jax.vmap(play)(jax.random.split(key, num_starts))
+
+
+def measure_precision(
+  key: jax.Array,
+  env: Environment,
+  act: episodes.Policy,
+  num_steps: int,
+  num_starts: int,
+) -> dict[str, jax.Array]:
+  """Measures how near and how still the tip is held at the end of episodes.
+
+  Args:
+    key: as of `play_distances`.
+    env: as of `play_distances`.
+    act: as of `play_distances`.
+    num_steps: steps per episode, of which the last 20 count.
+    num_starts: how many episodes.
+
+  Returns:
+    distance, the mean distance, and jitter, the mean over episodes of its
+    standard deviation over steps, in metres, [] each.
+
+  >>> act = lambda key, observation: jnp.zeros(2)
+  >>> found = measure_precision(jax.random.key(0), make(), act, 4, 3)
+  >>> float(found["jitter"])  # a still arm
+  0.0
+  """
+  distances = play_distances(key, env, act, num_steps, num_starts)[:, -20:]
+  return {
+    "distance": jnp.mean(distances),
+    "jitter": jnp.mean(jnp.std(distances, axis=1)),
+  }
 
 
 def render(

@@ -12,13 +12,12 @@ import jax.numpy as jnp
 from lilly.envs import environment
 from lilly.envs.environment import Environment
 from lilly.envs.wrappers import AutoResetState
-from lilly.replay import ring
 
-__all__ = ["State", "Transition", "fill", "start", "step"]
+__all__ = ["State", "Transition", "start", "step"]
 
 
 class Transition(NamedTuple):
-  """What a step of an environment taught."""
+  """One step of an environment, as replay stores it."""
 
   observation: jax.Array  # s
   action: jax.Array  # a, [m]
@@ -31,11 +30,10 @@ class State(NamedTuple):
   """Where a stream is."""
 
   env: AutoResetState  # with the observation to act on
-  noise: (
-    jax.Array
-  )  # of the exploration, as actions are; 0 when an episode begins
+  # of exploration, [m]; 0 when an episode begins
+  noise: jax.Array
   total: jax.Array  # [], return of the episode so far
-  last_total: jax.Array  # [], return of the last whole episode
+  last_total: jax.Array  # [], return of the last complete episode
 
 
 def start(key: jax.Array, env: Environment) -> State:
@@ -100,57 +98,8 @@ def step(
   total = state.total + found.reward
   state = State(
     following,
-    noise=jnp.where(ends, 0, jnp.broadcast_to(noise, action.shape)),
+    noise=jnp.where(ends, 0, jnp.full_like(state.noise, noise)),
     total=jnp.where(ends, 0, total),
     last_total=jnp.where(ends, total, state.last_total),
   )
   return state, (transition, found.truncated)
-
-
-def fill(
-  key: jax.Array,
-  env: Environment,
-  *,
-  capacity: int,
-  num_steps: int,
-  reward_scale: float = 1.0,
-  keep_truncated: bool = True,
-) -> tuple[State, ring.State]:
-  """Starts a stream and a replay of its first steps, whose actions are random.
-
-  Args:
-    key: typed key.
-    env: one that resets itself.
-    capacity: of the replay.
-    num_steps: how many steps are taken.
-    reward_scale: as of `step`.
-    keep_truncated: whether a step that the clock ended is remembered.
-
-  Returns:
-    The stream, and the replay of its transitions. Returns are counted from
-    here on.
-
-  >>> from lilly.envs import pendulum, wrappers
-  >>> env = wrappers.auto_reset(pendulum.make())
-  >>> _, replay = fill(jax.random.key(0), env, capacity=9, num_steps=5)
-  >>> int(replay.size)
-  5
-  """
-  key_start, key = jax.random.split(key)
-  stream = start(key_start, env)
-  observation, zero = stream.env.observation, jnp.zeros(())
-  example = Transition(observation, stream.noise, zero, zero, observation)
-
-  def act(carry, _):
-    key, stream, replay = carry
-    key, key_action, key_step = jax.random.split(key, 3)
-    action = environment.sample(key_action, env.action_spec)
-    stream, (transition, truncated) = step(
-      key_step, stream, env, action, reward_scale=reward_scale
-    )
-    kept = True if keep_truncated else ~truncated
-    return (key, stream, ring.add(replay, transition, is_kept=kept)), None
-
-  carry = (key, stream, ring.init(example, capacity))
-  (_, stream, replay), _ = jax.lax.scan(act, carry, length=num_steps)
-  return stream._replace(total=zero, last_total=zero), replay

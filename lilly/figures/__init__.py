@@ -1,1 +1,1 @@
-"""Plots, grids of images and GIFs; the only part that imports matplotlib."""
+"""Figures: learning curves, image grids, heat maps, paths, GIFs of policies."""

@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly.figures import curves, heatmaps
+from lilly.figures import images as image_figures
 from lilly.nets import dynamic_kanerva_model, kanerva_model
 from lilly.tasks import image_episodes
-from lilly.training import image_pictures, pictures
 
-__all__ = ["machines", "reads"]
+__all__ = ["plot_machines", "plot_reads"]
 
 _NUM_READS = 9
 
 
-def machines(
+def plot_machines(
   models: Mapping[str, tuple[Any, Any, Any]],
   images: jax.Array,
   out_dir: pathlib.Path,
@@ -43,20 +44,20 @@ def machines(
       nets, memory, params, images, is_binary, noise_variance
     )
     errors |= {f"{name}, {query}": row for query, row in found.items()}
-    image_pictures.grid(rows, out_dir / f"{name}.png")
+    image_figures.plot_grid(rows, out_dir / f"{name}.png")
     if weights is not None:
       path = out_dir / f"{name}_addresses.png"
-      image_pictures.heat(weights, path, ("memory row", "image"))
+      heatmaps.plot_matrix(weights, path, ("memory row", "image"))
   if errors:
-    image_pictures.lines(
+    curves.plot_lines(
       errors,
-      np.arange(_NUM_READS + 1),
       out_dir / "denoising.png",
       ("read", "squared error per image"),
+      x=np.arange(_NUM_READS + 1),
     )
 
 
-def reads(
+def plot_reads(
   models: Mapping[str, tuple[Any, Any, Any]],
   images: jax.Array,
   queries: jax.Array,
@@ -83,11 +84,11 @@ def reads(
     found, values[name] = jax.device_get(
       _iterate(nets, memory, params, images, queries, num_reads)
     )
-    rows = {"stored": images, "query": queries}
+    rows = {"stored": np.asarray(images), "query": np.asarray(queries)}
     rows |= {f"read {k}": found[:, k] for k in shown}
-    image_pictures.grid(rows, out_dir / f"{name}.png")
+    image_figures.plot_grid(rows, out_dir / f"{name}.png")
   labels = "read", "value of an image (nats)"
-  pictures.bands(values, out_dir / "falling.png", labels)
+  curves.plot_lines(values, out_dir / "falling.png", labels, from_zero=True)
 
 
 def _iterate(nets, memory, params, images, queries, num_reads):

@@ -42,6 +42,7 @@ def make(
   optimiser: Callable[[Hyper], optax.GradientTransformation],
   batch_size: int,
   observe: Callable[[Any, Any, Any], Any] | None = None,
+  measure_gradient: Callable[[Any], Metrics] | None = None,
 ) -> Learner:
   """Makes a learner of the loss of one episode.
 
@@ -56,6 +57,8 @@ def make(
     batch_size: episodes of an update, B.
     observe: maps the parameters before the step, the networks' state and the
       episodes, [B, ...], to the networks' next state; None: it does not change.
+    measure_gradient: maps the gradient of the batch to further metrics, such as
+      its norm; None: there are none.
 
   Returns:
     The learner; its metrics are means over the batch.
@@ -90,6 +93,8 @@ def make(
     if observe is not None:
       networks_state = observe(state.params, networks_state, episodes)
     params = optax.apply_updates(state.params, steps)
+    if measure_gradient is not None:
+      metrics = metrics | measure_gradient(grads)
     return State(params, opt_state, networks_state, state.hyper, key), metrics
 
   return Learner(start, update)

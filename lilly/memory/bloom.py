@@ -1,9 +1,10 @@
-"""Bloom filters: sets in few bits, of which no element is ever denied.
+"""Bloom filters: approximate sets in few bits, without false negatives.
 
 k hashes of an element name k bits, which are 1 once it is in the set. So what
 was inserted is always found, in whatever order and however much else there is;
-of what was not, a small part is found too. That part, and the bits that it
-costs, are in closed form, as are those of a cuckoo filter and of any filter.
+a small fraction of other elements is found too: the false positives. Their rate
+and the bits that it costs are in closed form, as are those of a cuckoo filter
+and of any filter.
 
 Elements are arrays of any one shape and type; those of equal numbers are the
 same. They are hashed by their bits: give the type that was inserted; NumPy's
@@ -85,8 +86,8 @@ def insert(
     where: which of them to insert, booleans, [n]; None is all.
 
   Returns:
-    The filter. Of more elements than it was made for, more is found that was
-    not inserted. Time is O(n k log(n k)), whatever m is.
+    The filter. Of more elements than it was made for, there are more false
+    positives. Time is O(n k log(n k)), whatever m is.
 
   Reference:
     Bloom (1970), Communications of the ACM 13:422.
@@ -223,7 +224,7 @@ def false_positive_rate(
   num_hashes: float | jax.Array,
   num_elements: float | jax.Array,
 ) -> jax.Array:
-  """Tells how often a filter finds what was not inserted.
+  """Returns the rate of false positives of a filter.
 
   (1 - (1 - 1/m)^(k n))^k.
 

@@ -1,9 +1,9 @@
 """Filters of scores: a threshold, and a backup for what falls below it.
 
-A network scores elements. What is above a threshold is said to be in the set,
-and so is what a classical filter holds, the backup: the elements of the set
-that fall below. So nothing that was written is ever denied, whatever the scores
-are; how good they are tells how large the backup must be.
+A network scores elements. Those above a threshold are said to be in the set,
+and so are those that a classical filter holds, the backup: the members that
+fall below. So there are no false negatives, whatever the scores are; the better
+they are, the smaller the backup.
 """
 
 import math
@@ -27,15 +27,15 @@ __all__ = [
 ]
 
 
-def auc(members: jax.Array, strangers: jax.Array) -> jax.Array:
+def auc(members: jax.Array, non_members: jax.Array) -> jax.Array:
   """Measures how well scores separate: the area under the ROC curve.
 
-  P(s > s') + P(s = s') / 2, of any member's score s and any stranger's s'.
+  P(s > s') + P(s = s') / 2, of any member's score s and any non-member's s'.
 
   Args:
     members: scores of elements of the set, [n]; those that are not numbers
       pass no threshold, and count as the least.
-    strangers: of others, [t]; of these they count as the largest.
+    non_members: of others, [t]; of these they count as the largest.
 
   Returns:
     The area, []: 1 where a threshold separates all, 0.5 by chance. Time is
@@ -50,16 +50,16 @@ def auc(members: jax.Array, strangers: jax.Array) -> jax.Array:
   >>> float(auc(jnp.array([1.0, 2.0]), jnp.array([0.0, 1.0])))
   0.875
   """
-  chex.assert_rank([members, strangers], 1)
-  for name, scores in (("members", members), ("strangers", strangers)):
+  chex.assert_rank([members, non_members], 1)
+  for name, scores in (("members", members), ("non_members", non_members)):
     if not scores.size:
       raise ValueError(f"{name} has 0 items; give 1 or more.")
-  ordered = jnp.sort(strangers)
+  ordered = jnp.sort(non_members)
   below, not_above = (
     jnp.searchsorted(ordered, members, side=side) for side in ("left", "right")
   )
   wide = jnp.promote_types(members.dtype, jnp.float32)
-  parts = (below.astype(wide) + not_above.astype(wide)) / (2 * strangers.size)
+  parts = (below.astype(wide) + not_above.astype(wide)) / (2 * non_members.size)
   area = jnp.mean(jnp.where(jnp.isnan(members), 0, parts))
   is_float = jnp.issubdtype(members.dtype, jnp.floating)
   return area.astype(members.dtype) if is_float else area
@@ -155,7 +155,7 @@ def fill_backup(
   Args:
     backup: a classical filter; `bloom.optimal_size` tells how large.
     elements: of the set, [n, ...].
-    scores: of these, by the memory that will be asked, [n].
+    scores: of these, by the memory that will be queried, [n].
     threshold: τ, [].
     margin: as of `missed`.
 
@@ -258,7 +258,7 @@ def contains(
 def false_positive_rate(
   fpr: float | jax.Array, backup_fpr: float | jax.Array
 ) -> jax.Array:
-  """Tells how often the whole finds what was not inserted: ε + (1 - ε) δ.
+  """Returns the rate of false positives of the whole: ε + (1 - ε) δ.
 
   Args:
     fpr: ε, of the network, from 0 to 1, [].

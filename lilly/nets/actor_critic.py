@@ -1,28 +1,93 @@
 """Networks of deterministic policies and of their critics.
 
-Haiku modules of one example, to be called inside `hk.transform_with_state`.
+`networks` makes DDPG's. The haiku modules behind it are of one example, to be
+called inside `hk.transform_with_state`.
 With `batch_norm` they must be called under `vmap(axis_name="batch")`, acting
 too: a single example is a batch of one.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from lilly.nets import convolutions
+from lilly.nets import convolutions, network
+from lilly.nets.network import Network
 
 __all__ = [
   "DeterministicPolicy",
   "LateActionCritic",
+  "Networks",
   "NormalizedAdvantage",
   "PixelEncoder",
+  "networks",
 ]
 
 _AXIS = "batch"
+
+
+class Networks(NamedTuple):
+  """A policy and its critic, of one example each."""
+
+  policy: Network  # observation -> action in (-1, 1) [m]
+  critic: Network  # observation, action -> Q []
+
+
+def networks(
+  action_size: int,
+  hidden_sizes: Sequence[int] = (400, 300),
+  *,
+  pixels: bool = False,
+  batch_norm: dict[str, Any] | None = None,
+) -> Networks:
+  """Makes the networks of DDPG.
+
+  Args:
+    action_size: action dimension, m.
+    hidden_sizes: units of the dense layers; with pixels the paper has 200, 200.
+    pixels: whether observations are images; then policy and critic have
+      convolutions of their own, and actions enter at the first dense layer.
+    batch_norm: as in `DeterministicPolicy`.
+
+  Returns:
+    The networks.
+
+  Raises:
+    ValueError: when initialised, if a size is not positive.
+
+  Reference:
+    Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7.
+  """
+  output_bound = 3e-4 if pixels else 3e-3
+
+  def encode(observation):
+    return PixelEncoder()(observation) if pixels else observation
+
+  def policy(observation, is_training=False):
+    module = DeterministicPolicy(
+      action_size,
+      hidden_sizes,
+      batch_norm=batch_norm,
+      output_bound=output_bound,
+    )
+    return module(encode(observation), is_training)
+
+  def critic(observation, action, is_training=False):
+    module = LateActionCritic(
+      hidden_sizes,
+      batch_norm=batch_norm,
+      output_bound=output_bound,
+      action_layer=0 if pixels else 1,
+    )
+    return module(encode(observation), action, is_training)
+
+  return Networks(
+    network.from_haiku(hk.transform_with_state(policy)),
+    network.from_haiku(hk.transform_with_state(critic)),
+  )
 
 
 def _linear(
@@ -90,7 +155,7 @@ class DeterministicPolicy(hk.Module):
 
   def __init__(
     self,
-    num_actions: int,
+    action_size: int,
     hidden_sizes: Sequence[int] = (400, 300),
     *,
     batch_norm: dict[str, Any] | None = None,
@@ -100,7 +165,7 @@ class DeterministicPolicy(hk.Module):
     """Makes the module.
 
     Args:
-      num_actions: numbers in an action, m.
+      action_size: action dimension, m.
       hidden_sizes: units of each layer.
       batch_norm: None for none; a dict for `hk.BatchNorm`, whose keywords
         `decay_rate` (0.99) and `eps` (1e-5) it may set.
@@ -111,9 +176,9 @@ class DeterministicPolicy(hk.Module):
       ValueError: a size is not positive.
     """
     super().__init__(name)
-    _check(num_actions=num_actions, **_named(hidden_sizes))
+    _check(action_size=action_size, **_named(hidden_sizes))
     self._layers = _Perceptron(
-      num_actions, hidden_sizes, batch_norm, output_bound, "layers"
+      action_size, hidden_sizes, batch_norm, output_bound, "layers"
     )
 
   def __call__(
@@ -137,7 +202,7 @@ class NormalizedAdvantage(hk.Module):
 
   def __init__(
     self,
-    num_actions: int,
+    action_size: int,
     hidden_sizes: Sequence[int] = (200, 200),
     *,
     batch_norm: dict[str, Any] | None = None,
@@ -147,7 +212,7 @@ class NormalizedAdvantage(hk.Module):
     """Makes the module.
 
     Args:
-      num_actions: numbers in an action, m.
+      action_size: action dimension, m.
       hidden_sizes: units of each layer of each of the three.
       batch_norm: as in `DeterministicPolicy`.
       output_bound: the last layers start within ± this.
@@ -157,11 +222,11 @@ class NormalizedAdvantage(hk.Module):
       ValueError: a size is not positive.
     """
     super().__init__(name)
-    _check(num_actions=num_actions, **_named(hidden_sizes))
+    _check(action_size=action_size, **_named(hidden_sizes))
     sizes = {
       "value": 1,
-      "mean": num_actions,
-      "triangle": num_actions * (num_actions + 1) // 2,
+      "mean": action_size,
+      "triangle": action_size * (action_size + 1) // 2,
     }
     self._layers = [
       _Perceptron(size, hidden_sizes, batch_norm, output_bound, name)
@@ -228,7 +293,7 @@ class LateActionCritic(hk.Module):
     x = _normalized(observation, is_training, self._batch_norm, "norm_input")
     for l, size in enumerate(self._hidden_sizes):
       if l == self._action_layer:
-        # Weights of their own, where dQ/da needs no gradient of the rest.
+        # A matrix of its own: dQ/da needs no gradient of the rest.
         num_inputs = len(x) + len(action)
         x = _linear(num_inputs, size, f"hidden_{l}")(x)
         x += _linear(num_inputs, size, "action", with_bias=False)(action)

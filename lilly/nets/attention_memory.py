@@ -20,7 +20,7 @@ from lilly.memory import addressing
 from lilly.nets import encoders
 from lilly.nets.set_memories import SetMemory
 
-__all__ = ["Networks", "make", "networks", "word_size"]
+__all__ = ["Networks", "choose_word_size", "make", "make_networks"]
 
 
 class Networks(NamedTuple):
@@ -32,7 +32,7 @@ class Networks(NamedTuple):
   decode: Callable[[Any, jax.Array], jax.Array]  # u -> pattern, in [0, 1]
 
 
-def word_size(num_floats: int, num_words: int, pattern_size: int) -> int:
+def choose_word_size(num_floats: int, num_words: int, pattern_size: int) -> int:
   """Shares the numbers of a memory among its words.
 
   Args:
@@ -46,8 +46,8 @@ def word_size(num_floats: int, num_words: int, pattern_size: int) -> int:
   Raises:
     ValueError: if one of them is not positive.
 
-  >>> word_size(495, 4, 32), word_size(495, 100, 32), word_size(3, 4, 32)
-  (32, 4, 1)
+  >>> choose_word_size(495, 4, 32), choose_word_size(495, 100, 32)
+  (32, 4)
   """
   _check(num_floats=num_floats, num_words=num_words, pattern_size=pattern_size)
   return max(1, min(num_floats // num_words, pattern_size))
@@ -59,7 +59,7 @@ def _check(**sizes):
       raise ValueError(f"{name} is {size}; it must be a positive integer.")
 
 
-def networks(
+def make_networks(
   shape: tuple[int, ...],
   size: int,
   *,
@@ -86,7 +86,7 @@ def networks(
     (2015), arXiv:1503.08895, whose hops these are. How Bartunov et al. (2020),
     arXiv:1910.02720, made theirs is not known to us.
 
-  >>> nets = networks((8,), 3, hidden_size=4)
+  >>> nets = make_networks((8,), 3, hidden_size=4)
   >>> params = nets.init(jax.random.key(0), jnp.zeros(8))
   >>> nets.encode(params, jnp.zeros(8)).shape
   (3,)
@@ -127,7 +127,7 @@ def make(nets: Networks, *, num_reads: int) -> SetMemory:
   u <- u + Σ_i softmax_i(m_i·u / √W) m_i, x^k = decode(u).
 
   Args:
-    nets: as from `networks`.
+    nets: as from `make_networks`.
     num_reads: hops of a read, K.
 
   Returns:
@@ -139,7 +139,7 @@ def make(nets: Networks, *, num_reads: int) -> SetMemory:
     ValueError: num_reads is not positive; or N is 0, when called.
 
   Reference:
-    As of `networks`.
+    As of `make_networks`.
   """
   _check(num_reads=num_reads)
 

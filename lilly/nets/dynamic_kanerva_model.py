@@ -145,8 +145,10 @@ def loss(
   each = lambda f, *xs: jax.vmap(f, (None, *[0] * len(xs)))(own, *xs)
   codes = each(nets.encode, images)
   given = params["memory"], {}
-  content = memory.write(*given, codes)
-  kl_memory = memory.kl(*given, content)
+  if memory.write_with_kl is None:
+    content, kl_memory = memory.write(*given, codes), jnp.zeros(())
+  else:
+    content, kl_memory = memory.write_with_kl(*given, codes)
 
   def sample(key, code):
     if memory.sample is None:

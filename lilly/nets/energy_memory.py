@@ -15,7 +15,14 @@ from lilly.memory import energy, hopfield
 from lilly.nets import energy_networks
 from lilly.nets.set_memories import SetMemory
 
-__all__ = ["RULES", "Params", "energies", "make", "measures", "retrieve"]
+__all__ = [
+  "RULES",
+  "Params",
+  "make",
+  "measure_energies",
+  "measure_reads",
+  "retrieve",
+]
 
 RULES = {
   "hebb": hopfield.hebb,
@@ -103,7 +110,7 @@ def make(
   return SetMemory(init, write, read, energy=energy_of_pattern)
 
 
-def energies(
+def measure_energies(
   energy_of: Callable[[jax.Array], jax.Array],
   queries: jax.Array,
   reads: jax.Array,
@@ -122,7 +129,7 @@ def energies(
   return jax.vmap(jax.vmap(energy_of))(path)
 
 
-def measures(
+def measure_reads(
   memory: SetMemory,
   params: Any,
   written: Any,
@@ -150,7 +157,7 @@ def measures(
     return {"loss": loss}
   before = functools.partial(memory.energy, params, {}, params.written)
   after = functools.partial(memory.energy, params, {}, written)
-  rises = jnp.diff(energies(after, queries, reads))
+  rises = jnp.diff(measure_energies(after, queries, reads))
   return {
     "loss": loss,
     "energy_before": jax.vmap(before)(patterns),

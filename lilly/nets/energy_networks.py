@@ -27,10 +27,12 @@ __all__ = [
   "NETWORKS",
   "EnergyNetwork",
   "convolutional",
+  "count_written",
   "gated",
-  "proportioned",
+  "make",
+  "residual",
+  "split",
 ]
-__all__ += ["num_written", "residual", "split"]
 
 NETWORKS = ("gated", "residual", "convolutional")
 
@@ -64,7 +66,7 @@ def split(params: Any) -> tuple[Any, Any]:
   return hk.data_structures.partition(is_memory, params)
 
 
-def num_written(network: EnergyNetwork, shape: Sequence[int]) -> int:
+def count_written(network: EnergyNetwork, shape: Sequence[int]) -> int:
   """Counts the numbers that are written, which is how large a memory is.
 
   Args:
@@ -77,7 +79,7 @@ def num_written(network: EnergyNetwork, shape: Sequence[int]) -> int:
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4: the unit of size.
 
-  >>> num_written(gated(hidden_size=8, dynamic_size=3, num_hops=1), (4,))
+  >>> count_written(gated(hidden_size=8, dynamic_size=3, num_hops=1), (4,))
   15
   """
   init = lambda: network.init(jax.random.key(0), jnp.zeros(shape))
@@ -329,7 +331,7 @@ def convolutional(
   return _network(build)
 
 
-def proportioned(
+def make(
   kind: str,
   *,
   hidden_size: int,

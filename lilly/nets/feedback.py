@@ -42,7 +42,15 @@ from lilly.rules import (
 __all__ = ["MLP", "RULES", "Conv2D", "Linear", "masks", "mirror", "taps"]
 
 RULES = (
-  *("bp", "fa", "dfa", "usf", "brsf", "frsf", "kp", "mirror", "pbp"),
+  "bp",
+  "fa",
+  "dfa",
+  "usf",
+  "brsf",
+  "frsf",
+  "kp",
+  "mirror",
+  "pbp",
   "output_only",
 )
 

@@ -373,7 +373,7 @@ def memory_network(
     return tuple(hk.Linear(word_size, name=n)(z) for n in ("word", "query"))
 
   def init(key, element):
-    scale = {"gain": jnp.array(1.0), "bias": jnp.array(0.0)}
+    scale = {"gain": jnp.ones(()), "bias": jnp.zeros(())}
     return {"embed": embed.init(key, element)} | scale, {}
 
   def write(params, state, elements):

@@ -108,7 +108,7 @@ def matrix(
     return kanerva.address(params["addresses"], b)
 
   def write(params, state, b, z):
-    prior = _prior(params)
+    prior = kanerva.prior(params["mean"], params["log_variance"])
     if not is_written:
       return prior
     weights = jax.vmap(lambda b: address(params, state, b))(b)
@@ -118,15 +118,7 @@ def matrix(
     mean, variance = kanerva.read(content, address(params, state, b))
     return Reading(mean, variance, jnp.zeros(()))
 
-  return SetMemory(init, write, read, kl=_kl, address=address)
-
-
-def _prior(params):
-  return kanerva.prior(params["mean"], params["log_variance"])
-
-
-def _kl(params, state, content):
-  return kanerva.kl(content, _prior(params))
+  return SetMemory(init, write, read, address=address)
 
 
 def dynamic(
@@ -163,43 +155,50 @@ def dynamic(
     params = {
       "mean": jax.random.truncated_normal(key, -2.0, 2.0, shape),
       "log_variance": jnp.zeros(()),
-      "log_weight_stddev": jnp.full((), math.log(0.3)),
+      # Typed: a weak type would compile every program twice.
+      "log_weight_stddev": jnp.full((), math.log(0.3), float),
     }
     return params, {}
 
-  def write(params, state, codes):
+  def write_with_kl(params, state, codes):
+    prior = kanerva.prior(params["mean"], params["log_variance"])
     content, _ = dynamic_kanerva.write(
-      _prior(params),
+      prior,
       codes,
       noise_variance=noise_variance,
       num_iterations=num_iterations,
       method=method,
     )
-    return content
+    return content, kanerva.kl(content, prior)
 
-  def reading(found, weight_stddev):
-    kl = dynamic_kanerva.weight_kl(found.weights, weight_stddev=weight_stddev)
+  def write(params, state, codes):
+    return write_with_kl(params, state, codes)[0]
+
+  def reading(params, found):
+    stddev = jnp.exp(params["log_weight_stddev"])
+    kl = dynamic_kanerva.weight_kl(found.weights, weight_stddev=stddev)
     return Reading(found.code, jnp.zeros(()), kl)
 
   def read(params, state, content, code):
     found = dynamic_kanerva.read(
       content, code, noise_variance=noise_variance, method=method
     )
-    return reading(found, jnp.exp(params["log_weight_stddev"]))
+    return reading(params, found)
 
   def sample(key, params, state, content, code):
-    stddev = jnp.exp(params["log_weight_stddev"])
     found = dynamic_kanerva.sample_read(
       key,
       content,
       code,
-      weight_stddev=stddev,
+      weight_stddev=jnp.exp(params["log_weight_stddev"]),
       noise_variance=noise_variance,
       method=method,
     )
-    return reading(found, stddev)
+    return reading(params, found)
 
-  return SetMemory(init, write, read, sample=sample, kl=_kl)
+  return SetMemory(
+    init, write, read, sample=sample, write_with_kl=write_with_kl
+  )
 
 
 def recurrent(

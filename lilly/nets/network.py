@@ -74,7 +74,7 @@ def from_haiku(transformed: hk.TransformedWithState) -> Network:
 def init(
   key: jax.Array, network: Network, *inputs: Any
 ) -> tuple[Variables, Any]:
-  """Draws parameters; running averages begin with the moments of a batch.
+  """Draws parameters; running averages begin with a batch's own.
 
   Args:
     key: typed key.

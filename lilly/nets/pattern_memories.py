@@ -19,9 +19,9 @@ from lilly.nets.set_memories import SetMemory
 
 __all__ = [
   "MEMORIES",
-  "as_large_as",
+  "choose_kanerva_sizes",
   "dynamic_kanerva",
-  "kanerva_sizes",
+  "make_as_large",
   "memory_network",
 ]
 
@@ -49,12 +49,14 @@ def memory_network(
   Raises:
     ValueError: a size is not positive, or the shape is none of a pattern.
   """
-  size = attention_memory.word_size(num_floats, num_words, math.prod(shape))
-  nets = attention_memory.networks(shape, size, **sizes)
+  size = attention_memory.choose_word_size(
+    num_floats, num_words, math.prod(shape)
+  )
+  nets = attention_memory.make_networks(shape, size, **sizes)
   return attention_memory.make(nets, num_reads=num_reads)
 
 
-def kanerva_sizes(num_floats: int, pattern_size: int) -> tuple[int, int]:
+def choose_kanerva_sizes(num_floats: int, pattern_size: int) -> tuple[int, int]:
   """Chooses rows and codes of a Kanerva memory.
 
   Args:
@@ -68,7 +70,7 @@ def kanerva_sizes(num_floats: int, pattern_size: int) -> tuple[int, int]:
     ValueError: there is no such K, for num_floats is less than 4, or patterns
       have one number.
 
-  >>> kanerva_sizes(495, 32), kanerva_sizes(4, 32)
+  >>> choose_kanerva_sizes(495, 32), choose_kanerva_sizes(4, 32)
   ((13, 22), (1, 2))
   """
   if num_floats < 4:
@@ -104,7 +106,7 @@ def dynamic_kanerva(
     The memory.
 
   Raises:
-    ValueError: as `kanerva_sizes` and `dynamic_kanerva_model.networks`.
+    ValueError: as `choose_kanerva_sizes` and `dynamic_kanerva_model.networks`.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556; a baseline of Bartunov et al. (2020),
@@ -115,7 +117,7 @@ def dynamic_kanerva(
   image_shape = cast(Any, (1, *shape, 1) if is_flat else shape)
   if is_flat:
     sizes = sizes | {"num_filters": 0}
-  rows, size = kanerva_sizes(num_floats, math.prod(shape))
+  rows, size = choose_kanerva_sizes(num_floats, math.prod(shape))
   nets = dynamic_kanerva_model.networks(image_shape, code_size=size, **sizes)
   memory = kanerva_memories.dynamic(rows, size)
 
@@ -146,7 +148,7 @@ MEMORIES = {
 }
 
 
-def as_large_as(
+def make_as_large(
   network: energy_networks.EnergyNetwork,
   shape: tuple[int, ...],
   kind: str,
@@ -168,5 +170,5 @@ def as_large_as(
   """
   if kind not in MEMORIES:
     raise ValueError(f"kind is {kind!r}; it must be one of {(*MEMORIES,)}.")
-  num_floats = energy_networks.num_written(network, shape)
+  num_floats = energy_networks.count_written(network, shape)
   return MEMORIES[kind](shape, num_floats, **sizes)

@@ -29,10 +29,6 @@ def _keep_state(params, state, *items):
   return state
 
 
-def _no_divergence(params, state, content):
-  return jnp.zeros(())
-
-
 class SetMemory(NamedTuple):
   """A memory of one set; `vmap` over sets.
 
@@ -52,8 +48,9 @@ class SetMemory(NamedTuple):
   # sample(key, params, state, content, *query) -> answer at a random address;
   # None: reading has nothing random
   sample: Callable[..., Any] | None = None
-  # kl(params, state, content) -> KL of the content from its prior, in nats, []
-  kl: Callable[..., jax.Array] = _no_divergence
+  # write_with_kl(params, state, *items [n, ...]) -> content, and its KL
+  # from the prior, in nats, []; None: the content is no distribution
+  write_with_kl: Callable[..., tuple[Any, jax.Array]] | None = None
   # energy(params, state, content, x) -> energy of x, []; None: there is none
   energy: Callable[..., jax.Array] | None = None
   # address(params, state, *query) -> weights of slots, [m]; None: no slots

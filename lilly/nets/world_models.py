@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Visit(NamedTuple):
-  """A step of the world as models learn from it."""
+  """A step of the environment as models are fitted to it."""
 
   state: Any  # of the environment with a time limit: where imagination starts
   observation: jax.Array
@@ -142,15 +142,15 @@ def neural(
   num_updates: int = 1000,
   batch_size: int = 64,
 ) -> Model:
-  """Fits a network that says how an action changes a state.
+  """Fits a network of the change of state under an action.
 
   Args:
     plain: as of `linear`.
     horizon: as of `linear`.
     hidden_sizes: units of each layer; not stated in the paper.
     learning_rate: of Adam.
-    num_updates: in a fit; it goes on from the one before.
-    batch_size: visits in an update.
+    num_updates: per fit; each starts from the fit before it.
+    batch_size: visits per update.
 
   Returns:
     The model.
@@ -174,12 +174,12 @@ def neural(
     spread = jnp.sqrt(jnp.mean(jnp.square(some), 0)) + 1e-3
 
     def step(carry, _):
-      key, params, moments = carry
+      key, params, opt_state = carry
       key, key_batch = jax.random.split(key)
       batch = ring.sample(key_batch, visited, batch_size)
       error, grads = _error(net, params, batch, form, spread)
-      updates, moments = optimiser.update(grads, moments)
-      return (key, optax.apply_updates(params, updates), moments), error
+      updates, opt_state = optimiser.update(grads, opt_state)
+      return (key, optax.apply_updates(params, updates), opt_state), error
 
     carry, errors = jax.lax.scan(step, (key, *fit[:2]), length=num_updates)
     return (*carry[1:], spread), {"model_error": jnp.mean(errors[-100:])}
@@ -204,19 +204,19 @@ def compare(
   *,
   length: int = 10,
 ) -> tuple[jax.Array, jax.Array]:
-  """Rolls a policy out in a model and in the world.
+  """Rolls a policy out in a model and in the environment.
 
   Args:
     model: of the world.
     fit: of the model.
     limited: the world, with its time limit.
     starts: where the rollouts start, [N, ...] each.
-    act: a policy that makes nothing of its key.
+    act: a policy that does not use its key.
     length: steps of a rollout, l.
 
   Returns:
-    What was seen in the model and in the world, [N, l, o] each; NaN past an
-    end.
+    Observations in the model and in the environment, [N, l, o] each; NaN past
+    an end.
   """
 
   def roll(step, start):
@@ -251,13 +251,13 @@ def value(
   discount: float | jax.Array = 0.99,
   num_steps: int = 400,
 ) -> jax.Array:
-  """Sums the discounted rewards of a policy in a world without end.
+  """Sums the discounted rewards of a policy in an environment without end.
 
   Args:
     plain: the world, without a time limit.
     state: where it starts.
     observation: of that state.
-    act: a policy that makes nothing of its key.
+    act: a policy that does not use its key.
     discount: γ.
     num_steps: after which what is left out is γ to that power.
 
@@ -294,7 +294,7 @@ def _error(net, params, batch, form, spread):
 
 
 def _perceptron(hidden_sizes, num_outputs):
-  """A network of what is seen and of what is done."""
+  """A network of an observation and an action."""
 
   @hk.without_apply_rng
   @hk.transform

@@ -1,9 +1,9 @@
 """Sets, and what is not in them, for memories that tell which is which.
 
-A part of a universe is drawn as the set, other elements as strangers. What
+A part of a universe is drawn as the set, other elements as non-members. What
 makes sets alike is what a filter may learn:
 
-| kind | the set | strangers |
+| kind | the set | non-members |
 | --- | --- | --- |
 | classes | elements of one class | of the other classes |
 | uniform | any elements | any others |
@@ -24,8 +24,19 @@ import numpy as np
 
 from lilly.tasks import image_episodes
 
-__all__ = ["KINDS", "NAMES", "Episode", "Task", "drawn", "noisy_class"]
-__all__ += ["queries", "run_of_keys", "same_class", "sorted_keys", "task"]
+__all__ = [
+  "KINDS",
+  "NAMES",
+  "Episode",
+  "Task",
+  "draw_noisy_class",
+  "draw_queries",
+  "draw_range",
+  "draw_same_class",
+  "draw_weighted",
+  "make_sorted_keys",
+  "task",
+]
 
 KINDS = ("classes", "uniform", "nonuniform", "ranges")
 _IMAGES = tuple(n for n, is_binary in image_episodes.NAMES.items() if is_binary)
@@ -38,69 +49,68 @@ class Episode(NamedTuple):
   """A set, and elements that are not in it."""
 
   members: jax.Array  # [n, ...]
-  strangers: jax.Array  # [t, ...]
+  non_members: jax.Array  # [t, ...]
 
 
 class Task(NamedTuple):
   """Where sets come from, and what their elements look like."""
 
   shape: tuple[int, ...]  # of an element, floats
-  # sample(key, data, num_members, num_strangers) -> an episode; the last two
+  # sample(key, data, num_members, num_non_members) -> an episode; the last two
   # are numbers of Python; raises ValueError if there are not so many
   sample: Callable[..., Episode]
-  # test(key, data, num_members, num_strangers) -> the same, of other elements
+  # test(key, data, num_members, num_non_members) -> the same, of other elements
   test: Callable[..., Episode]
   data: Any
 
 
-def queries(
+def draw_queries(
   key: jax.Array, episode: Episode, num_queries: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Asks for members and for strangers, by turns.
+  """Draws queries of an episode: members first, then non-members.
 
   Args:
     key: typed key.
-    episode: a set and at least half as many strangers as queries.
-    num_queries: t; the greater half asks for members, which are drawn with
-      replacement and are exactly those of the set.
+    episode: a set and at least half as many non-members as queries.
+    num_queries: t; the greater half are members, drawn with replacement from
+      the set.
 
   Returns:
     Queries, [t, ...], and whether each is a member, bool [t].
 
   Raises:
-    ValueError: if there are too few strangers, no members, or t is not
-      positive.
+    ValueError: there are too few non-members, no members, or t is not positive.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5: half and
     half.
 
   >>> sets = Episode(jnp.ones((3, 1)), jnp.zeros((2, 1)))
-  >>> asked, labels = queries(jax.random.key(0), sets, 4)
-  >>> asked[:, 0].tolist(), labels.tolist()
+  >>> drawn, labels = draw_queries(jax.random.key(0), sets, 4)
+  >>> drawn[:, 0].tolist(), labels.tolist()
   ([1.0, 1.0, 0.0, 0.0], [True, True, False, False])
   """
   others = num_queries // 2
   if num_queries < 1:
     raise ValueError(f"num_queries is {num_queries}; it must be positive.")
-  if others > len(episode.strangers):
+  if others > len(episode.non_members):
     raise ValueError(
-      f"num_queries is {num_queries}, with {len(episode.strangers)} strangers; "
-      f"give {others}."
+      f"num_queries is {num_queries}, with {len(episode.non_members)} "
+      f"non-members; give {others}."
     )
   if not len(episode.members):
     raise ValueError("episode has 0 members; give 1 or more.")
   count = num_queries - others
   rows = jax.random.randint(key, (count,), 0, len(episode.members))
-  asked = jnp.concatenate([episode.members[rows], episode.strangers[:others]])
-  return asked, jnp.arange(num_queries) < count
+  drawn = jnp.concatenate([episode.members[rows], episode.non_members[:others]])
+  return drawn, jnp.arange(num_queries) < count
 
 
-def noisy_class(
+def draw_noisy_class(
   key: jax.Array,
   prototypes: jax.Array,
   num_members: int,
-  num_strangers: int,
+  num_non_members: int,
   *,
   flip: float = 0.15,
 ) -> Episode:
@@ -110,24 +120,24 @@ def noisy_class(
     key: typed key.
     prototypes: one for each class, of 0 and 1, [C, ...], C at least 2.
     num_members: n.
-    num_strangers: t, each of any other class.
+    num_non_members: t, each of any other class.
     flip: the probability that a bit is flipped.
 
   Returns:
     The episode, floats. Of 64 bits there are so many elements that hardly any
-    comes twice; of few bits, strangers may be members.
+    comes twice; of few bits, non-members may be members.
 
   Raises:
     ValueError: if there are fewer than 2 classes.
 
-  >>> sets = noisy_class(jax.random.key(0), jnp.eye(2), 2, 1, flip=0.0)
-  >>> bool(jnp.all(sets.members + sets.strangers == 1))
+  >>> sets = draw_noisy_class(jax.random.key(0), jnp.eye(2), 2, 1, flip=0.0)
+  >>> bool(jnp.all(sets.members + sets.non_members == 1))
   True
   """
   if len(prototypes) < 2:
     raise ValueError(f"prototypes has {len(prototypes)} classes; give 2.")
   key_class, key_flip = jax.random.split(key)
-  first, others = _classes(key_class, len(prototypes), num_strangers)
+  first, others = _classes(key_class, len(prototypes), num_non_members)
   chosen = jnp.append(jnp.repeat(first, num_members), others)
   images = jnp.asarray(prototypes)[chosen].astype(jnp.float32)
   images = image_episodes.flip(key_flip, images, flip)
@@ -142,11 +152,11 @@ def _classes(key, num_classes, count):
   return first, others + (others >= first)
 
 
-def same_class(
+def draw_same_class(
   key: jax.Array,
   part: image_episodes.Part,
   num_members: int,
-  num_strangers: int,
+  num_non_members: int,
 ) -> Episode:
   """Draws images of one class, and images of the others.
 
@@ -154,7 +164,7 @@ def same_class(
     key: typed key.
     part: images, class by class.
     num_members: n, at most as many as the smallest class has.
-    num_strangers: t, drawn with replacement from all other images.
+    num_non_members: t, drawn with replacement from all other images.
 
   Returns:
     The episode, floats from 0 to 1; of the members none comes twice.
@@ -163,8 +173,8 @@ def same_class(
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.1.
 
   >>> part = image_episodes.task("digits").data[0]
-  >>> sets = same_class(jax.random.key(0), part, 5, 3)
-  >>> sets.members.shape, sets.strangers.shape
+  >>> sets = draw_same_class(jax.random.key(0), part, 5, 3)
+  >>> sets.members.shape, sets.non_members.shape
   ((5, 8, 8, 1), (3, 8, 8, 1))
   """
   key_class, key_rows, key_others = jax.random.split(key, 3)
@@ -173,7 +183,7 @@ def same_class(
   first, end = starts[of_class], starts[of_class + 1]
   bits = jax.random.bits(key_rows, (2, num_members))
   rows = first + image_episodes.numbers_below(bits, end - first)
-  others = _outside(key_others, num_strangers, len(part.labels), first, end)
+  others = _outside(key_others, num_non_members, len(part.labels), first, end)
   scaled = lambda rows: jnp.asarray(part.images)[rows].astype(jnp.float32) / 255
   return Episode(scaled(rows), scaled(others))
 
@@ -184,29 +194,29 @@ def _outside(key, count, size, first, end):
   return rows + jnp.where(rows >= first, end - first, 0)
 
 
-def drawn(
+def draw_weighted(
   key: jax.Array,
   size: int,
   num_members: int,
-  num_strangers: int,
+  num_non_members: int,
   *,
   decay: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws members, the first of a universe more often, and any strangers.
+  """Draws members, the first of a universe more often, and any non-members.
 
   Element i has probability proportional to decay^i; what has been drawn cannot
-  be drawn again. Strangers are equally likely, whatever their place.
+  be drawn again. Non-members are equally likely, whatever their place.
 
   Args:
     key: typed key.
     size: of the universe.
     num_members: n.
-    num_strangers: t.
+    num_non_members: t.
     decay: above 0; at 1 all are equally likely.
 
   Returns:
-    Numbers of members, [n], and of strangers, [t], none twice. O(U log U) of a
-    universe of U.
+    Numbers of members, [n], and of non-members, [t], none twice. O(U log U) of
+    a universe of U.
 
   Raises:
     ValueError: if the universe has fewer than n + t, or decay is not above 0
@@ -217,39 +227,39 @@ def drawn(
     To draw without replacement: Gumbel's maxima, as in Kool et al. (2019),
     arXiv:1903.06059.
 
-  >>> members, strangers = drawn(jax.random.key(0), 5, 3, 2)
-  >>> sorted([*members.tolist(), *strangers.tolist()])
+  >>> members, non_members = draw_weighted(jax.random.key(0), 5, 3, 2)
+  >>> sorted([*members.tolist(), *non_members.tolist()])
   [0, 1, 2, 3, 4]
   """
-  if num_members + num_strangers > size:
+  if num_members + num_non_members > size:
     raise ValueError(
       f"A universe of {size} elements has no {num_members} members and "
-      f"{num_strangers} strangers."
+      f"{num_non_members} non-members."
     )
   if not 0 < decay <= 1:
     raise ValueError(f"decay is {decay}; it must be above 0 and at most 1.")
-  key_members, key_strangers = jax.random.split(key)
+  key_members, key_non_members = jax.random.split(key)
   scores = jax.random.gumbel(key_members, (size,))
   scores += jnp.log(jnp.float32(decay)) * jnp.arange(size)
   _, members = jax.lax.top_k(scores, num_members)
-  scores = jax.random.uniform(key_strangers, (size,))
-  _, strangers = jax.lax.top_k(scores.at[members].set(-1.0), num_strangers)
-  return members, strangers
+  scores = jax.random.uniform(key_non_members, (size,))
+  _, non_members = jax.lax.top_k(scores.at[members].set(-1.0), num_non_members)
+  return members, non_members
 
 
-def run_of_keys(
-  key: jax.Array, size: int, num_members: int, num_strangers: int
+def draw_range(
+  key: jax.Array, size: int, num_members: int, num_non_members: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws neighbours, and strangers from before and after them.
+  """Draws neighbours, and non-members from before and after them.
 
   Args:
     key: typed key.
     size: of the universe, more than n.
     num_members: n.
-    num_strangers: t, drawn with replacement.
+    num_non_members: t, drawn with replacement.
 
   Returns:
-    Numbers of members, ascending, [n], and of strangers, [t].
+    Numbers of members, ascending, [n], and of non-members, [t].
 
   Raises:
     ValueError: if the universe has not more than n.
@@ -257,22 +267,22 @@ def run_of_keys(
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.4.
 
-  >>> members, strangers = run_of_keys(jax.random.key(0), 4, 3, 1)
-  >>> sorted([*members.tolist(), *strangers.tolist()])
+  >>> members, non_members = draw_range(jax.random.key(0), 4, 3, 1)
+  >>> sorted([*members.tolist(), *non_members.tolist()])
   [0, 1, 2, 3]
   """
   if num_members >= size:
     raise ValueError(
-      f"A universe of {size} elements has no strangers to {num_members}."
+      f"A universe of {size} elements has no non-members to {num_members}."
     )
   key_first, key_others = jax.random.split(key)
   first = jax.random.randint(key_first, (), 0, size - num_members + 1)
   end = first + num_members
   members = first + jnp.arange(num_members)
-  return members, _outside(key_others, num_strangers, size, first, end)
+  return members, _outside(key_others, num_non_members, size, first, end)
 
 
-def sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
+def make_sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
   """Draws words, all different, in the order of a dictionary.
 
   Letters are independent; the k-th most frequent of 26 has probability
@@ -288,9 +298,9 @@ def sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
     Letters, 0 to 25, uint8 [count, length].
 
   Raises:
-    ValueError: if so many words are not found, for they are too short.
+    ValueError: if there are not so many words, for they are too short.
 
-  >>> words = sorted_keys(jax.random.key(0), 4, 3)
+  >>> words = make_sorted_keys(jax.random.key(0), 4, 3)
   >>> words.shape, words.tolist() == sorted(words.tolist())
   ((4, 3), True)
   """
@@ -298,7 +308,7 @@ def sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
   order = jax.random.permutation(key_order, _LETTERS)
   weights = 1 / jnp.arange(1, _LETTERS + 1)
   drawn_letters = jax.random.choice(
-    *(key_words, _LETTERS, (4 * count, length)), p=weights / weights.sum()
+    key_words, _LETTERS, (4 * count, length), p=weights / weights.sum()
   )
   words = np.unique(np.asarray(order[drawn_letters], np.uint8), axis=0)
   if len(words) < count:
@@ -318,7 +328,7 @@ def task(
   num_bits: int = 64,
   num_letters: int = 8,
 ) -> Task:
-  """Makes a task of telling members of a set from strangers.
+  """Makes a task of telling members of a set from non-members.
 
   Args:
     kind: of `KINDS`; see the table above. nonuniform is tested on what it is
@@ -331,8 +341,8 @@ def task(
     data_dir: as of `image_episodes.task`.
     universe: elements to train on, and to test on as many others: of bits that
       are not of classes, and of ranges.
-    num_bits: of a vector; of classes at least 32, or strangers would often be
-      members.
+    num_bits: of a vector; of classes at least 32, or non-members would often
+      be members.
     num_letters: of a word.
 
   Returns:
@@ -354,11 +364,11 @@ def task(
   if kind == "ranges":
     if name != "bits":
       raise ValueError(f"name is {name!r}; elements of ranges are words only.")
-    words = sorted_keys(key, 2 * universe, num_letters)
-    return _by_number(run_of_keys, (words[::2], words[1::2]), _one_hot)
+    words = make_sorted_keys(key, 2 * universe, num_letters)
+    return _by_number(draw_range, (words[::2], words[1::2]), _one_hot)
   if name == "bits" and kind == "classes":
     prototypes = _bits(key, 10, num_bits)
-    sample = noisy_class
+    sample = draw_noisy_class
     return Task((num_bits,), sample, sample, prototypes)
   if name == "bits":
     parts = np.split(_bits(key, 2 * universe, num_bits), 2)
@@ -373,11 +383,11 @@ def task(
 
 def _of_universe(kind, parts, scaled):
   if kind == "uniform":
-    return _by_number(drawn, parts, scaled)
+    return _by_number(draw_weighted, parts, scaled)
   # Images lie class by class: else the frequent ones would be of one class.
   order = jax.random.permutation(jax.random.key(0), len(parts[0]))
   first = parts[0][np.asarray(order)]
-  draw = functools.partial(drawn, decay=0.999)
+  draw = functools.partial(draw_weighted, decay=0.999)
   return _by_number(draw, (first, first), scaled)
 
 
@@ -422,12 +432,12 @@ def _of_classes(shape, parts):
   def of_part(number):
     smallest = int(np.diff(parts[number].starts).min())
 
-    def sample(key, data, num_members, num_strangers):
+    def sample(key, data, num_members, num_non_members):
       if num_members > smallest:
         raise ValueError(
           f"The smallest class has {smallest} images, not {num_members}."
         )
-      return same_class(key, data[number], num_members, num_strangers)
+      return draw_same_class(key, data[number], num_members, num_non_members)
 
     return sample
 
@@ -438,9 +448,9 @@ def _by_number(draw, parts, scaled):
   """A task of numbered elements, to train and to test on."""
 
   def of_part(number):
-    def sample(key, data, num_members, num_strangers):
+    def sample(key, data, num_members, num_non_members):
       part = jnp.asarray(data[number])
-      rows = draw(key, len(part), num_members, num_strangers)
+      rows = draw(key, len(part), num_members, num_non_members)
       return Episode(*(scaled(part[chosen]) for chosen in rows))
 
     return sample

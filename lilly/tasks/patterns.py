@@ -22,13 +22,13 @@ __all__ = [
   "FILLS",
   "Query",
   "Task",
-  "as_image",
-  "binary_task",
-  "bits",
-  "distance",
-  "image_task",
+  "draw_bits",
+  "make_binary_task",
+  "make_image_task",
+  "measure_distance",
   "redraw_bits",
   "replace_block",
+  "to_image",
 ]
 
 FILLS = ("bits", "noise", "hidden")
@@ -52,7 +52,7 @@ class Task(NamedTuple):
   damage: Callable[[jax.Array, jax.Array], Query]  # key, pattern
 
 
-def bits(key: jax.Array, num_bits: int) -> jax.Array:
+def draw_bits(key: jax.Array, num_bits: int) -> jax.Array:
   """Draws a pattern of bits, each 0 or 1 with equal chance.
 
   Args:
@@ -68,7 +68,7 @@ def bits(key: jax.Array, num_bits: int) -> jax.Array:
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4: D = 128.
 
-  >>> sorted(set(bits(jax.random.key(0), 64).tolist()))
+  >>> sorted(set(draw_bits(jax.random.key(0), 64).tolist()))
   [0.0, 1.0]
   """
   if num_bits < 1:
@@ -144,7 +144,7 @@ def replace_block(
   return Query(jnp.where(is_damaged, new, image), is_damaged)
 
 
-def binary_task(*, num_bits: int = 128, num_redrawn: int = 64) -> Task:
+def make_binary_task(*, num_bits: int = 128, num_redrawn: int = 64) -> Task:
   """Makes sets of random bits, of which a part is drawn anew.
 
   Args:
@@ -164,13 +164,13 @@ def binary_task(*, num_bits: int = 128, num_redrawn: int = 64) -> Task:
     raise ValueError(
       f"num_redrawn is {num_redrawn}; it must be from 0 to {num_bits}."
     )
-  one = functools.partial(bits, num_bits=num_bits)
+  one = functools.partial(draw_bits, num_bits=num_bits)
   sample = lambda key, _, count: jax.vmap(one)(jax.random.split(key, count))
   damage = functools.partial(redraw_bits, count=num_redrawn)
   return Task((num_bits,), True, sample, sample, (), damage)
 
 
-def image_task(
+def make_image_task(
   name: str,
   data_dir: str | os.PathLike[str] | None = None,
   *,
@@ -204,7 +204,7 @@ def image_task(
   return Task(*images, damage)
 
 
-def distance(task: Task, x: jax.Array, pattern: jax.Array) -> jax.Array:
+def measure_distance(task: Task, x: jax.Array, pattern: jax.Array) -> jax.Array:
   """Measures how far what was read is from what was stored.
 
   Args:
@@ -219,10 +219,10 @@ def distance(task: Task, x: jax.Array, pattern: jax.Array) -> jax.Array:
     Bartunov et al. (2020), arXiv:1910.02720, section 4.
 
   >>> x, pattern = jnp.array([0.75, 0.5]), jnp.array([0.25, 0.5])
-  >>> task = binary_task(num_bits=2, num_redrawn=1)
-  >>> float(distance(task, x, pattern))
+  >>> task = make_binary_task(num_bits=2, num_redrawn=1)
+  >>> float(measure_distance(task, x, pattern))
   1.0
-  >>> float(distance(task._replace(is_binary=False), x, pattern))
+  >>> float(measure_distance(task._replace(is_binary=False), x, pattern))
   0.25
   """
   chex.assert_equal_shape([x, pattern])
@@ -231,7 +231,7 @@ def distance(task: Task, x: jax.Array, pattern: jax.Array) -> jax.Array:
   return jnp.sum(jnp.square(x - pattern), dtype=jnp.float32)
 
 
-def as_image(x: jax.Array) -> jax.Array:
+def to_image(x: jax.Array) -> jax.Array:
   """Lays bits out as a picture, as square as may be.
 
   Args:
@@ -240,7 +240,7 @@ def as_image(x: jax.Array) -> jax.Array:
   Returns:
     [..., H, W], H at most W.
 
-  >>> as_image(jnp.zeros((3, 32))).shape
+  >>> to_image(jnp.zeros((3, 32))).shape
   (3, 4, 8)
   """
   size = x.shape[-1]

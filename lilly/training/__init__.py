@@ -1,4 +1,4 @@
-"""Runs experiments: loops, checkpoints, metrics, claims and pictures.
+"""Runs experiments: loops, checkpoints, metrics and claims.
 
 The only part of lilly with input, output and host loops. Names are imported on
 first use, so that a script can parse its flags before JAX is imported.
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     Results,
     RunError,
   )
-  from lilly.training.flag_command_line import define_flags
   from lilly.training.host_loop import loop
   from lilly.training.nonfinite import NonfiniteState, skip_nonfinite
   from lilly.training.script import Reproduction, Script
@@ -30,7 +29,6 @@ _HOMES = {
   "compilation": ("compiled",),
   "driver": ("finish", "load", "run"),
   "experiment": ("Experiment", "Options", "Program", "Results", "RunError"),
-  "flag_command_line": ("define_flags",),
   "host_loop": ("loop",),
   "nonfinite": ("NonfiniteState", "skip_nonfinite"),
   "script": ("Reproduction", "Script"),
@@ -48,7 +46,6 @@ __all__ = [
   "RunError",
   "Script",
   "compiled",
-  "define_flags",
   "final",
   "finish",
   "last",

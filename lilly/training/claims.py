@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,10 +46,6 @@ class Claim(NamedTuple):
   threshold: float
   # a name in statistics.STATISTICS
   statistic: str = "median"
-  # of scripts that define their flags themselves:
-  # flag -> the values for which the claim was calibrated
-  where: Mapping[str, Sequence[Any]] = {}
-  min_seeds: int = 8
 
 
 _HOLDS = {
@@ -241,11 +237,7 @@ def judge(
 
 
 def _judge(statement, results):
-  if isinstance(statement, Claim):
-    claim, name, min_seeds = statement, statement.name, statement.min_seeds
-    reason, is_calibrated = None, True
-  else:
-    name, claim, min_seeds, reason, is_calibrated = statement
+  name, claim, min_seeds, reason, is_calibrated = statement
   row: dict[str, Any] = {
     "name": name,
     "sentence": claim.sentence,
@@ -281,12 +273,6 @@ def _judge(statement, results):
 
 
 def _measured(claim, min_seeds, results):
-  for flag, allowed in claim.where.items():
-    value = results.options.flags.get(flag)
-    if value not in allowed:
-      named = ["its default" if v is None else str(v) for v in allowed]
-      wanted = " or ".join(dict.fromkeys(named))
-      raise NotApplicable(f"stated for --{flag}={wanted}")
   values = np.asarray(claim.measure(results), np.float64)
   finished = values[np.isfinite(values)]
   if finished.size < min_seeds:

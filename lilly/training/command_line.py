@@ -20,7 +20,11 @@ from typing import Any
 
 from absl import flags
 
-from lilly.training import experiment, flag_command_line, reproduction
+from lilly.training import (
+  experiment,
+  reproduction,
+  signals,
+)
 from lilly.training import script as script_lib
 from lilly.training import settings as settings_lib
 
@@ -30,22 +34,17 @@ __all__ = ["fail", "main", "parse"]
 _KEPT = ("num_updates", "checkpoint_every_s", "max_checkpoint_gb", "data_dir")
 
 
-def main(
-  script: script_lib.Script, *others: Any, argv: Sequence[str] | None = None
-) -> None:
+def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
   """Runs an experiment script and exits.
 
   The exit status is 0, or 1 after a sentence on what to mend, 3 where a run
-  failed, 4 where a claim failed under --check_claims, 130 after SIGINT.
+  failed, 4 where a claim failed under --check_claims, and 129, 130 or 143 after
+  SIGHUP, SIGINT or SIGTERM, of which a second one ends the process at once.
 
   Args:
     script: settings, presets, experiments, figures and reproductions.
-    *others: of scripts that define their flags themselves.
     argv: the command line, sys.argv by default.
   """
-  if isinstance(script, flags.FlagValues):
-    flag_command_line.main(script, *others)
-    return
   argv = list(sys.argv if argv is None else argv)
   try:
     probe = _parse_flags(script, argv)
@@ -55,18 +54,23 @@ def main(
     settings, options = _resolve(script, probe, argv)
   except (flags.Error, experiment.RunError) as error:
     fail(error)
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
   _use_all_cores()
-  try:
-    status = _run(script, settings, _reserved(options))
-  except KeyboardInterrupt:
-    print("Interrupted.", file=sys.stderr)
-    sys.exit(130)
-  except Exception as error:
-    if not _is_deliberate(error, script.path):
-      raise
-    fail(error)
+  with signals.handled(_leave, "stopping"):
+    try:
+      status = _run(script, settings, _reserved(options))
+    except KeyboardInterrupt:
+      print("Interrupted.", file=sys.stderr)
+      sys.exit(signals.exit_status(signal.SIGINT))
+    except Exception as error:
+      if not _is_deliberate(error, script.path):
+        raise
+      fail(error)
   sys.exit(status)
+
+
+def _leave(signum, frame):
+  del frame
+  sys.exit(signals.exit_status(signum))
 
 
 def _run(script, settings, options):
@@ -85,7 +89,9 @@ def _run(script, settings, options):
   return driver.finish(results, statements, draw)
 
 
-def parse(script: script_lib.Script, argv: Sequence[str], *others: Any) -> Any:
+def parse(
+  script: script_lib.Script, argv: Sequence[str]
+) -> tuple[Any, experiment.Options]:
   """Resolves a command line into settings and options.
 
   A flag takes the user's value, else the one recorded in --out_dir when a run
@@ -94,7 +100,6 @@ def parse(script: script_lib.Script, argv: Sequence[str], *others: Any) -> Any:
   Args:
     script: whose flags they are.
     argv: the command line, program first.
-    *others: of scripts that define their flags themselves.
 
   Returns:
     The settings, and the driver's options.
@@ -103,8 +108,6 @@ def parse(script: script_lib.Script, argv: Sequence[str], *others: Any) -> Any:
     absl.flags.Error: a flag is unknown or has a value out of range.
     RunError: flags do not fit each other or the run in --out_dir.
   """
-  if isinstance(script, flags.FlagValues):
-    return flag_command_line.parse(script, argv, *others)
   return _resolve(script, _parse_flags(script, argv), argv)
 
 
@@ -380,7 +383,7 @@ def _help(script, flag_values):
 def _flag_help(flag, value):
   choices = getattr(flag.parser, "enum_values", None)
   kind = "|".join(choices) if choices else flag.flag_type()
-  value = f" [{value}]" if value else ""
+  value = f" [{value}]" if value not in ("", "none") else ""
   # absl adds choices in front of a text and a hint on repetition behind it.
   text = flag.help.removeprefix(f"<{kind}>: ").partition(";\n")[0]
   return [f"  --{flag.name}  ({kind}){value}", *_wrapped(text, 6)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lilly.training import experiment as experiment_lib
 
-__all__ = ["compiled", "grid"]
+__all__ = ["compiled", "grid", "lapack_calls", "lowered"]
 
 
 def grid(
@@ -49,13 +49,38 @@ def grid(
   )
 
 
+class _Functions(NamedTuple):
+  """An experiment over all its runs, not yet compiled."""
+
+  runs: tuple[dict[str, float], ...]
+  # spreads the runs over devices
+  mesh: jax.sharding.Mesh
+  # jitted: (start, data) -> state
+  init: Any
+  # jitted: (state, data) -> (state, metrics); the state is donated
+  step: Any
+  # jitted: (state, data) -> metrics
+  evaluate: Any
+  # seeds and hyper-parameters, run axis first
+  start: Any
+  # on all devices
+  data: Any
+
+
 def compiled(
-  experiment: experiment_lib.Experiment, options: experiment_lib.Options
+  experiment: experiment_lib.Experiment,
+  options: experiment_lib.Options,
+  *,
+  name: str = "the experiment",
 ) -> experiment_lib.Program:
   """Compiles an experiment: scan over updates, all runs in one program.
 
   Run i of N has the key `jax.random.key(seed)` of its seed whatever N is, the
   same in every variant and at every grid point: comparisons are paired.
+
+  On several CPU devices of one process a program that calls LAPACK is refused
+  when it is first called, before it is compiled: batches of its calls may wait
+  for each other for ever.
 
   Args:
     experiment: one learner, written for one run.
@@ -63,20 +88,70 @@ def compiled(
       runs are computed one after another by the same instructions, so that
       each has exactly the bits it has alone; with 'vmap', the faster way for
       small networks, they agree to rounding.
+    name: the experiment's, for the refusal.
 
   Returns:
-    The program; its state is donated to each chunk.
+    The program; its state is donated to each chunk. Its functions raise
+    RunError where they call LAPACK on several CPU devices.
 
   Raises:
     RunError: the sweep names something that is not a hyper-parameter.
   """
+  functions = _functions(experiment, options)
+  init_runs, start = functions.init, functions.start
+  step_runs, data = functions.step, functions.data
+  evaluate_runs = functions.evaluate
+  call = _caller(name, functions.mesh)
+  return experiment_lib.Program(
+    step_chunk=lambda state: call("update", step_runs, state, data),
+    init=lambda: call("init", init_runs, start, data),
+    evaluate=lambda state: call("evaluate", evaluate_runs, state, data),
+    runs=functions.runs,
+    steps_per_update=experiment.steps_per_update,
+    unit=experiment.unit,
+  )
+
+
+def lowered(
+  experiment: experiment_lib.Experiment, options: experiment_lib.Options
+) -> dict[str, jax.stages.Lowered]:
+  """Lowers what `compiled` would compile; computes nothing.
+
+  Args:
+    experiment: one learner, written for one run.
+    options: as for `compiled`.
+
+  Returns:
+    What is lowered of `init`, `update` (a chunk of them) and `evaluate`.
+
+  Raises:
+    RunError: the sweep names something that is not a hyper-parameter.
+  """
+  functions = _functions(experiment, options)
+  data = functions.data
+  state = jax.eval_shape(functions.init, functions.start, data)
+  return {
+    "init": functions.init.lower(functions.start, data),
+    "update": functions.step.lower(state, data),
+    "evaluate": functions.evaluate.lower(state, data),
+  }
+
+
+def lapack_calls(program: jax.stages.Lowered) -> list[str]:
+  """Lists what a lowered program calls of LAPACK, each name once."""
+  return sorted(
+    set(re.findall(r"custom_call @(lapack_\w+)", program.as_text()))
+  )
+
+
+def _functions(experiment, options):
+  """Jits an experiment's functions over all its runs."""
   runs = grid(options, experiment.hyper)
   mesh = _mesh(len(runs))
   by_run = NamedSharding(mesh, PartitionSpec("runs"))
   everywhere = NamedSharding(mesh, PartitionSpec())
   one_by_one = options.seed_batching == "map" or len(runs) == mesh.size
   across = functools.partial(_across, mesh, _map if one_by_one else _vmap)
-  data = jax.device_put(experiment.data, everywhere)
 
   def update_one(state, data):
     state, metrics = jax.lax.scan(
@@ -90,32 +165,49 @@ def compiled(
     seed, hyper = start
     return experiment.init(jax.random.key(seed), hyper, data)
 
-  init_runs = jax.jit(
-    across(init_one), out_shardings=by_run, compiler_options=_for_running_once()
-  )
-  step_runs = jax.jit(
-    across(update_one),
-    donate_argnums=0,
-    out_shardings=(by_run, everywhere),
-    compiler_options=_for_running_long(),
-  )
-
   def evaluate_one(state, data):
-    function: Any = experiment.evaluate
-    if len(inspect.signature(function).parameters) == 2:
-      return function(state, data)
-    return function(jax.random.key(1), state, data)
+    return experiment.evaluate(jax.random.key(1), state, data)
 
-  evaluate_runs = jax.jit(across(evaluate_one), out_shardings=everywhere)
-
-  return experiment_lib.Program(
-    step_chunk=lambda state: step_runs(state, data),
-    init=lambda: init_runs(_start(runs, experiment.hyper), data),
-    evaluate=lambda state: evaluate_runs(state, data),
+  return _Functions(
     runs=runs,
-    steps_per_update=experiment.steps_per_update,
-    unit=experiment.unit,
+    mesh=mesh,
+    init=jax.jit(
+      across(init_one),
+      out_shardings=by_run,
+      compiler_options=_for_running_once(),
+    ),
+    step=jax.jit(
+      across(update_one),
+      donate_argnums=0,
+      out_shardings=(by_run, everywhere),
+      compiler_options=_for_running_long(),
+    ),
+    evaluate=jax.jit(across(evaluate_one), out_shardings=everywhere),
+    start=_start(runs, experiment.hyper),
+    data=jax.device_put(experiment.data, everywhere),
   )
+
+
+def _caller(name, mesh):
+  """Makes what calls a program, and before its first call reads its text."""
+  on_cpu = mesh.devices.flat[0].platform == "cpu"
+  is_at_risk = on_cpu and len(mesh.local_devices) > 1
+  read = set()
+
+  def call(what, function, *args):
+    if is_at_risk and what not in read:
+      # Traced and lowered here, not again where it is called.
+      found = lapack_calls(function.lower(*args))
+      if found:
+        raise experiment_lib.RunError(
+          f"{name}: {what} calls LAPACK ({', '.join(found)}), whose batched "
+          "calls may wait for each other for ever on several CPU devices; set "
+          "JAX_NUM_CPU_DEVICES=1, or use lilly.control.small_matrices."
+        )
+      read.add(what)
+    return function(*args)
+
+  return call
 
 
 def _start(runs, hyper):

@@ -50,7 +50,8 @@ def run(
     Summary, final states and metrics.
 
   Raises:
-    RunError: out_dir cannot be used, or a checkpoint in it is refused.
+    RunError: out_dir cannot be used, a checkpoint in it is refused, or an
+      experiment calls LAPACK on several CPU devices.
   """
   for variant in experiments:
     if not re.fullmatch(r"[\w.+-]+", variant):
@@ -58,7 +59,7 @@ def run(
   programs = {
     variant: item
     if isinstance(item, experiment.Program)
-    else compilation.compiled(item, options)
+    else compilation.compiled(item, options, name=variant)
     for variant, item in experiments.items()
   }
   with _claimed(options):
@@ -278,13 +279,15 @@ def _describe(program, result, hyper):
 def _identity(program, item, options):
   """What a run must still be when it is resumed."""
   hyper = getattr(item, "hyper", {})
-  settings = set(options.flags) - experiment.MAY_CHANGE
-  if options.settings:
-    settings = {*options.settings, "seed_batching", "log_every", "eval_every"}
+  settings = {*options.settings, "seed_batching", "log_every", "eval_every"}
   return {
     "hyper": {name: float(value) for name, value in hyper.items()},
     "runs": [dict(run) for run in program.runs],
-    **{name: options.flags[name] for name in sorted(settings)},
+    **{
+      name: options.flags[name]
+      for name in sorted(settings)
+      if name in options.flags
+    },
   }
 
 

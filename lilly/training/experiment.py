@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 __all__ = [
-  "MAY_CHANGE",
   "Experiment",
   "Options",
   "Program",
@@ -17,19 +16,6 @@ __all__ = [
 ]
 
 PyTree = Any
-
-# A resumed run may differ from the recorded one in these flags only.
-MAY_CHANGE = frozenset(
-  {
-    "check_claims",
-    "checkpoint_every_s",
-    "eval_only",
-    "max_checkpoint_gb",
-    "num_updates",
-    "out_dir",
-    "resume",
-  }
-)
 
 
 class RunError(Exception):
@@ -117,7 +103,7 @@ class Options(NamedTuple):
 
 
 class Results(NamedTuple):
-  """What `run` leaves for claims, pictures and measurements."""
+  """What `run` leaves for claims, figures and measurements."""
 
   # what summary.json will hold, claims excepted
   summary: dict[str, Any]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from lilly.training import (
   nonfinite,
   placement,
   progress,
+  signals,
   surroundings,
 )
 from lilly.training import metrics as metrics_lib
@@ -85,7 +85,8 @@ def loop(
 
   Raises:
     RunError: a checkpoint is refused or cannot be written.
-    SystemExit: SIGTERM (0) or SIGINT (130), after a checkpoint.
+    SystemExit: SIGHUP (129), SIGINT (130) or SIGTERM (143), after a checkpoint.
+      A second signal ends the process at once, with the same status.
   """
   experiment.check_cadence(options)
   log = metrics_lib.MetricsFile(_own(directory, "metrics.jsonl"))
@@ -94,7 +95,8 @@ def loop(
   sitting = _Sitting(step_chunk, evaluate, log, store, options)
   sitting.begin(*resumed, num_runs, steps_per_update, identity)
   show = progress.Progress(name, key_metric, options.num_updates, unit)
-  with contextlib.closing(log), show, _signals() as caught:
+  caught: list[int] = []
+  with contextlib.closing(log), show, _stopping(caught):
     sitting.run(show, caught)
   if caught:
     _stop(caught[0], sitting.update, options, directory)
@@ -300,30 +302,10 @@ def _on_host(metrics, prefix, num_runs):
   return fetched
 
 
-@contextlib.contextmanager
-def _signals():
-  """Collects the first SIGTERM or SIGINT; a second one acts at once."""
-  caught: list[int] = []
-  previous = {}
-
-  def note(signum, frame):
-    del frame
-    caught.append(signum)
-    for number, handler in previous.items():
-      signal.signal(number, handler)
-    name = signal.Signals(signum).name
-    print(f"\n{name}: stopping after this chunk.", file=sys.stderr, flush=True)
-
-  try:
-    for number in (signal.SIGTERM, signal.SIGINT):
-      previous[number] = signal.signal(number, note) or signal.SIG_DFL
-  except ValueError:  # not in the main thread: the owner handles signals
-    previous.clear()
-  try:
-    yield caught
-  finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)
+def _stopping(caught):
+  """Notes the first signal; what is running is finished and saved."""
+  note = lambda signum, frame: caught.append(signum)
+  return signals.handled(note, "stopping after this chunk")
 
 
 def _stop(signum, update, options, directory):
@@ -336,4 +318,4 @@ def _stop(signum, update, options, directory):
     f"Stopped at update {update} of {options.num_updates}; {told}",
     file=sys.stderr,
   )
-  raise SystemExit(130 if signum == signal.SIGINT else 0)
+  raise SystemExit(signals.exit_status(signum))

@@ -236,10 +236,10 @@ class _Optional(_Parser):
     self._inner = inner
 
   def parse(self, argument):
-    return None if argument is None else self._inner.parse(argument)
+    return None if argument in (None, "none") else self._inner.parse(argument)
 
   def show(self, value):
-    return "" if value is None else self._inner.show(value)
+    return "none" if value is None else self._inner.show(value)
 
   def flag_type(self):
     return self._inner.flag_type()

@@ -31,7 +31,9 @@ def _made(num_steps, num_sets):
   from lilly.nets import energy_memory, energy_networks
   from lilly.tasks import patterns
 
-  task = patterns.binary_task(num_bits=_NUM_BITS, num_redrawn=_NUM_BITS // 2)
+  task = patterns.make_binary_task(
+    num_bits=_NUM_BITS, num_redrawn=_NUM_BITS // 2
+  )
   keys = jax.random.split(jax.random.key(0), 3)
   given = keys[0], (), num_sets * _NUM_PATTERNS
   stored = task.sample(*given)
@@ -52,7 +54,7 @@ def _made(num_steps, num_sets):
   )
 
 
-def _update(set_loss, params, moments, stored, queries):
+def _update(set_loss, params, opt_state, stored, queries):
   """Of all sets side by side; gives the loss as well."""
   import jax
   import jax.numpy as jnp
@@ -62,8 +64,8 @@ def _update(set_loss, params, moments, stored, queries):
     return jnp.mean(jax.vmap(set_loss, (None, 0, 0))(params, stored, queries))
 
   value, grads = jax.value_and_grad(loss)(params)
-  changes, moments = _optimiser().update(grads, moments, params)
-  return optax.apply_updates(params, changes), moments, value, grads
+  changes, opt_state = _optimiser().update(grads, opt_state, params)
+  return optax.apply_updates(params, changes), opt_state, value, grads
 
 
 def _optimiser():
@@ -118,7 +120,8 @@ def _unrolled_loss(network, num_steps, params, stored, queries):
         }
 
   def read(x, pattern):
-    size, momentum, v, total = *params.read[::2], jnp.zeros_like(x), 0.0
+    size, momentum = params.read.step_size, params.read.momentum
+    v, total = jnp.zeros_like(x), 0.0
     for k in range(num_steps):
       if k:
         size *= jax.nn.sigmoid(params.read.step_size_logits[k - 1])
@@ -156,7 +159,9 @@ def _agree(ours, theirs):
   import numpy as np
 
   np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-4)
-  for a, b in zip(*map(jax.tree.leaves, (ours[3], theirs[3])), strict=True):
+  for a, b in zip(
+    jax.tree.leaves(ours[3]), jax.tree.leaves(theirs[3]), strict=True
+  ):
     np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3 * np.abs(b).max())
 
 

@@ -28,15 +28,8 @@ def _steps():
   import jax.numpy as jnp
   import optax
 
-  from lilly.nets import feedback_learner
+  from lilly.learners import feedback_alignment
 
-  hyper = {
-    "learning_rate": 0.1,
-    "hidden_rate": 1.0,
-    "omega": 0.05,
-    "beta": 0.5,
-    "weight_decay": 0.0,
-  }
   key = jax.random.key(0)
   x = jax.random.uniform(key, (64, 784))
   target = jax.nn.one_hot(jnp.arange(64) % 10, 10)
@@ -51,24 +44,27 @@ def _steps():
     return jax.grad(loss)(params)
 
   def by_rule(rule):
-    learner = feedback_learner.Learner(rule, [1000, 10])
+    model = feedback_alignment.Model(rule, [1000, 10])
 
     def gradient(params, state):
-      batch = (x, target)
-      return feedback_learner.gradient(
-        None, learner, params, state, hyper, *batch
-      )[1]
+      _, grads = feedback_alignment.gradient(
+        jax.random.key(1), model, params, state, x, target
+      )
+      return grads
 
-    return learner, gradient
+    return model, gradient
 
-  def updates(learner, gradient):
-    params, state = feedback_learner.network(learner, hyper).init(key, x)
+  def updates(model, gradient):
+    network = feedback_alignment.make_network(model, omega=0.05)
+    params, state = network.init(key, x)
 
     def update(params, _):
-      optimiser = feedback_learner.optimiser(learner, params, state, hyper)
-      moments = optimiser.init(params)
+      optimiser = feedback_alignment.make_optimiser(
+        model, params, state, learning_rate=0.1
+      )
+      opt_state = optimiser.init(params)
       grads = gradient(params, state)
-      change, _ = optimiser.update(grads, moments, params)
+      change, _ = optimiser.update(grads, opt_state, params)
       return optax.apply_updates(params, change), None
 
     run = jax.jit(lambda p: jax.lax.scan(update, p, length=_UPDATES)[0])
@@ -100,8 +96,8 @@ def _throughput():
       "--log_every=500",
     ]
     argv += ["--eval_every=500"]
-    options = training.parse(feedback_alignment.FLAGS, argv, "bench")
-    experiments = feedback_alignment.make_experiments(options)
+    settings, options = training.parse(feedback_alignment.SCRIPT, argv)
+    experiments = feedback_alignment.make_experiments(settings, options)
     program = training.compiled(experiments["fa"], options)
     state = program.init()
 

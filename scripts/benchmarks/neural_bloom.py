@@ -1,4 +1,4 @@
-"""Filters: elements written and asked a second, by each memory of sets."""
+"""Filters: elements written and queried per second, by each memory of sets."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _SIZE, _NUM_BITS, _FPR = 1000, 64, 0.01
 
 
 def measure() -> dict[str, Any]:
-  """Measures insertion and questions of sets of a thousand elements."""
+  """Measures insertion and queries of sets of a thousand elements."""
   import jax
   import jax.numpy as jnp
 
@@ -25,21 +25,21 @@ def measure() -> dict[str, Any]:
     "lstm": filters.recurrent(encode, lstm),
     "memory_network": filters.memory_network(encode),
   }
-  insert, ask = {}, {}
+  insert, query = {}, {}
   for name, memory in memories.items():
-    insert[name], ask[name] = _of(memory, elements)
+    insert[name], query[name] = _make(memory, elements)
   empty = bloom.init(jax.random.key(1), *bloom.optimal_size(_SIZE, _FPR))
-  of_bloom = jax.jit(bloom.insert)
-  query = jax.jit(jax.vmap(bloom.query, (None, 0)))
-  filled = of_bloom(empty, elements)
-  insert["bloom"] = lambda: of_bloom(empty, elements)
-  ask["bloom"] = lambda: query(filled, elements)
-  assert bool(jnp.all(query(filled, elements)))
-  return {"inserted": _rates(insert), "asked": _rates(ask)}
+  insert_bloom = jax.jit(bloom.insert)
+  query_bloom = jax.jit(jax.vmap(bloom.query, (None, 0)))
+  filled = insert_bloom(empty, elements)
+  insert["bloom"] = lambda: insert_bloom(empty, elements)
+  query["bloom"] = lambda: query_bloom(filled, elements)
+  assert bool(jnp.all(query_bloom(filled, elements)))
+  return {"inserted": _measure(insert), "queried": _measure(query)}
 
 
-def _of(memory, elements):
-  """A memory's two functions, of all elements at once."""
+def _make(memory, elements):
+  """Makes a memory's two functions, of all elements at once."""
   import jax
 
   given = memory.init(jax.random.key(2), elements[0])
@@ -52,7 +52,7 @@ def _of(memory, elements):
   )
 
 
-def _rates(candidates):
+def _measure(candidates):
   seconds = timing.compare(candidates, rounds=5)["seconds"]
   rates = {name: _SIZE / x["median"] for name, x in seconds.items()}
   return {

@@ -59,9 +59,9 @@ def _dense(kind, num_slots, num_heads):
 def _cost(make, lengths, **options):
   import jax
 
-  from lilly.training import cost
+  from scripts import step_cost
 
-  return cost.of_memory(jax.random.key(0), make, lengths, **options)
+  return step_cost.of_memory(jax.random.key(0), make, lengths, **options)
 
 
 def _flatness():

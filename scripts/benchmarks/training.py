@@ -34,7 +34,6 @@ def _overhead():
 
   from experiments import feedback_alignment
   from lilly import training
-  from lilly.nets import feedback_learner
   from lilly.tasks import supervised
 
   rng = np.random.default_rng(0)
@@ -43,10 +42,9 @@ def _overhead():
   task = supervised.images("digits")._replace(
     num_inputs=784, data=[(images, labels), (images[:100], labels[:100])]
   )
-  learner = feedback_learner.Learner("fa", [1000, 10])
-  training.parse(feedback_alignment.FLAGS, ["bench"], "bench")
-  hyper = feedback_alignment.hyper_of("mnist", "fa")
-  experiment = feedback_alignment.make_experiment(learner, task, hyper, 64)
+  argv = ["bench", "--task=mnist"]
+  settings, _ = training.parse(feedback_alignment.SCRIPT, argv)
+  experiment = feedback_alignment.make_experiment(settings, "fa", [1000], task)
   options = training.Options(
     num_seeds=3,
     num_updates=200 * _CHUNKS,

@@ -203,8 +203,8 @@ def test_what_cannot_be_fitted_is_refused():
     linear_models.fit(*rollouts(D + M), ridge=0.0)
   with pytest.raises(ValueError, match="1 rollouts; give 2"):
     linear_models.fit(*rollouts(1))
-  prior = linear_models.pooled_prior(*rollouts(2))
-  assert np.isfinite(linear_models.fit(*rollouts(1), prior=prior).weights).all()
+  prior = pooled_prior(*rollouts(2))
+  assert np.isfinite(fit(*rollouts(1), prior=prior).weights).all()
   with pytest.raises(ValueError, match="0 rollouts; give 1"):
     linear_models.fit(*rollouts(0), prior=prior)
   with pytest.raises(ValueError, match="mean_count is 0"):

@@ -9,6 +9,9 @@ import pytest
 import scipy.linalg
 
 from lilly.control import lqr
+from tests.whole import each
+
+lqr = each(lqr)
 
 T, D, M = 6, 3, 2
 

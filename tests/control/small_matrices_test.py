@@ -8,7 +8,7 @@ import pytest
 from lilly.control import kl_limited, linear_models, lqr, small_matrices
 from lilly.envs import reacher
 
-SIZES = [1, 2, 5, 13]  # the last one is LAPACK's, or looped over
+SIZES = [1, 2, 5, 13]  # the last one is looped over
 
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 # Compiled as wholes: of what is done one by one, each shape is compiled too.
 cholesky = jax.jit(small_matrices.cholesky)
 invert = jax.jit(small_matrices.invert)
+pseudo_inverse = jax.jit(small_matrices.pseudo_inverse, static_argnames="rtol")
 semidefinite_root = jax.jit(small_matrices.semidefinite_root)
 solve = jax.jit(small_matrices.solve)
 solve_by_inverse = jax.jit(small_matrices.solve_by_inverse)
@@ -81,6 +82,148 @@ def test_inverses_and_determinants_are_numpys(size):
   np.testing.assert_allclose(log_determinant, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [3, 13])
+def test_factors_and_solutions_have_derivatives(size):
+  rng = np.random.default_rng(size)
+  a, b = jnp.asarray(matrix(size)), jnp.asarray(rng.normal(size=size))
+  change = rng.normal(size=(size, size))
+  change = jnp.asarray(change + change.T)
+
+  def value(at):
+    factor = small_matrices.cholesky(a + at * change)
+    x = small_matrices.solve_triangular(factor, b)
+    x = small_matrices.solve_triangular(factor, x + at, is_transposed=True)
+    return jnp.sin(x).sum()
+
+  step, both = 1e-6, jax.jit(jax.value_and_grad(value))
+  wanted = (both(step)[0] - both(-step)[0]) / (2 * step)
+  np.testing.assert_allclose(both(0.0)[1], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_only_the_lower_half_of_a_factor_is_read(size):
+  factor = np.linalg.cholesky(matrix(size))
+  b = np.random.default_rng(0).normal(size=(size, 2))
+  noise = factor + np.triu(np.full((size, size), np.nan), 1)
+  for is_transposed in (False, True):
+    x = solve_triangular(jnp.asarray(noise), b, is_transposed=is_transposed)
+    wanted = solve_triangular(factor, b, is_transposed=is_transposed)
+    np.testing.assert_array_equal(x, wanted)
+
+
+# Square, tall and flat; one column, an odd number of them, and many.
+SHAPES = [(1, 1), (1, 4), (5, 1), (3, 3), (20, 10), (10, 20), (31, 7), (64, 40)]
+
+
+def graded(shape, values, seed=0):
+  """A matrix of these singular values."""
+  rng = np.random.default_rng(seed)
+  u = np.linalg.qr(rng.normal(size=(shape[0], len(values))))[0]
+  v = np.linalg.qr(rng.normal(size=(shape[1], len(values))))[0]
+  return u * np.asarray(values) @ v.T
+
+
+def of_rank(shape, rank):
+  return graded(shape, np.linspace(1, 0.1, rank))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("missing", [0, 1, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pseudo_inverses_are_numpys(shape, missing, dtype):
+  rank = max(min(shape) - missing, 0)
+  a = of_rank(shape, rank).astype(dtype)
+  rtol = 10 * max(shape) * np.finfo(dtype).eps
+  wanted = np.linalg.pinv(a.astype(np.float64), rcond=rtol)
+  found = pseudo_inverse(jnp.asarray(a))
+  assert found.dtype == dtype
+  tolerance = 1e-5 if dtype == np.float32 else 1e-12
+  assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("shape", [(12, 6), (6, 12)])
+def test_singular_values_are_cut_where_numpy_cuts_them(shape):
+  # The normal equations would square these: 1e-4 is below float32's 1/3000.
+  a = graded(shape, [1, 0.3, 1e-2, 1e-3, 1e-4]).astype(np.float32)
+  for rtol in (0.5, 0.1, 3e-3, 3e-4, 1e-5):
+    wanted = np.linalg.pinv(a.astype(np.float64), rcond=rtol)
+    found = pseudo_inverse(jnp.asarray(a), rtol=rtol)
+    error = np.abs(found - wanted).max() / np.abs(wanted).max()
+    # What an inverse can have of float32: its condition number of them.
+    assert error < 1e-5 + 3e-7 / rtol, rtol
+  # The largest counts: 0.3 is just cut off by 0.3001, not by 0.2999.
+  kept = [
+    np.linalg.matrix_rank(pseudo_inverse(jnp.asarray(a), rtol=rtol), tol=0.5)
+    for rtol in (0.3001, 0.2999)
+  ]
+  assert kept == [1, 2]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e30])
+def test_a_pseudo_inverse_has_any_scale(scale):
+  a = of_rank((9, 5), 3).astype(np.float32)
+  found = pseudo_inverse(jnp.asarray(a * np.float32(scale)))
+  wanted = pseudo_inverse(jnp.asarray(a)) / np.float32(scale)
+  np.testing.assert_allclose(found, wanted, rtol=2e-4)
+
+
+def test_equal_columns_share_what_they_invert():
+  a = np.ones((4, 3), np.float32)
+  np.testing.assert_allclose(pseudo_inverse(a), np.full((3, 4), 1 / 12), 1e-6)
+  eye = np.eye(5, dtype=np.float32)
+  np.testing.assert_array_equal(pseudo_inverse(eye), eye)
+
+
+def test_a_pseudo_inverse_of_nothing_and_of_what_is_no_number():
+  for shape in ((0, 3), (3, 0), (0, 0)):
+    assert pseudo_inverse(jnp.zeros(shape)).shape == shape[::-1]
+  assert not np.any(pseudo_inverse(jnp.zeros((3, 2))))
+  for bad in (np.nan, np.inf):
+    found = pseudo_inverse(jnp.asarray([[1.0, 2.0], [bad, 1.0], [0.0, 1.0]]))
+    assert np.isnan(found).all()
+
+
+def test_pseudo_inverses_of_many_are_those_of_each():
+  """Though one needs more sweeps than the others."""
+  many = np.stack(
+    [np.eye(8, 6), of_rank((8, 6), 6), of_rank((8, 6), 2), np.zeros((8, 6))]
+  )
+  found = jax.jit(jax.vmap(small_matrices.pseudo_inverse))(jnp.asarray(many))
+  for one, a in zip(found, many, strict=True):
+    np.testing.assert_allclose(one, pseudo_inverse(jnp.asarray(a)), atol=1e-14)
+
+
+def test_a_pseudo_inverse_has_no_gradient_and_keeps_16_bits():
+  a = jnp.asarray(of_rank((4, 3), 3), jnp.bfloat16)
+  slope = jax.grad(lambda a: small_matrices.pseudo_inverse(a).sum())(a)
+  assert not np.any(slope)
+  found = small_matrices.pseudo_inverse(a)
+  assert found.dtype == jnp.bfloat16
+  wanted = np.linalg.pinv(np.asarray(a, np.float64))
+  np.testing.assert_allclose(np.asarray(found, float), wanted, rtol=8e-3)
+
+
+# Of each function one size that is unrolled and one that is not.
+@pytest.mark.parametrize("size", [5, 13])
+def test_no_function_calls_lapack(size):
+  a, b = jnp.ones((2, size, size)), jnp.ones((2, size))
+
+  def all_of_them(a, b):
+    return (
+      small_matrices.cholesky(a),
+      small_matrices.semidefinite_root(a),
+      small_matrices.solve_triangular(a, b),
+      small_matrices.solve_triangular(a, b, is_transposed=True),
+      small_matrices.solve(a, b),
+      small_matrices.solve_by_inverse(a, b),
+      small_matrices.invert(a),
+      small_matrices.pseudo_inverse(a),
+    )
+
+  text = jax.jit(jax.vmap(all_of_them)).lower(a, b).as_text()
+  assert "stablehlo.custom_call" not in text
+
+
 def test_derivatives_do_not_go_through_the_loop():
   size = 9
   rng = np.random.default_rng(size)
@@ -118,7 +261,8 @@ def test_derivatives_do_not_go_through_the_loop():
 def test_what_is_solved_often_is_inverted_once():
   a, bs = jnp.asarray(matrix(13)), jnp.ones((5, 13))
   solve = jax.vmap(small_matrices.solve, in_axes=(None, 0))
-  np.testing.assert_allclose(solve(a, bs)[3], small_matrices.solve(a, bs[3]))
+  one = jax.jit(small_matrices.solve)(a, bs[3])
+  np.testing.assert_allclose(jax.jit(solve)(a, bs)[3], one)
   text = jax.jit(solve).lower(a, bs).as_text()
   assert "5x13x13" not in text
   assert "5x16x16" not in text
@@ -132,8 +276,8 @@ def test_what_an_inverse_leaves_over_is_taken_off():
   a = jnp.asarray(0.5 * (a + a.T), jnp.float32)
   b = jnp.asarray(rng.normal(size=32), jnp.float32)
   wide = np.asarray(a, np.float64)
-  left = wide @ np.asarray(small_matrices.solve_by_inverse(a, b)) - b
-  alone = wide @ np.asarray(small_matrices.invert(a)[0] @ b) - b
+  left = wide @ np.asarray(jax.jit(small_matrices.solve_by_inverse)(a, b)) - b
+  alone = wide @ np.asarray(jax.jit(small_matrices.invert)(a)[0] @ b) - b
   assert np.abs(left).max() < 3e-3
   assert np.abs(alone).max() > 6e-3
 
@@ -209,3 +353,5 @@ def test_shapes_are_checked():
     small_matrices.solve_by_inverse(jnp.eye(2), jnp.ones(3))
   with pytest.raises(AssertionError):
     small_matrices.invert(jnp.ones((2, 3)))
+  with pytest.raises(AssertionError):
+    small_matrices.pseudo_inverse(jnp.ones(3))

@@ -315,3 +315,47 @@ def test_playground_runs():
   assert steps.observation.shape == (4, 5)
   assert steps.truncated.tolist() == [False, True] * 2
   assert (steps.reward > 0.9).all()
+
+
+@pytest.mark.parametrize(
+  ("task", "repeats", "wanted"),
+  [
+    ("pendulum", 0, 1),
+    ("pendulum", 2, 2),
+    ("cartpole_swingup", 0, 4),
+    ("cartpole_swingup", 1, 1),
+  ],
+)
+def test_actions_are_normalized_and_repeated(task, repeats, wanted):
+  env, plain = catalog.make_normalized(task, repeats), catalog.make(task)
+
+  @jax.jit
+  def step(action, plain_action):
+    state, _ = env.reset(jax.random.key(0))
+    _, found = env.step(jax.random.key(1), state, action)
+    state, _ = plain.reset(jax.random.key(0))
+    reward = 0.0
+    for _ in range(wanted):
+      state, one = plain.step(jax.random.key(1), state, plain_action)
+      reward += one.reward
+    return found.observation, found.reward, one.observation, reward
+
+  force = plain.action_spec.maximum * 0.5
+  seen, reward, own_seen, own_reward = step(jnp.full(1, 0.5), force)
+  np.testing.assert_allclose(seen, own_seen, rtol=1e-5)
+  np.testing.assert_allclose(reward, own_reward, rtol=1e-5)
+
+
+def test_scores_are_0_for_random_and_1_for_the_best():
+  for task, (worst, best) in catalog.SCORES.items():
+    assert catalog.score(task, worst)["score"] == 0.0
+    assert catalog.score(task, best) == {"return": best, "score": 1.0}
+  assert catalog.score("water_maze", 3.0) == {"return": 3.0}
+
+
+def test_all_is_every_task_that_needs_no_engine():
+  pairs = catalog.name_pairs(["all"], ["naf"])
+  assert list(pairs) == catalog.names()
+  assert set(catalog.SCORES) == set(pairs)
+  # Beside another name it is a task's, and there is none.
+  assert catalog.list_tasks(["all", "pendulum"]) == ["all", "pendulum"]

@@ -58,7 +58,9 @@ def test_what_is_worth_how_much():
   """Without memory 0 is best, and worth minus the variance of the cue."""
   env = cue_recall.make(num_steps=3)
   nothing = lambda key, observation: jnp.zeros(1)
-  mean = jax.jit(lambda: episodes.mean_return(env, nothing, 2000))()
+  mean = jax.jit(
+    lambda: episodes.mean_return(jax.random.key(1), env, nothing, 2000)
+  )()
   np.testing.assert_allclose(mean, -1 / 3, atol=0.02)
 
 

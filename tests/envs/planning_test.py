@@ -54,6 +54,9 @@ def test_plans_of_a_fitted_model_are_better_than_what_was_done():
   )(0.01)
   states, actions, _ = state_vectors.trajectories(env, visits, linear.T)
 
+  reward = jax.jit(env.reward)
+  act = jax.jit(lambda state: planning.act(plan, env, state))
+
   def total(choose):
     found = 0.0
     for episode in range(linear.N):
@@ -61,18 +64,24 @@ def test_plans_of_a_fitted_model_are_better_than_what_was_done():
       for t in range(linear.T):
         u = choose(x, t, episode)
         new = linear.A @ x + linear.B @ u
-        found += float(env.reward(x, u, new))
+        found += float(reward(x, u, new))
         x = new
     return found / linear.N
 
   def planned(x, t, _):
     state = wrappers.TimeLimitState(jnp.float32(x), jnp.int32(t))
-    return np.asarray(planning.act(plan, env, state))
+    return np.asarray(act(state))
 
   def mean(x, t, _):
     return np.asarray(actions[:, t].mean(0))
 
   assert total(planned) > total(mean) + 0.1
+  # Off the plan: û + k + K (x - x̂).
+  controller, off = plan.controller, np.full_like(plan.states[1], 0.3)
+  expected = plan.actions[1] + controller.feedforward[1]
+  expected += controller.feedback[1] @ off
+  found = planned(plan.states[1] + off, 1, None)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
   np.testing.assert_allclose(plan.states, states.mean(0), rtol=1e-6)
 
 

@@ -178,3 +178,41 @@ def test_bad_options_are_refused(options, message):
 def test_a_start_may_be_given():
   state, _ = reacher.make(start=(1.0, -2.0)).reset(jax.random.key(3))
   np.testing.assert_allclose(state.state.angles, [1.0, -2.0])
+
+
+def test_precision_is_of_the_distance_in_the_last_steps():
+  env = reacher.make(num_steps=60)
+
+  @jax.jit
+  def measure(key, push):
+    def act(key, observation):
+      return jnp.full(2, push)
+
+    again = jax.random.clone(key)
+    return (
+      reacher.play_distances(key, env, act, 60, 3),
+      reacher.measure_precision(again, env, act, 60, 3),
+    )
+
+  distances, found = measure(jax.random.key(0), 0.4)
+  assert distances.shape == (3, 60)
+
+  # The same episodes, measured from angles and target.
+  def play(key):
+    key_reset, key = jax.random.split(key)
+    state, _ = env.reset(key_reset)
+
+    def step(state, _):
+      state, _ = env.step(jax.random.key(9), state, jnp.full(2, 0.4))
+      tip = reacher.joints(state.state.angles)[-1]
+      return state, jnp.sqrt(jnp.sum((tip - state.state.target) ** 2))
+
+    return jax.lax.scan(step, state, length=60)[1]
+
+  wanted = jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(0), 3))
+  np.testing.assert_allclose(distances, wanted, rtol=1e-4, atol=1e-6)
+  last = np.asarray(wanted)[:, -20:]
+  np.testing.assert_allclose(found["distance"], last.mean(), rtol=1e-4)
+  wanted = last.std(axis=1).mean()
+  np.testing.assert_allclose(found["jitter"], wanted, rtol=1e-3)
+  assert wanted > 0.001  # the arm turns

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from lilly.envs import environment, episodes, water_maze
+from tests.whole import whole
+
+searches, latencies = whole(water_maze.searches), whole(water_maze.latencies)
 
 _AWAY = [5.0, 5.0]  # a platform out of reach
 
@@ -183,7 +186,7 @@ def test_gradients_are_finite_where_lengths_are_zero():
     state = water_maze.State(position, jnp.zeros(2), jnp.int32(0))
     return env.step(jax.random.key(0), state, action)[1].observation.sum()
 
-  gradients = jax.grad(value, (0, 1))(jnp.zeros(2), jnp.zeros(2))
+  gradients = jax.jit(jax.grad(value, (0, 1)))(np.zeros(2), np.zeros(2))
   np.testing.assert_allclose(gradients[0], [0.1, 0.1], rtol=1e-6)
   np.testing.assert_allclose(gradients[1], [1, 1], rtol=1e-6)
 
@@ -281,7 +284,7 @@ def test_acting_at_random_earns_what_it_does_in_numpy(num_stay):
 
 def test_seeking_finds_the_platform_soon_each_time():
   rewards = jnp.asarray(_episodes(is_seeking=True).reward)
-  find = jax.jit(jax.vmap(lambda x: water_maze.latencies(x > 0)))
+  find = jax.jit(jax.vmap(lambda x: latencies(x > 0)))
   found = np.asarray(find(rewards))
   assert found.shape == (_NUM_EPISODES, 8) and np.isfinite(found).all()
   assert found.min() == 1 and found.max() <= 1 + 1.7 / 0.1
@@ -324,9 +327,7 @@ def test_latencies_equal_a_loop(num_stay, max_visits):
 def test_latencies_by_hand():
   # Found at 2 and left, no new search; found at 6 after moving; not found.
   on_platform = np.array([0, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0], bool)
-  actual = water_maze.latencies(
-    jnp.asarray(on_platform), num_stay=3, max_visits=3
-  )
+  actual = latencies(jnp.asarray(on_platform), num_stay=3, max_visits=3)
   np.testing.assert_array_equal(actual, [2, 1, math.nan])
 
 
@@ -335,24 +336,24 @@ def test_searches_are_compared_within_episodes():
   on_platform[0, [2, 3, 6]] = True  # found at 3 and, taken away, 3 later
   on_platform[1, [0, 1, 2, 3, 6, 7]] = True  # at once, and after 1 and 3
   on_platform[2, 7] = True  # found at the end alone
-  found = water_maze.searches(jnp.asarray(on_platform), num_stay=2)
+  found = searches(jnp.asarray(on_platform), num_stay=2)
   wanted = {"missed": 0.25, "once": 0.25, "first": 2.0, "later": 2.5}
   for name, value in wanted.items():
     np.testing.assert_allclose(found[name], value, err_msg=name)
-  never = water_maze.searches(jnp.asarray(on_platform[2:]))
+  never = searches(jnp.asarray(on_platform[2:]))
   assert np.isnan(never["first"]) and np.isnan(never["later"])
 
 
 def test_who_remembers_nothing_is_as_slow_again():
   rewards = jnp.asarray(_episodes().reward)
-  found = water_maze.searches(rewards > 0)
+  found = searches(rewards > 0)
   assert 0.3 < found["missed"] < 0.7  # searches that are cut off
   np.testing.assert_allclose(found["first"] / found["later"], 1.0, atol=0.25)
 
 
 def test_latencies_of_an_episode_begin_where_the_agent_was_taken_away():
   steps = jax.tree.map(lambda x: x[0], _episodes(is_seeking=True))
-  found = np.asarray(water_maze.latencies(jnp.asarray(steps.reward > 0)))
+  found = np.asarray(latencies(jnp.asarray(steps.reward > 0)))
   # Where the agent jumps, a search begins.
   way = np.diff(steps.observation[:, :2], axis=0)
   jumps = np.flatnonzero(np.hypot(*way.T) > 0.11) + 2
@@ -381,7 +382,8 @@ def test_bad_options_are_refused(options, message):
 def test_pictures_show_pool_platform_and_agent():
   state = _state([0.5, 0.5], [-0.5, -0.5])
   # 24 pixels of 0.1: the middle of the world is between two.
-  picture = np.asarray(water_maze.render(state, 24))
+  render = whole(water_maze.render)
+  picture = np.asarray(render(state, 24))
   colours = {
     "white": picture[0, 0],
     "grey": picture[12, 12],
@@ -390,9 +392,9 @@ def test_pictures_show_pool_platform_and_agent():
   assert colours["white"].tolist() == [255] * 3
   assert colours["grey"].tolist() == [191] * 3
   assert colours["green"].tolist() == [0, 158, 115]
-  fine = np.asarray(water_maze.render(state, 240))
+  fine = np.asarray(render(state, 240))
   assert fine[70, 170].tolist() == [213, 94, 0]
-  small = np.asarray(water_maze.render(state, 24, platform_radius=0.05))
+  small = np.asarray(render(state, 24, platform_radius=0.05))
   assert small[15, 6].tolist() == [191] * 3
   assert picture[15, 6].tolist() == [0, 158, 115]
 

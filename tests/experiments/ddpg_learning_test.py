@@ -7,10 +7,10 @@ import pytest
 import scipy.linalg
 
 from experiments import ddpg
-from lilly import training
 from lilly.envs import environment, wrappers
-from lilly.nets import policy_gradient_learner as learner
+from lilly.learners import ddpg as learner
 from lilly.replay import ring
+from tests.running import parse
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +21,13 @@ COST, EFFORT = np.diag([1.0, 0.1]).astype(np.float32), np.float32([[1.0]])
 
 def trained(env, num_updates, *flags):
   """Trains one run; returns its networks, state and last metrics."""
-  argv = ["ddpg", "--hidden_sizes=64,64", "--capacity=20000"]
-  argv += ["--reward_scale=1", *flags]
-  training.parse(ddpg.FLAGS, argv, "ddpg")
-  experiment = ddpg.make_experiment(env)
+  settings, _ = parse(
+    ddpg,
+    "--hidden_sizes=64,64",
+    "--capacity=20000",
+    *flags,
+  )
+  experiment = ddpg.make_experiment(env, settings)
 
   @jax.jit
   def train():
@@ -37,7 +40,7 @@ def trained(env, num_updates, *flags):
     state, metrics = jax.lax.scan(step, state, None, length=num_updates)
     return state, jax.tree.map(lambda x: jnp.mean(x[-200:]), metrics)
 
-  return ddpg.make_networks(env, "ddpg"), *train()
+  return ddpg.make_networks(settings, env), *train()
 
 
 def box(size, bound):
@@ -46,7 +49,7 @@ def box(size, bound):
 
 def test_a_constant_reward_is_worth_what_its_discounts_sum_to():
   # An episode has 20 steps by the clock alone: a sum that stopped there would
-  # be 1 + 0.99 + ... + 0.99^19 = 18.2 at most. The copies are fast, for values
+  # be 1 + 0.99 + ... + 0.99^19 = 18.2 at most. The targets are fast, for values
   # close in on 100 by a hundredth at a time.
   def reset(key):
     del key
@@ -58,7 +61,7 @@ def test_a_constant_reward_is_worth_what_its_discounts_sum_to():
 
   env = environment.Environment(reset, step, box(1, 1.0), box(1, 1.0))
   env = wrappers.time_limit(env, 20)
-  _, _, metrics = trained(env, 20_000, "--tau=0.1")
+  _, _, metrics = trained(env, 20_000, "--tau=0.1", "--reward_scale=1")
   np.testing.assert_allclose(metrics["q"], 100.0, rtol=0.03)
 
 

@@ -8,22 +8,15 @@ import numpy as np
 import pytest
 
 from experiments import ddpg
-from lilly import training
-from lilly.envs import environment, wrappers
+from lilly.envs import catalog, environment, wrappers
 from lilly.replay import ring
-from lilly.training import continuous_control
+from lilly.training import reproduction
 from tests import haste, oracles
-
-
-def run(tmp_path, *flags):
-  argv = ["ddpg", "--preset=smoke", *flags, f"--out_dir={tmp_path / 'run'}"]
-  with pytest.raises(SystemExit) as stopped:
-    training.main(ddpg.FLAGS, ddpg.main, argv)
-  return stopped.value.code
+from tests.running import parse, run
 
 
 def test_a_variant_of_a_task_runs_and_is_drawn(tmp_path):
-  assert run(tmp_path, "--variants=batch_norm_no_target") == 0
+  assert run(ddpg, tmp_path, "--variants=batch_norm_no_target") == 0
   folder = tmp_path / "run"
   summary = json.loads((folder / "summary.json").read_text())
   row = summary["variants"]["pendulum"]
@@ -35,8 +28,8 @@ def test_a_variant_of_a_task_runs_and_is_drawn(tmp_path):
 
 def test_several_variants_have_names_of_their_own():
   flags = ["--tasks=pendulum,brax/ant:positional", "--variants=ddpg,batch_norm"]
-  training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
-  assert continuous_control.pairs(ddpg.FLAGS) == {
+  settings, _ = parse(ddpg, *flags)
+  assert catalog.name_pairs(settings.tasks, settings.variants) == {
     "pendulum_ddpg": ("pendulum", "ddpg"),
     "pendulum_batch_norm": ("pendulum", "batch_norm"),
     "brax_ant_positional_ddpg": ("brax/ant:positional", "ddpg"),
@@ -61,8 +54,8 @@ def counting_environment(num_steps=5):
 
 
 def test_what_is_remembered():
-  training.parse(ddpg.FLAGS, ["ddpg", "--preset=smoke"], "ddpg")
-  experiment = ddpg.make_experiment(counting_environment())
+  settings, _ = parse(ddpg, "--preset=smoke")
+  experiment = ddpg.make_experiment(counting_environment(), settings)
 
   @jax.jit
   def train(key):
@@ -89,7 +82,10 @@ def test_what_is_remembered():
   # Updates start at age 0, for 20 steps at random are whole episodes.
   np.testing.assert_array_equal(returns[:4], 0.0)
   np.testing.assert_array_equal(returns[4:], 5.0)
-  assert experiment.evaluate(state, ()) == {"return": 5.0}
+  # The key is the driver's, the same at every evaluation.
+  key = jax.random.key(1)
+  found = [experiment.evaluate(jax.random.clone(key), state, ()) for _ in "ab"]
+  assert found == [{"return": 5.0}] * 2
   is_end = np.arange(1, 13) % 5 == 0
   np.testing.assert_array_equal(np.ravel(noise) == 0, is_end)
   assert np.abs(replay.action).max() <= 1
@@ -97,14 +93,14 @@ def test_what_is_remembered():
 
 def test_ends_rewards_and_noisy_actions_are_remembered():
   flags = ["--preset=smoke", "--reward_scale=0.5", "--sigma=3", "--dt=0.25"]
-  training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
+  settings, _ = parse(ddpg, *flags)
   env = counting_environment(None)
 
   def step(key, state, action):
     state, step = env.step(key, state, action)
     return state, step._replace(discount=jnp.where(state % 4 == 0, 0.0, 1.0))
 
-  experiment = ddpg.make_experiment(env._replace(step=step))
+  experiment = ddpg.make_experiment(env._replace(step=step), settings)
   state = experiment.init(jax.random.key(0), experiment.hyper, ())
   state, _ = jax.jit(
     lambda state: jax.lax.scan(
@@ -137,8 +133,8 @@ def trained(experiment, num_updates):
 
 def test_steps_that_the_clock_ended_can_be_left_out():
   flags = ["--preset=smoke", "--nokeep_truncated"]
-  training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
-  train = trained(ddpg.make_experiment(counting_environment()), 12)
+  settings, _ = parse(ddpg, *flags)
+  train = trained(ddpg.make_experiment(counting_environment(), settings), 12)
   replay = train(jax.random.key(0)).replay
   # Of 32 steps in episodes of 5 six ended one.
   assert int(replay.size) == 32 - 6
@@ -148,9 +144,9 @@ def test_steps_that_the_clock_ended_can_be_left_out():
 
 @pytest.mark.slow
 def test_seeds_together_learn_what_each_learns_alone():
-  training.parse(ddpg.FLAGS, ["ddpg", "--preset=smoke"], "ddpg")
-  env = ddpg.make_environment("pendulum")
-  train = trained(ddpg.make_experiment(env), 100)
+  settings, _ = parse(ddpg, "--preset=smoke")
+  env = ddpg.make_environment(settings, "pendulum")
+  train = trained(ddpg.make_experiment(env, settings), 100)
   keys = jax.random.split(jax.random.key(0), 2)
   together = jax.jit(jax.vmap(train))(jax.random.clone(keys))
   for i, key in enumerate(jax.random.clone(keys)):
@@ -167,7 +163,7 @@ def test_seeds_together_learn_what_each_learns_alone():
 @pytest.mark.slow
 def test_it_learns_from_pictures(tmp_path):
   flags = ["--pixels", "--image_size=8", "--num_starts=1", "--capacity=30"]
-  assert run(tmp_path, *flags) == 0
+  assert run(ddpg, tmp_path, *flags) == 0
   assert (tmp_path / "run" / "pendulum.gif").stat().st_size > 5000
   with np.load(tmp_path / "run" / "pendulum" / "params.npz") as params:
     shapes = [x.shape for x in params.values()]
@@ -184,10 +180,11 @@ def test_it_learns_from_pictures(tmp_path):
 )
 def test_replay_is_not_copied_at_every_step(batch, keep):
   flags = ["--preset=smoke", "--capacity=77", f"--{keep}"]
-  training.parse(ddpg.FLAGS, ["ddpg", *flags], "ddpg")
-  experiment = ddpg.make_experiment(ddpg.make_environment("pendulum"))
+  settings, _ = parse(ddpg, *flags)
+  env = ddpg.make_environment(settings, "pendulum")
+  experiment = ddpg.make_experiment(env, settings)
 
-  def run(state):
+  def train(state):
     step = experiment.update
     for _ in batch:
       step = jax.vmap(step, (0, None))
@@ -200,14 +197,16 @@ def test_replay_is_not_copied_at_every_step(batch, keep):
     lambda x: jax.ShapeDtypeStruct((*batch, *x.shape), x.dtype),
     jax.eval_shape(init),
   )
-  compiled = jax.jit(run, donate_argnums=0).lower(state).compile(haste.AS_USED)
+  compiled = (
+    jax.jit(train, donate_argnums=0).lower(state).compile(haste.AS_USED)
+  )
   row = 3 + 1 + 1 + 1 + 3
   assert f"77,{row}]" in compiled.as_text()
   assert not oracles.copies_in_loops(compiled.as_text(), (*batch, 77, row))
 
 
 def test_published_settings():
-  options = training.parse(ddpg.FLAGS, ["ddpg", "--preset=paper"], "ddpg")
+  settings, options = parse(ddpg, "--preset=paper")
   wanted = {
     "policy_rate": 1e-4,
     "critic_rate": 1e-3,
@@ -216,14 +215,14 @@ def test_published_settings():
     "discount": 0.99,
     "theta": 0.15,
     "sigma": 0.2,
-    "hidden_sizes": ["400", "300"],
+    "hidden_sizes": (400, 300),
     "batch_norm": True,
     "batch_size": 64,
     "capacity": 1_000_000,
-    "num_updates": 2_500_000,
     "reward_scale": 1.0,
   }
-  assert {name: options.flags[name] for name in wanted} == wanted
+  assert {name: getattr(settings, name) for name in wanted} == wanted
+  assert settings == ddpg.Settings() and options.num_updates == 2_500_000
 
 
 def test_weights_decay_within_adam_and_biases_do_not():
@@ -248,7 +247,9 @@ def test_weights_decay_within_adam_and_biases_do_not():
   ("flags", "mention"),
   [
     (["--tasks=pendelum"], "did you mean 'pendulum'"),
-    (["--tasks="], "--tasks="),
+    (["--tasks="], "must name at least one"),
+    (["--tasks=pendulum,pendulum"], "twice"),
+    (["--variants="], "must name at least one"),
     (["--variants=sac"], "no_target"),
     pytest.param(
       *(["--tasks=brax/elephant"], "elephant"),
@@ -260,23 +261,77 @@ def test_weights_decay_within_adam_and_biases_do_not():
     (["--capacity=3"], "capacity"),
     (["--hidden_sizes=64,x"], "hidden_sizes"),
     (["--hidden_sizes=0"], "hidden_sizes"),
+    (["--reward_scale=0"], "leaves nothing to learn"),
     (["--hidden_sizes=8"], "hidden_sizes=8 must be 2 or more"),
     (["--variants=ddpg,ddpg"], "twice"),
     (["--batch_norm", "--variants=ddpg,batch_norm"], "--batch_norm"),
     (["--batch_norm", "--batch_size=1"], "use 2 or more"),
     (["--discount=1.5"], "discount"),
     (["--sigma=nan"], "finite"),
-    (["--dt=0"], "--dt=0.0 must be positive"),
+    (["--dt=0"], "must be above 0"),
     (["--theta=1", "--dt=2"], "less than 2"),
     (["--batch_size=0"], "batch_size"),
     (["--tau=-1"], "tau"),
   ],
 )
 def test_bad_flags_are_one_sentence(tmp_path, capsys, flags, mention):
-  assert run(tmp_path, *flags) == 1
+  assert run(ddpg, tmp_path, *flags) == 1
   err = capsys.readouterr().err
   assert err.startswith("error: ") and err.count("\n") == 1, err
   assert mention in err
+
+
+def test_settings_alone_make_an_experiment():
+  env = wrappers.normalize_actions(catalog.make("pendulum"))
+  settings = ddpg.Settings(hidden_sizes=(64, 64))
+  experiment = ddpg.make_experiment(env, settings)
+  assert experiment.hyper["tau"] == settings.tau
+  state = jax.eval_shape(
+    lambda key: experiment.init(key, experiment.hyper, ()), jax.random.key(0)
+  )
+  shapes = [x.shape for x in jax.tree.leaves(state.agent.policy.params)]
+  assert (3, 64) in shapes and (64, 64) in shapes
+  exported = experiment.export(state)
+  assert set(exported) == {"policy", "critic"}
+  # The published setting normalises, and acting needs the averages.
+  assert jax.tree.leaves(exported["policy"].state)
+
+
+def test_leaves_keep_their_types():
+  settings, _ = parse(ddpg, "--preset=smoke")
+  env = ddpg.make_environment(settings, "pendulum")
+  experiment = ddpg.make_experiment(env, settings)
+  hyper = {name: jnp.float32(x) for name, x in experiment.hyper.items()}
+  init = lambda key: experiment.init(key, hyper, ())
+  before = jax.eval_shape(init, jax.random.key(0))
+  after, _ = jax.eval_shape(lambda x: experiment.update(x, ()), before)
+  forms = [
+    [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)]
+    for state in (before, after)
+  ]
+  assert forms[0] == forms[1]
+
+
+@pytest.mark.parametrize(
+  ("flags", "judged"),
+  [
+    (["--num_seeds=8"], {"pendulum/pendulum", "pendulum/q"}),
+    (
+      ["--tasks=reacher", "--num_updates=60000"],
+      {"tasks/cartpole_swingup", "tasks/reacher"},
+    ),
+    (["--tau=0.5"], set()),
+    (["--sigma=0.3"], set()),
+    # Its only variant would have the name of the task, too.
+    (["--variants=batch_norm"], set()),
+    (["--preset=smoke"], set()),
+  ],
+)
+def test_claims_are_about_whole_rows_of_settings(flags, judged):
+  _, options = parse(ddpg, *flags)
+  statements = reproduction.state(ddpg.SCRIPT, options.flags)
+  assert len(statements) == 4
+  assert {x.name for x in statements if x.reason is None} == judged
 
 
 @pytest.mark.slow
@@ -285,13 +340,13 @@ def test_a_diverging_run_fails_alone_and_the_rest_is_evaluated(
 ):
   flags = ["--sweep=critic_rate=1e-3,1e38", "--num_updates=20"]
   flags += ["--log_every=10", "--eval_every=20"]
-  assert run(tmp_path, *flags, "--max_bad_updates=3") == 3
+  assert run(ddpg, tmp_path, *flags, "--max_bad_updates=3") == 3
   (failed,) = _failed(tmp_path, "summary.json")
   assert failed["critic_rate"] > 1e30
   assert "its siblings finished" in capsys.readouterr().err
   before = (tmp_path / "run" / "summary.json").read_text()
   # Evaluated again, nothing is trained and nothing that was written changes.
-  assert run(tmp_path, *flags, "--max_bad_updates=3", "--eval_only") == 3
+  assert run(ddpg, tmp_path, *flags, "--max_bad_updates=3", "--eval_only") == 3
   assert (tmp_path / "run" / "summary.json").read_text() == before
   returns = [
     [

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import dynamic_kanerva_machine as experiment
+from lilly.learners import dynamic_kanerva as dynamic_kanerva_learner
 from lilly.memory import dynamic_kanerva, kanerva
-from lilly.nets import dynamic_kanerva_model, set_memories
+from lilly.nets import set_memories
 from lilly.tasks import image_episodes
 from tests.running import final, parse, run
 
@@ -28,60 +29,77 @@ def test_models_are_compared_and_drawn(tmp_path):
 
 @pytest.mark.slow
 def test_all_models_run(tmp_path):
-  variants = ",".join(experiment.VARIANTS)
-  flags = ["--task=generated", f"--variants={variants}", "--num_filters=2"]
-  flags += ["--lengths=4", "--classes=2"]
+  variants = ("dkm", "squared", "mean_field", "no_autoencoder")
+  variants += ("dnc", "list", "vae")
+  flags = ["--task=generated", f"--variants={','.join(variants)}"]
+  flags += ["--num_filters=2", "--lengths=4", "--classes=2"]
   assert run(experiment, tmp_path, *flags) == 0
   found = final(tmp_path, "dkm")
   assert found["eval/wrong_at_4"] == found["eval/wrong"]
-  nats = [final(tmp_path, x)["eval/nats"] for x in experiment.VARIANTS]
+  nats = [final(tmp_path, x)["eval/nats"] for x in variants]
   assert len(set(nats)) == len(nats)
 
 
+def smoke(*flags):
+  return parse(experiment, "--preset=smoke", *flags)[0]
+
+
 def test_a_list_fills_the_same_bytes():
-  parse(experiment, "--num_rows=32", "--code_size=100")
+  settings = smoke("--num_rows=32", "--code_size=100")
   code = jnp.ones(100)
   kept, size = (
-    set_memories.num_floats(experiment.make_memory(name), 256, code)
+    set_memories.num_floats(experiment.make_memory(settings, name), 256, code)
     for name in ("list", "dkm")
   )
   assert size - 100 < kept <= size
 
 
-def test_it_learns_from_images_to_train_on_and_tests_on_others(monkeypatch):
-  parse(experiment, "--preset=smoke", "--lengths=8")
+def test_it_learns_from_training_images_and_is_tested_on_others(monkeypatch):
+  settings = smoke("--lengths=8")
   blank, black = (np.full((4, 8, 8, 1), ink, np.uint8) for ink in (0, 255))
   labels, starts = np.zeros(4, np.int32), np.array([0, 4], np.int32)
   parts = [image_episodes.Part(x, labels, starts) for x in (blank, black)]
   data = jax.tree.map(jnp.asarray, tuple(parts))
   task = image_episodes.task("digits")._replace(data=data)
 
-  def loss(key, params, images):
-    zero = sum(jnp.sum(0 * x) for x in jax.tree.leaves(params))
-    return zero, {"nats": len(images) + 100 * jnp.mean(images)}
+  def make_loss(nets, memory, *, autoencodes):
+    def loss(key, params, state, images):
+      zero = sum(jnp.sum(0 * x) for x in jax.tree.leaves(params))
+      return zero, {"nats": len(images) + 100 * jnp.mean(images)}
 
-  def recalled(params, setting, images, queries):
-    return {"wrong": images.size / len(images), "query": jnp.mean(images)}
+    return loss
 
-  monkeypatch.setattr(experiment, "recalled", recalled)
-  setting = experiment.make_setting("dkm", task)._replace(loss=loss)
-  params, hyper = {"w": jnp.ones(())}, {"learning_rate": 1.0}
-  moments = experiment.optimiser_of(hyper).init(params)
-  state = experiment.State(params, moments, hyper, jax.random.key(0))
-  update = jax.jit(lambda *x: experiment.update(*x, setting))
-  _, metrics = update(state, data)
+  def measure_recall(nets, memory, params, images, queries, *, num_reads):
+    count = images.shape[0] * images.shape[1]
+    return {"wrong": images.size / count, "query": jnp.mean(images)}
+
+  monkeypatch.setattr(dynamic_kanerva_learner, "make_loss", make_loss)
+  monkeypatch.setattr(dynamic_kanerva_learner, "measure_recall", measure_recall)
+  one = experiment.make_experiment(settings, "dkm", task)
+  state = one.init(jax.random.key(0), {"learning_rate": 1.0}, data)
+  _, metrics = jax.jit(one.update)(state, data)
   assert metrics["nats"] == 4
-  found = experiment.evaluate(state, data, setting)
+  found = one.evaluate(jax.random.key(1), state, data)
   assert found["nats"] == 104 and found["query"] == 1
-  assert found["wrong"] == 4 * 64 and found["wrong_at_8"] == 8 * 64
+  assert found["wrong"] == found["wrong_at_8"] == 64
 
 
-def test_flags_reach_the_memory():
-  flags = ["--noise_variance=2", "--num_iterations=3"]
-  parse(experiment, "--preset=smoke", *flags)
+def test_evaluating_twice_gives_the_same():
+  """Under key-reuse checking, with the driver's key made anew."""
+  task = image_episodes.task("digits")
+  one = experiment.make_experiment(smoke(), "dkm", task)
+  data = jax.tree.map(jnp.asarray, task.data)
+  state = one.init(jax.random.key(0), {"learning_rate": 0.0}, data)
+  evaluate = jax.jit(one.evaluate)
+  first, second = (evaluate(jax.random.key(1), state, data) for _ in range(2))
+  assert first == second and first["wrong"] != first["wrong_at_8"]
+
+
+def test_settings_reach_the_memory():
+  settings = smoke("--noise_variance=2", "--num_iterations=3")
   codes = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4)), jnp.float32)
   for variant in ("dkm", "squared", "mean_field", "no_autoencoder"):
-    memory = experiment.make_memory(variant)
+    memory = experiment.make_memory(settings, variant)
     params, _ = memory.init(jax.random.key(0))
     wanted, _ = dynamic_kanerva.write(
       kanerva.prior(params["mean"], params["log_variance"]),
@@ -95,65 +113,39 @@ def test_flags_reach_the_memory():
 
 
 def test_the_ablation_leaves_the_autoencoder_out():
-  parse(experiment, "--preset=smoke")
-  task = image_episodes.task("digits")
+  settings, task = smoke(), image_episodes.task("digits")
   assert task.is_binary
   for variant, part in (("dkm", 1), ("no_autoencoder", 0)):
-    setting = experiment.make_setting(variant, task)
-    assert setting.nets.likelihood.num_numbers == 1
-    hyper = {"learning_rate": 0.0}
-    params = experiment.start(jax.random.key(0), hyper, setting).params
-    loss = jax.jit(setting.loss)
-    total, terms = loss(jax.random.key(1), params, jnp.ones((4, 8, 8, 1)))
+    nets = experiment.make_networks(settings, variant, task)
+    memory = experiment.make_memory(settings, variant)
+    assert nets.likelihood.num_numbers == 1
+    images = jnp.ones((4, 8, 8, 1))
+    params, _ = dynamic_kanerva_learner.init(
+      jax.random.key(0), nets, memory, images[0]
+    )
+    loss = jax.jit(experiment.make_loss(settings, variant, nets, memory))
+    total, terms = loss(jax.random.key(1), params, (), images)
     wanted = terms["nats"] + part * terms["autoencoder"]
     np.testing.assert_allclose(total, wanted, rtol=1e-5)
   colours = task._replace(is_binary=False)
-  setting = experiment.make_setting("dkm", colours)
-  assert setting.nets.likelihood.num_numbers == 2
-
-
-def test_recalls_by_hand(monkeypatch):
-  """A memory that gives back, of its own episode, all but one pixel."""
-  parse(experiment, "--preset=smoke", "--num_reads=3")
-  task = image_episodes.task("digits")
-  images = task.test(jax.random.key(0), task.data, 8).reshape(2, 4, 8, 8, 1)
-  queries = 1 - images
-
-  def write(nets, memory, params, images):
-    return images
-
-  def recall(nets, memory, params, state, query, *, num_reads):
-    # What is nearest to the query's opposite; then, one pixel from it.
-    distance = jnp.sum(jnp.abs(state + query[None] - 1), (1, 2, 3))
-    stored = state[jnp.argmin(distance)]
-    near = stored.at[0, 0, 0].set(1 - stored[0, 0, 0])
-    seen = [query, near, stored, stored][: num_reads + 1]
-    value = jnp.array([4.0, 3.0, 3.5, 1.0])[: num_reads + 1]
-    return jnp.stack(seen), value
-
-  # Of the module itself: from a lazy one they would not come back.
-  monkeypatch.setattr(dynamic_kanerva_model, "write", write)
-  monkeypatch.setattr(dynamic_kanerva_model, "recall", recall)
-  setting = experiment.make_setting("dkm", task)
-  found = experiment.recalled({}, setting, images, queries)
-  assert found["query"] == 64 and found["wrong"] == 1
-  assert found["wrong_in_the_end"] == found["last_change"] == 0
-  assert found["control"] > 5  # the other episode has other digits
-  assert found["falling"] == 0  # the second read raised every value
+  nets = experiment.make_networks(settings, "dkm", colours)
+  assert nets.likelihood.num_numbers == 2
 
 
 @pytest.mark.parametrize(
   ("flags", "sentence"),
   [
-    (["--variants=kanerva"], "names no model"),
-    (["--variants=vae,vae"], "names a model twice"),
-    (["--classes=0"], "must be integers, 1 to"),
-    (["--flipped=2"], "must be at most 1"),
-    (["--flipped=nan"], "must be at most 1"),
-    (["--lengths=²"], "must be integers, 1 to"),
-    (["--num_rows=1000001"], "not an integer in the range"),
-    (["--noise_variance=inf"], "noise_variance must be finite"),
-    (["--learning_rate=nan"], "learning_rate must be finite"),
+    (["--variants=kanerva"], "must be one of dkm"),
+    (["--variants=vae,vae"], "names something twice"),
+    (["--classes=0"], "at least 1"),
+    (["--classes=99"], "has 10 test classes"),
+    (["--flipped=2"], "at most 1"),
+    (["--flipped=nan"], "must be a finite number"),
+    (["--lengths=²"], "whole number"),
+    (["--num_rows=1000001"], "at most 1000000"),
+    (["--num_tests=1"], "at least 2"),
+    (["--noise_variance=inf"], "must be a finite number"),
+    (["--learning_rate=nan"], "must be a finite number"),
   ],
 )
 def test_a_bad_flag_is_one_sentence(tmp_path, capsys, flags, sentence):

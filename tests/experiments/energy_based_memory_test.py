@@ -1,14 +1,24 @@
 """Tests of experiments/energy_based_memory.py: it runs, and says no."""
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import energy_based_memory as experiment
-from lilly.nets import energy_memory, set_memories
+from lilly import training
+from lilly.nets import energy_memory, energy_networks, set_memories
 from lilly.tasks import patterns
+from lilly.training import claims
 from tests.running import final, parse, run
+
+VARIANTS = (*experiment.TRAINED, *experiment.HOPFIELD, "modern", "query")
+
+
+def smoke(*flags):
+  return parse(experiment, "--preset=smoke", *flags)[0]
 
 
 def test_memories_are_compared_and_drawn(tmp_path):
@@ -32,7 +42,7 @@ def test_memories_are_compared_and_drawn(tmp_path):
 @pytest.mark.parametrize(
   "flags",
   [
-    ["--task=binary", f"--variants={','.join(experiment.VARIANTS)}"],
+    ["--task=binary", f"--variants={','.join(VARIANTS)}"],
     ["--task=digits", "--variants=ebmm,modern,hebb", "--nogradient_norm"],
     ["--task=digits", "--network=gated", "--remat"],
     [
@@ -65,61 +75,14 @@ def test_errors_fall_below_what_is_unwritten(tmp_path):
 
 
 @pytest.mark.slow
-def test_hopfield_s_errors_are_the_published_ones():
-  """Hebb's rule, 128 bits, 64 of them drawn anew, the others clamped."""
-  parse(experiment, "--num_bits=128", "--num_redrawn=64", "--num_tests=20")
-  setting = experiment.make_setting("hebb", experiment.make_task(None))
-
-  def errors(keys):
-    stored = setting.task.test(keys[0], (), 32)
-    each = jax.random.split(keys[1], 32)
-    queries = jax.vmap(setting.task.damage)(each, stored)
-    return experiment.of_rule(keys[2], setting, (), stored, queries, ())
-
-  keys = jax.random.split(jax.random.key(0), (20, 3))
-  found = jax.jit(jax.vmap(errors))(keys)
-  assert abs(found["error_clamped"].mean() - 5.0) < 0.7
-  assert 37 < found["error"].mean() < 45
-
-
-def test_what_is_measured_by_hand():
-  """Reads go to the pattern but for one bit, then to its opposite."""
-  parse(experiment, "--preset=smoke")
-  task = experiment.make_task(None)
-  setting = experiment.make_setting("ebmm", task)
-  stored = jnp.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
-  start = jnp.array([[0.375, 0.375, 0.0], [0.0, 0.0, 0.75]])
-  queries = patterns.Query(start, jnp.ones((2, 3), bool))
-
-  def read(params, state, written, query):
-    """Which pattern is asked for, the query's last bit says."""
-    _, stored = written
-    x = stored[jnp.asarray(query[-1] > 0.5, int)]
-    return jnp.stack([x.at[0].set(1 - x[0]), 1 - x])
-
-  memory = set_memories.SetMemory(
-    init=lambda key, x: ((), {}),
-    write=lambda params, state, stored: (jnp.array(-2.0), stored),
-    read=read,
-    energy=lambda params, state, written, x: written[0] * jnp.sum(x),
-  )
-  other = lambda key, data, count: jnp.zeros((count, 3))
-  setting = setting._replace(memory=memory, task=task._replace(test=other))
-  before = jnp.array(3.0), stored
-  params = energy_memory.Params(before, None, None, None)
-  found = experiment.of_trained(None, setting, params, stored, queries, ())
-  expected = {
-    "loss": [4.0, 4.0],  # 1 + 3: steps are added, the query is left out
-    "error": [3.0, 3.0],
-    "error_elsewhere": [1.0, 2.0],  # reads of a set of zeros are ones
-    "energy_before": [6.0, 3.0],
-    "energy_after": [-4.0, -2.0],
-    # Sums of x: 0.75, 3, 1 and 0.75, 0, 2; the energy is -2 times that.
-    "falling": [[1.0, 0.0], [0.0, 1.0]],
-  }
-  assert found.keys() == expected.keys()
-  for name, values in expected.items():
-    np.testing.assert_allclose(found[name], values, err_msg=name)
+def test_a_memory_network_learns(tmp_path):
+  flags = ["--variants=memory_network", "--num_updates=1500", "--num_tests=200"]
+  flags += ["--log_every=500", "--eval_every=1500", "--learning_rate=1e-2"]
+  flags += ["--hidden_size=32", "--dynamic_size=7", "--num_sets=16"]
+  assert run(experiment, tmp_path, *flags) == 0
+  found = final(tmp_path, "memory_network")
+  assert found["eval/error"] < 0.5 * found["eval/query"]
+  assert "eval/energy_after" not in found
 
 
 TRAIN = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], np.float32)
@@ -132,10 +95,14 @@ def linear(data=(TRAIN, 1 - TRAIN)):
     first = params["w"] * query
     return jnp.stack([first, 2 * first + params["b"]])
 
-  task = experiment.make_task(None)._replace(
+  def sample(key, data, count):
+    assert count == 2
+    return data[0]
+
+  task = patterns.Task(
     is_binary=False,
     shape=(3,),
-    sample=lambda key, data, count: data[0],
+    sample=sample,
     test=None,
     data=data,
     damage=lambda key, x: patterns.Query(0.5 * x + 0.25, x > 0),
@@ -145,7 +112,7 @@ def linear(data=(TRAIN, 1 - TRAIN)):
     write=lambda params, state, stored: (),
     read=read,
   )
-  return experiment.Setting(task, "ebmm", memory, 0)
+  return memory, task
 
 
 def numpy_slopes(w, b, x):
@@ -158,12 +125,11 @@ def numpy_slopes(w, b, x):
 
 
 def test_an_update_is_clipped_adam_with_weight_decay():
-  given = ["--num_sets=3", "--max_norm=0.5", "--weight_decay=0.1"]
-  parse(experiment, "--preset=smoke", *given)
-  setting = linear()
+  settings = smoke("--num_sets=3", "--max_norm=0.5", "--weight_decay=0.1")
+  learner = experiment.make_learner(settings, *linear())
   hyper = {"learning_rate": jnp.array(0.3)}
-  state = experiment.start(jax.random.key(0), hyper, setting)
-  step = jax.jit(lambda *given: experiment.update(*given, setting))
+  state = learner.init(jax.random.key(0), hyper, ())
+  step = jax.jit(learner.update)
   w, m, v = np.array([2.0, 0, 0, 0]), 0.0, 0.0
   for t in range(1, 4):
     # The second set is far easier: norms differ, but none is clipped after.
@@ -183,52 +149,30 @@ def test_an_update_is_clipped_adam_with_weight_decay():
     np.testing.assert_allclose(state.params["b"], w[1:], rtol=1e-4)
   after, _ = step(state, (np.nan * TRAIN, None))
   np.testing.assert_array_equal(after.params["b"], state.params["b"])
-  assert after.moments.bad_total == 1 and state.moments.bad_total == 0
+  assert after.opt_state.bad_total == 1 and state.opt_state.bad_total == 0
 
 
-def drawn(setting, monkeypatch):
-  """Of random damage: reads are what it is from the first query's."""
-  damage = lambda key, x: patterns.Query(jax.random.normal(key, x.shape), x > 0)
-
-  def recall(setting, params, stored, queries):
-    reads = stored + queries - queries[:1] + 0 * params["w"]
-    return None, reads[:, None]
-
-  monkeypatch.setattr(experiment, "recall", recall)
-  return setting._replace(task=setting.task._replace(damage=damage))
-
-
-def test_each_query_of_each_update_is_damaged_for_itself(monkeypatch):
-  parse(experiment, "--preset=smoke", "--num_sets=2000")
-  setting = drawn(linear(), monkeypatch)
+def test_each_set_of_each_update_is_damaged_for_itself():
+  memory, task = linear()
+  damage = lambda key, x: patterns.Query(
+    x + 0 * x + jax.random.normal(key, ()), x > 0
+  )
+  memory = memory._replace(
+    read=lambda params, state, written, query: query[None] + 0 * params["w"]
+  )
+  learner = experiment.make_learner(
+    smoke("--num_sets=2000"), memory, task._replace(damage=damage)
+  )
   hyper = {"learning_rate": jnp.array(0.0)}
-  state = experiment.start(jax.random.key(0), hyper, setting)
-  step = jax.jit(lambda *given: experiment.update(*given, setting))
+  state = learner.init(jax.random.key(0), hyper, ())
+  step = jax.jit(learner.update)
   errors = []
   for _ in range(2):
-    state, metrics = step(state, setting.task.data)
+    state, metrics = step(state, task.data)
     errors.append(float(metrics["error"]))
   assert errors[0] != errors[1]
-  # Between two damages is 6, three normal numbers each; of the first query 0.
+  # Three times the same normal number; its square is 1.
   np.testing.assert_allclose(errors, 3, atol=0.3)
-
-
-def test_evaluations_are_of_the_same_test_sets_at_every_time(monkeypatch):
-  given = ["--counts=1,3", "--num_tests=2000", "--num_sets=500"]
-  parse(experiment, "--preset=smoke", *given)
-  setting = drawn(linear(), monkeypatch)
-  stored = lambda key, data, count: jnp.zeros((count, 3)) + data[1][:1]
-  task = setting.task._replace(test=stored, sample=None)
-  setting = setting._replace(task=task, variant="memory_network")
-  hyper = {"learning_rate": jnp.array(0.0)}
-  made = [experiment.start(jax.random.key(i), hyper, setting) for i in range(2)]
-  evaluate = jax.jit(lambda *x: experiment.evaluate(*x, setting))
-  found, again = (evaluate(state, task.data) for state in made)
-  assert found == again
-  errors = [float(found[f"error_at_{n}"]) for n in (1, 2, 3)]
-  # As above; each test has a damage of its own, or means were far from that.
-  np.testing.assert_allclose(errors, [0, 3, 4], atol=0.3)
-  assert found["error"] == errors[1]  # of as many as are trained on
 
 
 def test_variants_differ_in_how_they_write(monkeypatch):
@@ -237,81 +181,127 @@ def test_variants_differ_in_how_they_write(monkeypatch):
   monkeypatch.setattr(energy_memory, "make", keep)
   flags = ["--write_steps=4", "--nogradient_norm", "--remat"]
   flags += ["--step_size=0.25", "--momentum=0.125", "--write_rate=0.2"]
-  parse(experiment, *flags, "--read_steps=5")
+  settings = parse(experiment, *flags, "--read_steps=5")[0]
   rates = {"step_size": 0.25, "momentum": 0.125, "write_rate": 0.2}
   rates |= {"gradient_norm": False, "remat": True, "read_steps": 5}
-  task = experiment.make_task(None)
+  task = experiment.make_task(settings, None)
   for variant in experiment.ENERGIES:
-    experiment.make_setting(variant, task)
+    experiment.make_memory(settings, variant, task)
     steps = 0 if variant == "unwritten" else 4
     own = {"write_steps": steps, "first_order": variant == "first_order"}
     assert made[-1] == own | rates
 
 
 def test_a_memory_network_is_as_large_as_what_is_written():
-  parse(experiment, "--num_bits=32", "--num_patterns=40", "--dynamic_size=15")
-  task = experiment.make_task(None)
-  setting = experiment.make_setting("memory_network", task)
-  ebmm = experiment.make_setting("ebmm", task)
+  flags = ["--num_bits=32", "--num_patterns=40", "--dynamic_size=15"]
+  settings = parse(experiment, *flags)[0]
+  task = experiment.make_task(settings, None)
   sizes = [
-    set_memories.num_floats(made.memory, 40, jnp.zeros(32))
-    for made in (setting, ebmm)
+    set_memories.num_floats(
+      experiment.make_memory(settings, variant, task), 40, jnp.zeros(32)
+    )
+    for variant in ("memory_network", "ebmm")
   ]
   assert sizes == [40 * 12, 33 * 15]
 
 
-@pytest.mark.slow
-def test_a_memory_network_learns(tmp_path):
-  flags = ["--variants=memory_network", "--num_updates=1500", "--num_tests=200"]
-  flags += ["--log_every=500", "--eval_every=1500", "--learning_rate=1e-2"]
-  flags += ["--hidden_size=32", "--dynamic_size=7", "--num_sets=16"]
-  assert run(experiment, tmp_path, *flags) == 0
-  found = final(tmp_path, "memory_network")
-  assert found["eval/error"] < 0.5 * found["eval/query"]
-  assert "eval/energy_after" not in found
-
-
 def test_memories_of_several_sizes_are_compared(tmp_path):
-  flags = ["--variants=memory_network,query", "--num_patterns=4"]
+  flags = ["--variants=memory_network", "--num_patterns=4"]
   assert run(experiment, tmp_path, *flags, "--dynamic_sizes=2,3") == 0
   found = {final(tmp_path, f"memory_network-{n}")["eval/loss"] for n in (2, 3)}
   assert len(found) == 2
   assert (tmp_path / "run" / "sizes.png").stat().st_size > 1000
-  # Of a sweep there would be several lines for each: it is not drawn.
-  flags += ["--sweep=learning_rate=1e-3,1e-2", "--dynamic_sizes=2"]
-  assert run(experiment, tmp_path / "swept", *flags) == 0
-  assert not (tmp_path / "swept" / "run" / "sizes.png").exists()
-  parse(experiment, "--dynamic_size=7")
-  task = experiment.make_task(None)
+
+
+@pytest.mark.slow
+def test_sizes_are_not_drawn_of_a_sweep(tmp_path):
+  """There would be several lines for each size."""
+  flags = ["--variants=memory_network", "--dynamic_sizes=2"]
+  flags += ["--sweep=learning_rate=1e-3,1e-2"]
+  assert run(experiment, tmp_path, *flags) == 0
+  assert not (tmp_path / "run" / "sizes.png").exists()
+
+
+def test_a_name_says_how_large_a_memory_is():
+  settings = parse(experiment, "--dynamic_size=7")[0]
   sizes = [
-    experiment.make_setting(name, task).num_floats
+    energy_networks.count_written(
+      experiment.make_network(settings, name), (32,)
+    )
     for name in ("ebmm-5", "ebmm", "memory_network-15")
   ]
   assert sizes == [33 * 5, 33 * 7, 33 * 15]
+  task = experiment.make_task(settings, None)
+  for name in ("ebmm-5", "memory_network-5"):
+    memory = experiment.make_memory(settings, name, task)
+    size = set_memories.num_floats(memory, 4, jnp.zeros(32))
+    assert size == {"ebmm-5": 165, "memory_network-5": 4 * 32}[name]
 
 
-def test_errors_of_colours_are_squares():
-  parse(experiment, "--preset=smoke")
-  task = experiment.make_task(None)._replace(is_binary=False)
-  x, stored = jnp.full((1, 2, 2, 1), 0.5), jnp.zeros((1, 2, 2, 1))
-  setting = experiment.Setting(task, "query", None, 0)
-  assert experiment.distance(setting)(x, stored).tolist() == [1.0]
+def test_evaluating_changes_nothing_and_gives_the_same_twice():
+  """Under key-reuse checking, with the driver's key made anew."""
+  settings = smoke("--variants=memory_network,query", "--counts=3")
+  options = training.Options()
+  for one in experiment.make_experiments(settings, options).values():
+    state = one.init(jax.random.key(0), {"learning_rate": 0.0}, one.data)
+    evaluate = jax.jit(one.evaluate)
+    first, second = (
+      evaluate(jax.random.key(1), state, one.data) for _ in range(2)
+    )
+    assert first == second and "error_at_3" in first
+
+
+@pytest.mark.parametrize(
+  ("name", "metric", "value", "threshold_distance"),
+  [
+    ("control-error", "unwritten eval/error", 8.0, 0.15),
+    ("hebb-16", "hebb eval/error_clamped_at_16", 0.4, 0.5),
+    ("hebb-96", "hebb eval/error_clamped_at_96", 16.5, 0.5),
+  ],
+)
+def test_claims_are_of_distances(name, metric, value, threshold_distance):
+  (claim,) = (
+    claim
+    for each in experiment.REPRODUCTIONS.values()
+    for claim in each.claims
+    if claim.name == name
+  )
+  variant, metric = metric.split()
+  for shift in (-1.1, -0.9, 0.9, 1.1):
+    found = np.full((1, 1), value + shift * threshold_distance)
+    results = training.Results(
+      summary={"variants": {variant: {"failed": []}}},
+      states={},
+      metrics={variant: {metric: (np.array([1]), found)}},
+      runs={variant: ({"seed": 0},)},
+      options=None,
+    )
+    measured = claim.measure(results)[0]
+    holds = claims._HOLDS[claim.relation](measured, claim.threshold)
+    assert holds == (abs(shift) < 1)
+
+
+def test_trained_variants_and_rules_are_all_there_are():
+  annotation = typing.get_type_hints(experiment.Settings)["variants"]
+  choices = typing.get_args(typing.get_args(annotation)[0])
+  assert choices == VARIANTS
+  assert set(experiment.HOPFIELD) == set(energy_memory.RULES)
 
 
 @pytest.mark.parametrize(
   ("flags", "sentence"),
   [
-    (["--variants=storky"], "names no memory"),
-    (["--variants=query,query"], "names a memory twice"),
-    (["--task=cifar10", "--variants=hebb"], "rules are of bits"),
-    (["--counts=0"], "--counts=0 must be integers, 1 to 10**6"),
-    (["--counts=2,1000001"], "--counts=2,1000001 must be integers"),
+    (["--variants=storky"], "each item must be one of ebmm"),
+    (["--variants=query,query"], "names something twice"),
+    (["--task=cifar10", "--variants=hebb"], "rules store bits"),
+    (["--counts=0"], "each item must be at least 1 and at most 1000000"),
+    (["--counts=2,1000001"], "each item must be at least 1 and at most"),
     (["--num_bits=1000000000000"], "--num_bits=1000000000000"),
-    (["--counts="], "--counts is empty"),
-    (["--dynamic_sizes=3,0"], "--dynamic_sizes=3,0 must be integers"),
-    (["--dynamic_sizes=abc"], "--dynamic_sizes=abc must be integers"),
+    (["--counts="], "is empty"),
+    (["--dynamic_sizes=3,0"], "each item must be at least 1"),
+    (["--dynamic_sizes=abc"], "each item must be a whole number"),
     (["--num_redrawn=9"], "num_redrawn is 9; it must be from 0 to 8"),
-    (["--network=residual"], "is of images"),
+    (["--network=residual"], "is for images"),
     (["--dynamic_size=6"], "dynamic_size is 6; it must be from 1 to 5"),
     (
       ["--task=digits", "--network=convolutional", "--dynamic_size=4"],
@@ -322,15 +312,15 @@ def test_errors_of_colours_are_squares():
       ["--task=digits", "--network=convolutional", "--num_filters=0"],
       "num_filters is 0; it must be a positive integer",
     ),
-    (["--write_rate=0"], "--write_rate must be positive"),
-    (["--write_rate=inf"], "--write_rate must be finite"),
+    (["--write_rate=0"], "must be above 0"),
+    (["--write_rate=inf"], "must be a finite number"),
     (["--write_rate=1e300"], "initial is 1e+300; it must be positive and"),
-    (["--step_size=nan"], "--step_size must be finite"),
-    (["--learning_rate=nan"], "--learning_rate must be finite"),
-    (["--weight_decay=inf"], "--weight_decay must be finite"),
-    (["--max_norm=0"], "--max_norm must be positive"),
-    (["--max_norm=nan"], "--max_norm must be positive"),
-    (["--momentum=nan"], "must be at most 1"),
+    (["--step_size=nan"], "must be a finite number"),
+    (["--learning_rate=nan"], "must be a finite number"),
+    (["--weight_decay=inf"], "must be a finite number"),
+    (["--max_norm=0"], "must be above 0"),
+    (["--max_norm=nan"], "must be a finite number"),
+    (["--momentum=1.5"], "must be at least 0 and at most 1"),
   ],
 )
 def test_a_bad_flag_is_one_sentence(tmp_path, capsys, flags, sentence):

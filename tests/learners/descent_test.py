@@ -68,6 +68,25 @@ def test_an_update_is_a_step_down_the_mean_of_the_batch():
   )
 
 
+def test_the_gradient_of_the_batch_is_measured():
+  learner = descent.make(
+    init=lambda key: (jnp.ones(2), ()),
+    sample=sample,
+    loss=lambda key, params, state, episode: (
+      params @ episode,
+      {"first": episode[0], "second": episode[1]},
+    ),
+    optimiser=lambda hyper: optax.clip_by_global_norm(1e-3),
+    batch_size=3,
+    measure_gradient=lambda grads: {"gradient": grads},
+  )
+  state = learner.init(jax.random.key(0), HYPER, DATA)
+  _, metrics = learner.update(state, DATA)
+  # Of a linear loss it is the mean episode, before the optimiser clips it.
+  wanted = [metrics["first"], metrics["second"]]
+  np.testing.assert_allclose(metrics["gradient"], wanted, rtol=1e-6)
+
+
 def test_no_state_of_networks_is_needed():
   learner = descent.make(
     init=lambda key: (jnp.ones(2), ()),

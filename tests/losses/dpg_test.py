@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from lilly.losses import dpg
+from tests.whole import each
+
+dpg = each(dpg)
 
 
 def test_critic_loss_is_the_plain_square_and_its_target_a_constant():

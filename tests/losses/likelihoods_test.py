@@ -7,6 +7,9 @@ import pytest
 import scipy.stats
 
 from lilly.losses import likelihoods
+from tests.whole import each
+
+likelihoods = each(likelihoods)
 
 
 def numbers(*shape):

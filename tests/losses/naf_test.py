@@ -7,6 +7,9 @@ import pytest
 import scipy.optimize
 
 from lilly.losses import naf
+from tests.whole import each
+
+naf = each(naf)
 
 M = 4
 

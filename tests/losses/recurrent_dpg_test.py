@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from lilly.losses import recurrent_dpg
+from tests.whole import each
+
+recurrent_dpg = each(recurrent_dpg)
 
 T = 4
 # Of a scalar system x' = A x + B u and a policy's memory z' = F (z + x) + W u.

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from lilly.losses import recurrent_dpg, svg
+from tests.whole import each
+
+svg = each(svg)
 
 
 def test_gradients_are_those_of_a_quadratic_problem():

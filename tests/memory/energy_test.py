@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.memory import energy
+from lilly.memory import energy as uncompiled
 from tests.oracles import assert_close
+from tests.whole import each
+
+energy = each(uncompiled)
 
 D, H, N = 3, 4, 2
 
@@ -205,12 +208,13 @@ def test_momentum_looks_ahead_inside_the_box():
   (params, _, schedule, static), _, queries = example(2)
   wild = jax.tree.map(lambda x: 3 * x, params)
   function = functools.partial(energy_of, static)
+  slope = jax.jit(jax.grad(function, argnums=1))
   for momentum in (0.9, 0.0):
     rates = schedule._replace(momentum=jnp.asarray(momentum))
     found = energy.read(wild, queries[0], function, rates)
     assert found.min() >= 0 and found.max() <= 1
     expected = numpy_read(
-      lambda x: np.asarray(jax.grad(function, argnums=1)(wild, x)),
+      lambda x: np.asarray(slope(wild, x)),
       queries[0],
       energy.decayed(rates.step_size, rates.step_size_logits),
       energy.decayed(rates.momentum, rates.momentum_logits),
@@ -224,12 +228,13 @@ def test_small_steps_of_a_read_lower_the_energy():
   function = functools.partial(energy_of, static)
   plain = schedule._replace(momentum=np.asarray(0.0))
   read = jax.jit(lambda query: energy.read(params, query, function, plain))
-  curvature = jax.hessian(function, argnums=1)
+  value = jax.jit(function)
+  curvature = jax.jit(jax.hessian(function, argnums=1))
   for query in queries:
     found = read(query)
     greatest = max(np.linalg.eigvalsh(curvature(params, x))[-1] for x in found)
     assert 0.3 * greatest < 2  # γ_1; the others are less
-    energies = [float(function(params, x)) for x in (query, *found)]
+    energies = [float(value(params, x)) for x in (query, *found)]
     assert (np.diff(energies) < 0).all()
 
 
@@ -446,11 +451,11 @@ def test_numbers_of_numpy_are_taken_in_the_type_that_there_is():
     params, rates, schedule, static = learned
     function = functools.partial(energy_of, static)
     settings = function, rates, schedule
-    found = energy.loss(params, patterns, queries, *settings, num_steps=1)
-    expected = energy.loss(params, *given, *settings, num_steps=1)
+    found = uncompiled.loss(params, patterns, queries, *settings, num_steps=1)
+    expected = uncompiled.loss(params, *given, *settings, num_steps=1)
     assert found[0].dtype == jnp.float32
     np.testing.assert_array_equal(found[1], expected[1])
-    found = energy.read(params, queries[0], function, schedule)
+    found = uncompiled.read(params, queries[0], function, schedule)
     assert found.dtype == jnp.float32
 
 

@@ -10,12 +10,19 @@ import pytest
 
 from lilly.memory import hopfield
 from tests.oracles import assert_close
+from tests.whole import whole
 
+# As they stand they look at the numbers of patterns.
 RULES = {
   "hebb": hopfield.hebb,
   "storkey": hopfield.storkey,
   "pseudo_inverse": functools.partial(hopfield.pseudo_inverse, ridge=0.0),
 }
+COMPILED = {name: whole(rule) for name, rule in RULES.items()}
+hebb, storkey = COMPILED["hebb"], COMPILED["storkey"]
+pseudo_inverse, energy = whole(hopfield.pseudo_inverse), whole(hopfield.energy)
+modern_retrieve = whole(hopfield.modern_retrieve)
+modern_energy = whole(hopfield.modern_energy)
 
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -48,7 +55,7 @@ def numpy_weights(rule, patterns):
 @pytest.mark.parametrize("rule", RULES)
 def test_weights_are_those_of_loops(rule):
   patterns = signs(4, 7)
-  found = RULES[rule](patterns)
+  found = COMPILED[rule](patterns)
   assert_close(found, numpy_weights(rule, patterns))
   np.testing.assert_array_equal(np.diagonal(found), 0)
   np.testing.assert_array_equal(found, found.T)
@@ -57,13 +64,13 @@ def test_weights_are_those_of_loops(rule):
 def test_of_one_pattern_all_rules_are_one():
   patterns = signs(1, 6)
   expected = (np.outer(*patterns[[0, 0]]) - np.eye(6)) / 6
-  for rule in RULES.values():
+  for rule in COMPILED.values():
     assert_close(rule(patterns), expected)
 
 
 def test_integers_are_patterns_too():
   patterns = signs(3, 6)
-  for rule in RULES.values():
+  for rule in COMPILED.values():
     found = rule(jnp.asarray(patterns, jnp.int8))
     assert found.dtype == jnp.result_type(float)
     assert_close(found, rule(patterns))
@@ -76,48 +83,47 @@ def is_fixed(weights, patterns):
 
 def test_the_projection_keeps_up_to_as_many_patterns_as_units():
   patterns = signs(20, 24)
-  assert is_fixed(RULES["pseudo_inverse"](patterns), patterns).all()
-  assert is_fixed(hopfield.pseudo_inverse(patterns), patterns).all()
-  assert not is_fixed(hopfield.hebb(patterns), patterns).all()
+  assert is_fixed(COMPILED["pseudo_inverse"](patterns), patterns).all()
+  assert is_fixed(pseudo_inverse(patterns), patterns).all()
+  assert not is_fixed(hebb(patterns), patterns).all()
   # As many as units: the identity, of which only the diagonal is left.
   patterns = signs(24, 24, seed=1)
-  whole = hopfield.pseudo_inverse(patterns, zero_diagonal=False, ridge=0.0)
-  assert_close(whole, np.eye(24), atol=1e-8)
-  assert is_fixed(whole, patterns).all()
+  full = pseudo_inverse(patterns, zero_diagonal=False, ridge=0.0)
+  assert_close(full, np.eye(24), atol=1e-8)
+  assert is_fixed(full, patterns).all()
 
 
 def test_patterns_that_repeat_or_are_too_many_give_a_defined_result():
   patterns = signs(5, 12)
   twice = np.concatenate([patterns, patterns])
-  assert_close(hopfield.hebb(twice), 2 * hopfield.hebb(patterns))
-  again = hopfield.storkey(twice)
+  assert_close(hebb(twice), 2 * hebb(patterns))
+  again = storkey(twice)
   assert np.isfinite(again).all()
   assert_close(again, numpy_weights("storkey", twice))
   once, found = (
-    hopfield.pseudo_inverse(jnp.asarray(x, jnp.float32))
-    for x in (patterns, twice)
+    pseudo_inverse(jnp.asarray(x, jnp.float32)) for x in (patterns, twice)
   )
   assert_close(found, once, atol=0.01)
   assert is_fixed(found, patterns).all()
   many = jnp.asarray(signs(60, 12), jnp.float32)
-  whole = hopfield.pseudo_inverse(many, zero_diagonal=False)
-  assert_close(whole, np.eye(12), atol=1e-3)
-  for rule in (hopfield.hebb, hopfield.storkey):
+  full = pseudo_inverse(many, zero_diagonal=False)
+  assert_close(full, np.eye(12), atol=1e-3)
+  for rule in (hebb, storkey):
     assert np.isfinite(rule(many)).all()
 
 
 def test_the_diagonal_stays_where_it_is_wanted():
   patterns = signs(3, 6)
-  whole = hopfield.hebb(patterns, zero_diagonal=False)
-  assert_close(whole, patterns.T @ patterns / 6)
+  full = hebb(patterns, zero_diagonal=False)
+  assert_close(full, patterns.T @ patterns / 6)
 
 
 def test_energies_are_sums_over_pairs():
-  weights, state = hopfield.hebb(signs(3, 6)), signs(6, seed=1)
+  weights, state = hebb(signs(3, 6)), signs(6, seed=1)
   expected = -0.5 * sum(
     weights[i, j] * state[i] * state[j] for i in range(6) for j in range(6)
   )
-  assert_close(hopfield.energy(weights, state), expected)
+  assert_close(energy(weights, state), expected)
 
 
 retrieve = jax.jit(
@@ -191,7 +197,7 @@ def test_a_unit_without_a_field_stays():
 def test_weights_that_are_no_numbers_settle_nothing():
   # As of patterns that depend on each other, without a ridge.
   patterns, query = np.stack([signs(4)] * 2), signs(4, seed=1)
-  weights = hopfield.pseudo_inverse(patterns, ridge=0.0)
+  weights = pseudo_inverse(patterns, ridge=0.0)
   assert np.isnan(weights).any()
   for found in (
     retrieve(jax.random.key(0), weights, query, max_sweeps=3),
@@ -204,7 +210,7 @@ def test_weights_that_are_no_numbers_settle_nothing():
 
 def test_energies_of_half_precision_do_not_overflow():
   for dtype in (jnp.float16, jnp.bfloat16):
-    found = hopfield.energy(jnp.ones((300, 300), dtype), jnp.ones(300, dtype))
+    found = energy(jnp.ones((300, 300), dtype), jnp.ones(300, dtype))
     assert found.dtype == dtype
     assert_close(float(found), -0.5 * 300**2, rtol=2e-3)
 
@@ -222,7 +228,7 @@ def test_signs_of_numpy_are_taken_in_the_type_that_there_is():
 
 
 def test_states_settle_where_the_energy_is_low():
-  weights = hopfield.hebb(signs(3, 12))
+  weights = hebb(signs(3, 12))
   queries, keys = signs(20, 12, seed=1), jax.random.split(jax.random.key(0), 20)
   by_sweeps = []
   for max_sweeps in (1, 2, 100):
@@ -290,7 +296,7 @@ def test_published_errors_come_out_with_clamping(
 
 def test_clamped_units_stay_when_all_are_updated_at_once():
   pattern, clamped = signs(8), np.arange(8) < 4
-  weights, query = hopfield.hebb(pattern[None]), pattern * [-1, *[1] * 7]
+  weights, query = hebb(pattern[None]), pattern * [-1, *[1] * 7]
   free = retrieve_at_once(weights, query).state
   held = retrieve_at_once(weights, query, clamped=clamped).state
   np.testing.assert_array_equal(held[:4], query[:4])
@@ -307,7 +313,7 @@ def numpy_modern(patterns, state, beta):
 def test_the_modern_network_is_attention():
   rng = np.random.default_rng(0)
   patterns, query = rng.normal(size=(5, 4)), rng.normal(size=4)
-  modern = functools.partial(hopfield.modern_retrieve, patterns)
+  modern = functools.partial(modern_retrieve, patterns)
   found = modern(query, inverse_temperature=0.7, num_steps=2)
   expected = numpy_modern(patterns, query, 0.7)
   assert_close(found, numpy_modern(patterns, expected, 0.7))
@@ -318,7 +324,7 @@ def test_the_modern_network_is_attention():
   hot = modern(query, inverse_temperature=1e-9)
   assert_close(hot, patterns.mean(0), atol=1e-7)
   # Of a pattern that is there twice the weight is twice as much.
-  twice = hopfield.modern_retrieve(np.stack([*patterns, patterns[0]]), query)
+  twice = modern_retrieve(np.stack([*patterns, patterns[0]]), query)
   scores = np.exp(patterns @ query) * [2, 1, 1, 1, 1]
   assert_close(twice, patterns.T @ (scores / scores.sum()))
 
@@ -330,14 +336,15 @@ def test_no_step_of_the_modern_network_raises_its_energy():
   scores = np.log(np.exp(beta * patterns @ state).sum()) / beta
   expected = 0.5 * state @ state + np.log(5) / beta - scores
   expected += 0.5 * np.max(np.sum(patterns**2, axis=1))
-  energy = functools.partial(
-    hopfield.modern_energy, patterns, inverse_temperature=beta
-  )
+
+  def energy(state):
+    return modern_energy(patterns, state, inverse_temperature=beta)
+
   assert_close(energy(state), expected)
   for held in (None, clamped):
     found, energies = state, [float(energy(state))]
     for _ in range(6):
-      found = hopfield.modern_retrieve(
+      found = modern_retrieve(
         patterns, found, inverse_temperature=beta, clamped=held
       )
       energies.append(float(energy(found)))
@@ -382,7 +389,7 @@ def test_bits_are_refused():
 
 def test_bad_arguments_are_refused():
   patterns, key = signs(3, 6), jax.random.key(0)
-  weights = hopfield.hebb(patterns)
+  weights = hebb(patterns)
   for rule in RULES.values():
     with pytest.raises(ValueError, match="patterns has 0 items"):
       rule(patterns[:0])

@@ -1,4 +1,4 @@
-"""Tests of filters of scores: thresholds, and nothing that is denied."""
+"""Tests of filters of scores: thresholds, and no false negatives."""
 
 import functools
 
@@ -10,6 +10,11 @@ from sklearn import metrics
 
 from lilly.memory import bloom, learned_filters, neural_bloom
 from tests.oracles import assert_close
+from tests.whole import each
+
+bloom = each(bloom)
+learned_filters = each(learned_filters)
+neural_bloom = each(neural_bloom)
 
 M, W, D = 4, 3, 5
 
@@ -96,7 +101,7 @@ def network(seed):
 
 
 @pytest.mark.parametrize("fpr", [0.0, 0.1, 0.6, 1.0])
-def test_no_element_is_denied_also_after_late_ones(fpr):
+def test_no_element_is_a_false_negative_also_after_late_ones(fpr):
   rng = np.random.default_rng(0)
   elements, late, others = jnp.asarray(rng.normal(size=(3, 60, 8)), jnp.float32)
   write, score_all = network(2)
@@ -180,13 +185,13 @@ def test_a_backup_is_made_of_all_within_the_margin():
 def test_the_area_is_that_of_all_pairs(num_values):
   rng = np.random.default_rng(num_values)
   members = np.float32(rng.integers(0, num_values, 40) + num_values // 8)
-  strangers = np.float32(rng.integers(0, num_values, 30))
-  pairs = members[:, None] - strangers[None]
+  non_members = np.float32(rng.integers(0, num_values, 30))
+  pairs = members[:, None] - non_members[None]
   expected = (pairs > 0).mean() + (pairs == 0).mean() / 2
-  found = learned_filters.auc(jnp.asarray(members), jnp.asarray(strangers))
+  found = learned_filters.auc(jnp.asarray(members), jnp.asarray(non_members))
   assert_close(found, expected, rtol=1e-6)
   truth = np.repeat([1, 0], [40, 30])
-  scores = np.concatenate([members, strangers])
+  scores = np.concatenate([members, non_members])
   assert_close(found, metrics.roc_auc_score(truth, scores), rtol=1e-6)
 
 
@@ -287,5 +292,5 @@ def test_bad_arguments_are_refused():
     learned_filters.missed(jnp.ones(3), jnp.ones(()), margin=-1)
   with pytest.raises(ValueError, match="members has 0 items"):
     learned_filters.auc(jnp.ones(0), jnp.ones(1))
-  with pytest.raises(ValueError, match="strangers has 0 items"):
+  with pytest.raises(ValueError, match="non_members has 0 items"):
     learned_filters.auc(jnp.ones(1), jnp.ones(0))

@@ -9,6 +9,9 @@ import pytest
 
 from lilly.memory import neural_bloom
 from tests.oracles import assert_close
+from tests.whole import each
+
+neural_bloom = each(neural_bloom)
 
 M, W, D, N = 4, 3, 5, 6
 

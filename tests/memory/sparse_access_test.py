@@ -9,6 +9,7 @@ import pytest
 
 from lilly.memory import nearest_neighbors, sparse_access, sparse_rows
 from tests import haste, oracles
+from tests.whole import whole
 
 _N, _W, _H, _K, _STEPS, _SEGMENT = 19, 3, 2, 2, 8, 4
 _BATCH = 4
@@ -545,12 +546,12 @@ def test_one_head_that_reads_one_word_copies_nothing():
 
 @pytest.mark.parametrize("delta", [-0.1, 1.0, np.nan])
 def test_a_threshold_that_no_weight_or_every_weight_passes_is_refused(delta):
-  state = sparse_access.init(3, 2, num_heads=1, num_reads=1)
-  ones = jnp.ones((1, 2)), jnp.ones(1), jnp.ones(1)
+  state = whole(sparse_access.init)(3, 2, num_heads=1, num_reads=1)
+  ones = np.ones((1, 2)), np.ones(1), np.ones(1)
   with pytest.raises(ValueError, match="delta is"):
-    sparse_access.write(state, *ones, delta=delta)
+    whole(sparse_access.write)(state, *ones, delta=delta)
   with pytest.raises(ValueError, match="delta is"):
-    sparse_access.read(state, *ones[:2], delta=delta)
+    whole(sparse_access.read)(state, *ones[:2], delta=delta)
 
 
 def test_an_index_must_be_for_these_words():

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from lilly.memory import sparse_rows
+from tests.whole import each
+
+sparse_rows = each(sparse_rows)
 
 _N, _W, _STEPS, _SEGMENT = 9, 2, 8, 4
 

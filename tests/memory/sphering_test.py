@@ -9,6 +9,9 @@ import pytest
 
 from lilly.memory import sphering
 from tests.oracles import assert_close
+from tests.whole import each
+
+sphering = each(sphering)
 
 refresh = jax.jit(sphering.refresh, static_argnames="every")
 

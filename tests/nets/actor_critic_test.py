@@ -202,7 +202,7 @@ def test_pixels_are_convolved(shape):
 
 def test_bad_sizes_are_refused():
   for make, message in (
-    (lambda: actor_critic.DeterministicPolicy(0), "num_actions is 0"),
+    (lambda: actor_critic.DeterministicPolicy(0), "action_size is 0"),
     (lambda: actor_critic.DeterministicPolicy(1, (4, 0)), r"hidden_sizes\[1\]"),
     (lambda: actor_critic.LateActionCritic(()), "hidden_sizes is empty"),
     (lambda: actor_critic.LateActionCritic((4,)), "action_layer is 1"),

@@ -57,7 +57,9 @@ def test_reads_are_those_of_a_loop(num_reads):
 
 @functools.cache
 def made(shape=(D,), **sizes):
-  nets = attention_memory.networks(shape, W, **({"hidden_size": 5} | sizes))
+  nets = attention_memory.make_networks(
+    shape, W, **({"hidden_size": 5} | sizes)
+  )
   memory = attention_memory.make(nets, num_reads=2)
   key = jax.random.key(0)
   params, state = jax.jit(memory.init)(key, jnp.zeros(shape))
@@ -121,7 +123,7 @@ def test_images_are_patterns_too(num_filters):
   ],
 )
 def test_words_share_the_numbers_of_a_memory(given, size):
-  assert attention_memory.word_size(*given) == size
+  assert attention_memory.choose_word_size(*given) == size
   total, words, pattern = given
   assert size <= pattern and (size == 1 or size * words <= total)
 
@@ -138,7 +140,7 @@ def test_bad_arguments_are_refused():
   for name in ("num_floats", "num_words", "pattern_size"):
     sizes = {"num_floats": 4, "num_words": 2, "pattern_size": 3} | {name: 0}
     with pytest.raises(ValueError, match=f"{name} is 0"):
-      attention_memory.word_size(**sizes)
+      attention_memory.choose_word_size(**sizes)
   with pytest.raises(ValueError, match=r"hidden_sizes\[0\] is 0"):
     made(hidden_size=0)
   with pytest.raises(ValueError, match=r"shape is \(2, 3\)"):

@@ -111,7 +111,7 @@ def test_energies_begin_with_the_query_s():
   params = started()
   written, reads = recall(params)
   energy_of = functools.partial(make().energy, params, {}, written)
-  values = energy_memory.energies(energy_of, QUERIES, reads)
+  values = energy_memory.measure_energies(energy_of, QUERIES, reads)
   centre = written["memory"]["b"] + 0.25
   path = np.concatenate([QUERIES[:, None], reads], axis=1)
   expected = 0.5 * np.sum((path - np.asarray(centre)) ** 2, axis=-1)
@@ -122,11 +122,11 @@ def test_a_memory_without_an_energy_is_measured_by_its_errors():
   params, memory = started(), make()
   written, reads = recall(params)
   measure = functools.partial(
-    energy_memory.measures, memory, params, written, PATTERNS
+    energy_memory.measure_reads, memory, params, written, PATTERNS
   )
   whole = measure(QUERIES, reads)
   energy_of = functools.partial(memory.energy, params, {}, written)
-  values = energy_memory.energies(energy_of, QUERIES, reads)
+  values = energy_memory.measure_energies(energy_of, QUERIES, reads)
   np.testing.assert_array_equal(whole["falling"], np.diff(values) <= 1e-5)
   # Steps begin at the query, not at the pattern: up from where it is lowest.
   lowest = jnp.tile(written["memory"]["b"] + 0.25, (2, 1))
@@ -139,7 +139,7 @@ def test_a_memory_without_an_energy_is_measured_by_its_errors():
   np.testing.assert_allclose(whole["energy_after"], own, rtol=1e-5)
   loss = np.sum((reads - PATTERNS[:, None]) ** 2, axis=(1, 2))
   np.testing.assert_allclose(whole["loss"], loss, rtol=1e-5)
-  bare = energy_memory.measures(
+  bare = energy_memory.measure_reads(
     memory._replace(energy=None), None, None, PATTERNS, QUERIES, reads
   )
   assert list(bare) == ["loss"]

@@ -159,12 +159,12 @@ def test_the_paper_s_memory_has_8127_numbers():
 def test_all_that_is_written_is_counted():
   sizes = {"dynamic_size": 2, "num_hops": 1}
   gated = energy_networks.gated(hidden_size=8, **sizes)
-  assert energy_networks.num_written(gated, (5,)) == (5 + 1) * 2
+  assert energy_networks.count_written(gated, (5,)) == (5 + 1) * 2
   images = energy_networks.convolutional(
     channels=(2,), bottleneck=3, width=8, last_size=4, **sizes
   )
   # Two layers of kernels of 3 x 3.
-  assert energy_networks.num_written(images, (4, 4, 1)) == 2 * (27 + 1) * 2
+  assert energy_networks.count_written(images, (4, 4, 1)) == 2 * (27 + 1) * 2
 
 
 def test_weights_begin_as_he_et_al_have_them():
@@ -208,7 +208,7 @@ def test_gradients_go_through_writing_and_reading():
 @pytest.mark.parametrize("kind", ["residual", "convolutional"])
 def test_blank_places_do_not_blow_up_what_is_written(kind):
   sizes = {"hidden_size": 16, "dynamic_size": 2, "num_filters": 4}
-  network = energy_networks.proportioned(kind, num_hops=3, **sizes)
+  network = energy_networks.make(kind, num_hops=3, **sizes)
   x = jnp.zeros((28, 28, 1)).at[4:20, 8].set(1)
   params = jax.jit(network.init)(jax.random.key(0), x)
   written, static = energy_networks.split(params)
@@ -233,7 +233,7 @@ def test_blank_places_do_not_blow_up_what_is_written(kind):
     ("convolutional", {"channels": (2, 0)}, r"channels\[1\] is 0; it must be"),
     ("residual", {"channels": (-1,)}, r"channels\[0\] is -1; it must be a"),
     (
-      "proportioned",
+      "make",
       {"kind": "convolutional", "num_hops": 1},
       "num_filters is 0; it must be a positive",
     ),
@@ -250,7 +250,7 @@ def test_proportions_are_the_paper_s():
   given = {"hidden_size": 512, "dynamic_size": 8, "num_hops": 3}
   image, shapes = jnp.zeros((28, 28, 1)), {}
   for kind in energy_networks.NETWORKS:
-    network = energy_networks.proportioned(kind, num_filters=32, **given)
+    network = energy_networks.make(kind, num_filters=32, **given)
     params = jax.eval_shape(network.init, jax.random.key(0), image)
     shapes[kind] = {
       name: x["w"].shape for name, x in params.items() if "w" in x
@@ -266,4 +266,4 @@ def test_proportions_are_the_paper_s():
   assert found["memory_1"] == (9 * 64, 8) and found["static_1"] == (576, 120)
   assert found["last"] == (4 * 4 * 128, 1024)
   with pytest.raises(ValueError, match="kind is 'mlp'; it must be one of"):
-    energy_networks.proportioned("mlp", **given)
+    energy_networks.make("mlp", **given)

@@ -43,7 +43,7 @@ def test_a_memory_network_is_that_of_its_module():
   memory, params = made("memory_network")
   patterns, queries = example()
   found = jax.jit(lambda *x: recall(memory, *x))(params, patterns, queries)
-  nets = attention_memory.networks((D,), 5, hidden_size=5)
+  nets = attention_memory.make_networks((D,), 5, hidden_size=5)
   other = attention_memory.make(nets, num_reads=2)
   expected = recall(other, params, patterns, queries)
   for ours, theirs in zip(found, expected, strict=True):
@@ -109,14 +109,16 @@ def test_memories_are_at_most_as_large_as_what_an_energy_writes():
   network = energy_networks.gated(hidden_size=8, dynamic_size=3, num_hops=1)
   # The energy writes (6 + 1) 3 numbers.
   for kind, size in (("memory_network", 20), ("dynamic_kanerva", 3 * (3 + 4))):
-    memory = pattern_memories.as_large_as(network, (D,), kind, **SIZES)
+    memory = pattern_memories.make_as_large(network, (D,), kind, **SIZES)
     assert set_memories.num_floats(memory, N, jnp.zeros(D)) == size
 
 
 def test_rows_are_as_many_as_fit():
   for num_floats in range(4, 400):
     for pattern_size in (2, 5, 32):
-      rows, size = pattern_memories.kanerva_sizes(num_floats, pattern_size)
+      rows, size = pattern_memories.choose_kanerva_sizes(
+        num_floats, pattern_size
+      )
       fits = lambda k, c=size, n=num_floats: k * (k + c) <= n and k < c
       assert rows >= 1 and size <= pattern_size
       assert fits(rows) and not fits(rows + 1)
@@ -125,8 +127,8 @@ def test_rows_are_as_many_as_fit():
 def test_bad_arguments_are_refused():
   network = energy_networks.gated(hidden_size=8, dynamic_size=3, num_hops=1)
   with pytest.raises(ValueError, match="kind is 'list'; it must be one of"):
-    pattern_memories.as_large_as(network, (D,), "list", **SIZES)
+    pattern_memories.make_as_large(network, (D,), "list", **SIZES)
   with pytest.raises(ValueError, match="num_floats is 3"):
-    pattern_memories.kanerva_sizes(3, 5)
+    pattern_memories.choose_kanerva_sizes(3, 5)
   with pytest.raises(ValueError, match="pattern_size is 1"):
-    pattern_memories.kanerva_sizes(9, 1)
+    pattern_memories.choose_kanerva_sizes(9, 1)

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from lilly.replay import episodes, ring
+from tests.whole import each
+
+ring = each(ring)
 
 T = 5
 

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from lilly.replay import ring
 from tests import haste, oracles
+from tests.whole import each
+
+ring = each(ring)
 
 
 def items_of(numbers):

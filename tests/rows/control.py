@@ -13,21 +13,24 @@ from lilly.control import (
 from lilly.envs import environment
 from lilly.losses import dpg, naf
 from lilly.replay import ring
-from tests.rows.row import Row, arrays, keyed
+from tests.rows.row import Row, arrays, keyed, together
 
 __all__ = ["ROWS"]
 
 
+@together
 def _ring(seed, dtype):
   items, more = arrays((4, 3), (2, 3))(seed, dtype)
   return ring.extend(ring.init(items[0], 5), items), more
 
 
+@together
 def _one_more(seed, dtype):
   state, more = _ring(seed, dtype)
   return state, more[0]
 
 
+@together
 def _to_sample(seed, dtype):
   state, _ = _ring(seed, dtype)
   return keyed()(seed, dtype)[0], state
@@ -37,6 +40,7 @@ def _sample(key, state):
   return ring.sample(key, state, 6)
 
 
+@together
 def _shaped(seed, dtype):
   key, numbers = keyed(6)(seed, dtype)
   return key, naf.triangle(numbers)
@@ -54,21 +58,25 @@ def _expand(states, actions):
   return lqr.expand(states, actions, **_MODEL)
 
 
+@together
 def _expansion(seed, dtype):
   return (_expand(*arrays((4, 2), (3, 1))(seed, dtype)),)
 
 
+@together
 def _controlled(seed, dtype):
   states, actions = arrays((4, 2), (3, 1))(seed, dtype)
   return lqr.backward(_expand(states, actions)), states, actions
 
 
+@together
 def _near(seed, dtype):
   k, gain, root = arrays((3, 1), (3, 1, 2), (3, 1, 1))(seed, dtype)
   previous = kl_limited.Controller(k, gain, root**2 + 0.5)
   return *_expansion(seed, dtype), previous
 
 
+@together
 def _apart(seed, dtype):
   expansion, previous = _near(seed, dtype)
   return expansion, previous._replace(feedforward=previous[0] + 1), previous
@@ -77,6 +85,7 @@ def _apart(seed, dtype):
 _ROLLOUTS = arrays((5, 2, 2), (5, 2, 1), (5, 2, 2))
 
 
+@together
 def _fitted(seed, dtype):
   return (
     linear_models.fit(*_ROLLOUTS(seed, dtype)),
@@ -85,10 +94,12 @@ def _fitted(seed, dtype):
   )
 
 
+@together
 def _to_draw(seed, dtype):
   return *keyed()(seed, dtype), *_fitted(seed, dtype)
 
 
+@together
 def _positive(seed, dtype):
   root, right = arrays((3, 3), 3)(seed, dtype)
   return root @ root.T + jnp.eye(3, dtype=dtype), right
@@ -153,6 +164,7 @@ ROWS = (
     lambda *given: _positive(*given)[:1],
     dtypes=(jnp.float32,),
   ),
+  Row(small_matrices.pseudo_inverse, "function", arrays((3, 4))),
   Row(small_matrices.solve, "function", _positive, dtypes=(jnp.float32,)),
   Row(
     small_matrices.solve_by_inverse,

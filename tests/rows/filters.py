@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lilly.memory import bloom, learned_filters, neural_bloom, sphering
-from tests.rows.row import Row, arrays, keyed
+from tests.rows.row import Row, arrays, keyed, together
 
 __all__ = ["ROWS"]
 
 
+@together
 def _filled(seed, dtype):
   """A filter with something in it, and elements of which some are new."""
   rng = np.random.default_rng(seed)
@@ -45,6 +46,7 @@ def _read_sparsely(memory, slots, weights, words):
   return neural_bloom.sparse_read(memory, slots[0], weights[0])
 
 
+@together
 def _scored(seed, dtype):
   """A backup, elements, scores and a threshold."""
   state, elements = _filled(seed, dtype)

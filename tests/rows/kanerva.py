@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lilly.memory import dynamic_kanerva, kanerva, kanerva_bounds
-from tests.rows.row import Row, arrays
+from tests.rows.row import Row, arrays, together
 
 __all__ = ["ROWS"]
 
@@ -37,16 +37,19 @@ _ITEMS = _floats(_T, _K), _floats(_T, _C)
 _BOUNDED = arrays(_T, _T, _T)
 
 
+@together
 def _written(seed, dtype):
   state, weights, values = _made(_state, *_ITEMS)(seed, dtype)
   return kanerva.write(state, weights, values, noise_variance=1.0), state
 
 
+@together
 def _erasable(seed, dtype):
   state, *items = _made(_state, *_ITEMS)(seed, dtype)
   return kanerva.write(state, *items, noise_variance=1.0), *items
 
 
+@together
 def _apart(seed, dtype):
   state, w, z = _made(_state, *_ITEMS)(seed, dtype)
   parts = [

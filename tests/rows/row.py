@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Row", "arrays", "keyed"]
+__all__ = ["Row", "arrays", "keyed", "together"]
 
 
 class Row(NamedTuple):
@@ -44,3 +44,8 @@ def keyed(*shapes):
     return jax.random.key(seed), *make_arrays(seed, dtype)
 
   return make_inputs
+
+
+def together(make_inputs):
+  """Compiles a maker that calls functions of the library as one program."""
+  return jax.jit(make_inputs, static_argnums=(0, 1))

@@ -94,9 +94,8 @@ def test_run_becomes_the_experiment_so_signals_reach_it(checkout, number):
 
 
 def test_reproduce_runs_the_report(checkout, tmp_path):
-  checkout.write("lilly/__init__.py", "")
   checkout.write(
-    "lilly/training/report.py", "import sys, os; print(sys.argv, os.getcwd())"
+    "scripts/report.py", "import sys, os; print(sys.argv, os.getcwd())"
   )
   result = checkout.call("reproduce", "--preset=cpu", "ddpg", cwd=tmp_path)
   checkout.assert_works(result)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lilly.tasks import image_episodes, membership
+from tests.whole import whole
 
 NUM_DRAWS = 2000
 
@@ -24,38 +25,38 @@ def assert_even(values, p):
   assert np.abs(values.mean(axis=0) - p).max() <= 5 * spread
 
 
-def shared(members, strangers):
-  """How many strangers equal a member, element by element."""
-  flat = [np.reshape(x, (len(x), -1)) for x in (members, strangers)]
+def shared(members, non_members):
+  """How many non-members equal a member, element by element."""
+  flat = [np.reshape(x, (len(x), -1)) for x in (members, non_members)]
   return (flat[0][:, None] == flat[1][None]).all(axis=2).sum()
 
 
-def test_a_half_asks_for_members_and_those_exactly():
+def test_half_of_the_queries_are_members_exactly():
   episode = membership.Episode(jnp.arange(5.0), jnp.arange(10.0, 13))
-  asked, labels = draws(membership.queries, episode, 5)
+  queries, labels = draws(membership.draw_queries, episode, 5)
   np.testing.assert_array_equal(labels[0], [True, True, True, False, False])
-  np.testing.assert_array_equal(asked[:, 3:], np.tile([10.0, 11], (2000, 1)))
+  np.testing.assert_array_equal(queries[:, 3:], np.tile([10.0, 11], (2000, 1)))
   for member in range(5):
-    assert_even(asked[:, :3] == member, 0.2)
+    assert_even(queries[:, :3] == member, 0.2)
   # With replacement, and independent of each other.
-  assert_even(asked[:, 0] == asked[:, 1], 0.2)
+  assert_even(queries[:, 0] == queries[:, 1], 0.2)
 
 
-def test_questions_that_cannot_be_asked():
+def test_queries_that_cannot_be_drawn():
   episode = membership.Episode(jnp.zeros(3), jnp.zeros(2))
-  with pytest.raises(ValueError, match="with 2 strangers; give 3"):
-    membership.queries(jax.random.key(0), episode, 6)
+  with pytest.raises(ValueError, match="with 2 non-members; give 3"):
+    membership.draw_queries(jax.random.key(0), episode, 6)
   with pytest.raises(ValueError, match="num_queries is 0; it must be positive"):
-    membership.queries(jax.random.key(0), episode, 0)
-  assert len(membership.queries(jax.random.key(0), episode, 1)[0]) == 1
+    membership.draw_queries(jax.random.key(0), episode, 0)
+  assert len(membership.draw_queries(jax.random.key(0), episode, 1)[0]) == 1
   nothing = membership.Episode(jnp.zeros((0, 4)), jnp.zeros((2, 4)))
   with pytest.raises(ValueError, match="episode has 0 members; give 1 or more"):
-    membership.queries(jax.random.key(0), nothing, 2)
+    membership.draw_queries(jax.random.key(0), nothing, 2)
 
 
 def test_noisy_classes_are_flipped_prototypes():
   prototypes = jnp.asarray(np.eye(3).repeat(20, axis=1))
-  found = draws(membership.noisy_class, prototypes, 4, 5, flip=0.15)
+  found = draws(membership.draw_noisy_class, prototypes, 4, 5, flip=0.15)
   assert found.members.dtype == np.float32
 
   def classes(x):
@@ -63,16 +64,16 @@ def test_noisy_classes_are_flipped_prototypes():
     assert_even(wrong.min(axis=2).ravel(), 0.15)
     return wrong.argmin(axis=2)
 
-  members, strangers = classes(found.members), classes(found.strangers)
+  members, non_members = classes(found.members), classes(found.non_members)
   assert (members == members[:, :1]).all()
-  assert (strangers != members[:, :1]).all()
+  assert (non_members != members[:, :1]).all()
   for number in range(3):
     assert_even(members[:, 0] == number, 1 / 3)
-    assert_even(strangers == number, 1 / 3)
-  # Strangers are of any other class, not all of the same one.
-  assert_even(strangers[:, 0] == strangers[:, 1], 0.5)
+    assert_even(non_members == number, 1 / 3)
+  # Non-members are of any other class, not all of the same one.
+  assert_even(non_members[:, 0] == non_members[:, 1], 0.5)
   with pytest.raises(ValueError, match="prototypes has 1 classes; give 2"):
-    membership.noisy_class(jax.random.key(0), prototypes[:1], 4, 5)
+    membership.draw_noisy_class(jax.random.key(0), prototypes[:1], 4, 5)
 
 
 def numbered(counts):
@@ -85,68 +86,68 @@ def numbered(counts):
 
 def test_classes_of_images_are_drawn_without_replacement():
   part = numbered([3, 4, 2])
-  found = draws(membership.same_class, part, 2, 3)
-  members, strangers = (
+  found = draws(membership.draw_same_class, part, 2, 3)
+  members, non_members = (
     np.rint(x[..., 0, 0, 0] * 255).astype(int) for x in found
   )
   labels = np.asarray(part.labels)
   assert (labels[members] == labels[members[:, :1]]).all()
   assert (members[:, 0] != members[:, 1]).all()
-  assert (labels[strangers] != labels[members[:, :1]]).all()
+  assert (labels[non_members] != labels[members[:, :1]]).all()
   for number, count in enumerate((3, 4, 2)):
     of_class = labels[members[:, 0]] == number
     assert_even(of_class, 1 / 3)
     for item in np.flatnonzero(labels == number):
       assert_even(members[of_class, 0] == item, 1 / count)
     for item in np.flatnonzero(labels != number):
-      assert_even(strangers[of_class].ravel() == item, 1 / (9 - count))
+      assert_even(non_members[of_class].ravel() == item, 1 / (9 - count))
 
 
 def test_members_are_drawn_one_after_another_by_their_weights():
-  members, strangers = draws(membership.drawn, 4, 2, 2, decay=0.5)
-  every = np.sort(np.concatenate([members, strangers], axis=1), axis=1)
+  members, non_members = draws(membership.draw_weighted, 4, 2, 2, decay=0.5)
+  every = np.sort(np.concatenate([members, non_members], axis=1), axis=1)
   np.testing.assert_array_equal(every, np.tile(np.arange(4), (NUM_DRAWS, 1)))
   weights = 0.5 ** np.arange(4) / np.sum(0.5 ** np.arange(4))
   for first, second in itertools.permutations(range(4), 2):
     p = weights[first] * weights[second] / (1 - weights[first])
     assert_even((members == [first, second]).all(axis=1), p)
-  members, strangers = draws(membership.drawn, 5, 2, 1)
-  for x in (members[:, 0], members[:, 1], strangers[:, 0]):
+  members, non_members = draws(membership.draw_weighted, 5, 2, 1)
+  for x in (members[:, 0], members[:, 1], non_members[:, 0]):
     for number in range(5):
       assert_even(x == number, 0.2)
 
 
-def test_strangers_are_even_whatever_their_place():
-  members, strangers = draws(membership.drawn, 4, 1, 1, decay=0.5)
+def test_non_members_are_even_whatever_their_place():
+  members, non_members = draws(membership.draw_weighted, 4, 1, 1, decay=0.5)
   for number in range(4):
     of_number = members[:, 0] == number
     for other in set(range(4)) - {number}:
-      assert_even(strangers[of_number, 0] == other, 1 / 3)
+      assert_even(non_members[of_number, 0] == other, 1 / 3)
 
 
 def test_what_cannot_be_drawn():
   key = jax.random.key(0)
   with pytest.raises(ValueError, match="of 5 elements has no 3 members and 3"):
-    membership.drawn(key, 5, 3, 3)
+    membership.draw_weighted(key, 5, 3, 3)
   for bad in (0.0, 1.1, float("nan")):
     with pytest.raises(ValueError, match="decay is"):
-      membership.drawn(key, 5, 1, 1, decay=bad)
-  with pytest.raises(ValueError, match="of 3 elements has no strangers to 3"):
-    membership.run_of_keys(key, 3, 3, 1)
+      membership.draw_weighted(key, 5, 1, 1, decay=bad)
+  with pytest.raises(ValueError, match="of 3 elements has no non-members to 3"):
+    membership.draw_range(key, 3, 3, 1)
 
 
-def test_runs_of_keys_begin_anywhere_and_strangers_are_outside():
-  members, strangers = draws(membership.run_of_keys, 6, 3, 2)
+def test_runs_of_keys_begin_anywhere_and_non_members_are_outside():
+  members, non_members = draws(membership.draw_range, 6, 3, 2)
   assert (np.diff(members, axis=1) == 1).all()
   for first in range(4):
     begun = members[:, 0] == first
     assert_even(begun, 0.25)
     for other in set(range(6)) - set(range(first, first + 3)):
-      assert_even(strangers[begun].ravel() == other, 1 / 3)
+      assert_even(non_members[begun].ravel() == other, 1 / 3)
 
 
 def test_words_are_sorted_different_and_of_unequal_letters():
-  words = membership.sorted_keys(jax.random.key(0), 500, 5)
+  words = membership.make_sorted_keys(jax.random.key(0), 500, 5)
   assert words.shape == (500, 5) and words.dtype == np.uint8
   listed = words.tolist()
   assert listed == sorted(listed) and len(set(map(tuple, listed))) == 500
@@ -157,7 +158,7 @@ def test_words_are_sorted_different_and_of_unequal_letters():
   # Chosen from all of the alphabet, not its beginning.
   assert words[0, 0] < 5 and words[-1, 0] > 20
   with pytest.raises(ValueError, match="length is 1; of that few letters"):
-    membership.sorted_keys(jax.random.key(0), 27, 1)
+    membership.make_sorted_keys(jax.random.key(0), 27, 1)
 
 
 KINDS_AND_NAMES = [
@@ -175,12 +176,12 @@ def test_tasks_of_every_kind(kind, name):
       jax.random.key(1), task.data, 10, 20
     )
     assert found.members.shape == (10, *task.shape)
-    assert found.strangers.shape == (20, *task.shape)
+    assert found.non_members.shape == (20, *task.shape)
     assert found.members.dtype == jnp.float32
     assert not shared(*found)
     # None comes twice, so that a set of 10 has 10 elements.
     assert shared(found.members, found.members) == 10
-    values = set(np.unique(jnp.concatenate(found)))
+    values = set(np.unique(np.concatenate(found)))
     assert values == {0.0, 1.0}
     universes.append(np.concatenate(found))
   if kind in ("uniform", "ranges"):  # tests are of other elements
@@ -201,20 +202,20 @@ def test_tasks_of_every_kind(kind, name):
 
 def test_a_bit_in_seven_is_flipped():
   task = membership.task("classes", "bits")
-  found = task.sample(jax.random.key(0), task.data, 400, 1).members
+  found = whole(task.sample)(jax.random.key(0), task.data, 400, 1).members
   wrong = np.abs(found[None] - np.asarray(task.data)[:, None]).mean(axis=(1, 2))
   assert abs(wrong.min() - 0.15) < 0.012
 
 
 @pytest.mark.parametrize("num_bits", [32, 64])
-def test_no_stranger_to_a_large_class_is_a_member(num_bits):
+def test_no_non_member_of_a_large_class_is_a_member(num_bits):
   task = membership.task("classes", "bits", num_bits=num_bits)
 
   @jax.jit
   @jax.vmap
   def count(key):
     found = task.sample(key, task.data, 200, 800)
-    same = (found.members[:, None] == found.strangers[None]).all(axis=2)
+    same = (found.members[:, None] == found.non_members[None]).all(axis=2)
     return same.sum()
 
   assert count(jax.random.split(jax.random.key(0), 10)).sum() == 0
@@ -224,9 +225,9 @@ def test_nonuniform_tasks_are_tested_on_what_is_frequent_in_training():
   task = membership.task("nonuniform", "bits", universe=3000, num_bits=24)
   often = np.asarray(task.data[0][:1000])
   for draw in (task.sample, task.test):
-    found = draw(jax.random.key(2), task.data, 200, 20)
+    found = whole(draw)(jax.random.key(2), task.data, 200, 20)
     assert 110 <= shared(found.members, often) <= 155  # 2/3, by 0.999^i
-    assert shared(found.strangers, often) <= 14  # a third
+    assert shared(found.non_members, often) <= 14  # a third
 
 
 def test_frequent_images_are_of_any_class():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lilly.tasks import image_episodes, patterns
+from tests.whole import whole
 
 NUM_DRAWS = 2000
 
@@ -23,7 +24,7 @@ def assert_even(values, p=0.5):
 
 
 def test_bits_are_even_and_independent():
-  found = drawn(patterns.bits, num_bits=6)
+  found = drawn(patterns.draw_bits, num_bits=6)
   assert found.dtype == np.float32 and set(found.ravel()) == {0.0, 1.0}
   assert_even(found)
   assert_even(found[:, :-1] == found[:, 1:])
@@ -76,15 +77,15 @@ def test_a_block_is_replaced_and_nothing_else(fill):
 
 def test_tasks_are_sets_and_their_damage():
   keys = jax.random.split(jax.random.key(0), 3)
-  bits = patterns.binary_task(num_bits=6, num_redrawn=2)
-  digits = patterns.image_task("digits", block_size=3, fill="hidden")
+  bits = patterns.make_binary_task(num_bits=6, num_redrawn=2)
+  digits = patterns.make_image_task("digits", block_size=3, fill="hidden")
   for task, shape, damaged in ((bits, (6,), 2), (digits, (8, 8, 1), 9)):
     key, key_test, key_damage = jax.random.clone(keys)
-    found = task.sample(key, task.data, 4)
+    found = whole(task.sample)(key, task.data, 4)
     assert task.shape == shape and found.shape == (4, *shape)
-    assert (found != task.test(key_test, task.data, 4)).any()
+    assert (found != whole(task.test)(key_test, task.data, 4)).any()
     assert task.is_binary and len({x.tobytes() for x in np.asarray(found)}) > 1
-    query = task.damage(key_damage, found[0])
+    query = whole(task.damage)(key_damage, found[0])
     assert query.is_damaged.sum() == damaged
   assert (query.pattern[query.is_damaged] == 0).all()
 
@@ -94,7 +95,7 @@ def test_images_are_those_of_the_data_set(monkeypatch):
   of = lambda value: lambda key, data, count: jnp.full((count, 4, 4, 3), value)
   given = image_episodes.Task((4, 4, 3), False, of(0.25), of(0.5), ("a", "b"))
   monkeypatch.setattr(image_episodes, "task", lambda name, data_dir: given)
-  task = patterns.image_task("cifar10", block_size=2)
+  task = patterns.make_image_task("cifar10", block_size=2)
   assert not task.is_binary
   assert task.shape == (4, 4, 3) and task.data == ("a", "b")
   assert (task.sample(None, (), 2) == 0.25).all()
@@ -103,25 +104,30 @@ def test_images_are_those_of_the_data_set(monkeypatch):
 
 def test_distance_counts_bits_or_adds_squares():
   x, pattern = jnp.array([0.75, 0.5, 0.0]), jnp.array([0.25, 1.0, 0.5])
-  task = patterns.binary_task(num_bits=3, num_redrawn=1)
-  assert patterns.distance(task, x, pattern) == 2
+  task = patterns.make_binary_task(num_bits=3, num_redrawn=1)
+  assert patterns.measure_distance(task, x, pattern) == 2
   colours = task._replace(is_binary=False)
   shape = 1, 1, 3
-  found = patterns.distance(colours, x.reshape(shape), pattern.reshape(shape))
+  found = patterns.measure_distance(
+    colours, x.reshape(shape), pattern.reshape(shape)
+  )
   assert found.shape == () and found == 0.75
   with pytest.raises(AssertionError):
-    patterns.distance(task, x[None], pattern)
+    patterns.measure_distance(task, x[None], pattern)
 
 
 def test_bits_as_an_image_are_as_square_as_may_be():
   for size, shape in ((128, (8, 16)), (7, (1, 7)), (36, (6, 6))):
-    assert patterns.as_image(jnp.zeros((2, size))).shape == (2, *shape)
+    assert patterns.to_image(jnp.zeros((2, size))).shape == (2, *shape)
 
 
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (lambda key: patterns.bits(key, 0), "num_bits is 0; it must be at least 1"),
+    (
+      lambda key: patterns.draw_bits(key, 0),
+      "num_bits is 0; it must be at least 1",
+    ),
     (
       lambda key: patterns.redraw_bits(key, jnp.zeros(4), 5),
       "count is 5; it must be from 0 to 4",
@@ -131,11 +137,11 @@ def test_bits_as_an_image_are_as_square_as_may_be():
       "count is -1; it must be from 0 to 4",
     ),
     (
-      lambda key: patterns.binary_task(num_bits=4, num_redrawn=5),
+      lambda key: patterns.make_binary_task(num_bits=4, num_redrawn=5),
       "num_redrawn is 5; it must be from 0 to 4",
     ),
     (
-      lambda key: patterns.image_task("digits", block_size=9),
+      lambda key: patterns.make_image_task("digits", block_size=9),
       "block_size is 9; it must be from 1 to 8",
     ),
     (

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from lilly.tasks import sequences
+from tests.whole import each
+
+sequences = each(sequences)
 
 _MASK = np.array([False, True, False, True, True, False])
 

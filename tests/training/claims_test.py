@@ -22,10 +22,15 @@ def make_results(values, runs=None, failed=(), flags=None):
   )
 
 
-def make_claim(measure=None, relation="<=", threshold=1.0, **fields):
+def make_claim(
+  measure=None, relation="<=", threshold=1.0, min_seeds=1, **fields
+):
+  """A claim that is about the results at hand."""
   measure = measure or (lambda r: training.final(r, "a", "eval/error"))
-  fields = {"where": {}, "min_seeds": 1} | fields
-  return training.Claim("c", "it is so", measure, relation, threshold, **fields)
+  claim = training.Claim(
+    "c", "it is so", measure, relation, threshold, **fields
+  )
+  return reproduction.Statement("r/c", claim, min_seeds, None, True)
 
 
 def verdict(claim, results):
@@ -72,7 +77,7 @@ def test_fewer_seeds_than_stated_do_not_judge():
   assert row["reason"] == "needs 3 seeds, 2 finished"
   assert row["value"] is row["interval"] is None and row["seeds"] == 0
   assert verdict(claim, make_results({"a": [0.0] * 3}))["verdict"] == "holds"
-  assert claims.Claim._field_defaults["min_seeds"] == 8
+  assert training.Reproduction().min_seeds == 8
 
 
 def test_failed_and_non_finite_runs_are_dropped_and_not_counted():
@@ -88,26 +93,14 @@ def test_failed_and_non_finite_runs_are_dropped_and_not_counted():
   assert results.metrics["a"]["eval/error"][1][1, 1] == 2.0  # not written to
 
 
-def test_a_claim_holds_for_the_flags_it_is_stated_for():
-  where = {"preset": ["cpu", "gpu"], "task": ["linear"]}
-  claim = make_claim(where=where)
-  for flags, expected in (
-    ({"preset": "gpu", "task": "linear"}, None),
-    ({"preset": "smoke", "task": "linear"}, "stated for --preset=cpu or gpu"),
-    ({"preset": "cpu", "task": "digits"}, "stated for --task=linear"),
-    ({"preset": "cpu"}, "stated for --task=linear"),
-  ):
-    row = verdict(claim, make_results({"a": [0.0]}, flags=flags))
-    assert row["reason"] == expected
-    assert (row["verdict"] == "holds") == (expected is None)
-
-
-def test_where_is_looked_at_before_anything_is_measured():
+def test_what_is_not_applicable_is_not_measured():
   def measure(results):
     raise AssertionError("measured")
 
-  claim = make_claim(measure, where={"preset": ["paper"]})
-  assert verdict(claim, make_results({}))["verdict"] == "not applicable"
+  statement = make_claim(measure)._replace(reason="stated for others")
+  row = verdict(statement, make_results({}))
+  assert row["verdict"] == "not applicable"
+  assert row["reason"] == "stated for others"
 
 
 def test_a_variant_that_was_not_run_is_not_applicable():
@@ -246,15 +239,9 @@ def test_variants_are_compared_seed_by_seed():
 
 
 def test_a_claim_without_calibration_is_measured_and_not_judged():
-  claim = make_claim(threshold=1.0)
   results = make_results({"a": [2.0, 3.0]})
-  for reason, is_calibrated, expected in (
-    (None, True, "fails"),
-    (None, False, "not calibrated"),
-    ("stated for others", True, "not applicable"),
-  ):
-    statement = reproduction.Statement("r/c", claim, 1, reason, is_calibrated)
-    (row,) = claims.judge([statement], results)
-    assert row["verdict"] == expected and row["name"] == "r/c"
-    assert row["value"] == (None if reason else 2.5)
-    assert (row["reason"] is None) == (expected == "fails")
+  statement = make_claim(threshold=1.0)
+  assert verdict(statement, results)["verdict"] == "fails"
+  row = verdict(statement._replace(is_calibrated=False), results)
+  assert (row["verdict"], row["value"]) == ("not calibrated", 2.5)
+  assert row["name"] == "r/c" and "calibration" in row["reason"]

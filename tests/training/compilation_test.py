@@ -54,7 +54,7 @@ def make_experiment(seen=None, selects=False):
       new = jax.tree.map(lambda a, b: jnp.where(bad, a, b), state, new)
     return new, {"step": step.astype(float), "w": jnp.sum(state["w"])}
 
-  def evaluate(state, data):
+  def evaluate(key, state, data):
     seen.append(("evaluate", data))
     return {"w": jnp.sum(state["w"])}
 
@@ -238,3 +238,58 @@ def test_processes_must_share_the_runs_evenly(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(training.RunError, match="3 runs cannot be spread over 2"):
     compile(num_seeds=3)
+
+
+def with_lapack(name):
+  """The toy, one of whose functions calls LAPACK."""
+  plain = make_experiment()
+
+  def more(w):
+    return jnp.sum(jnp.linalg.svd(jnp.outer(w, w))[1])
+
+  def init(key, hyper, data):
+    state = plain.init(key, hyper, data)
+    return state | {"w": state["w"] + more(state["w"])}
+
+  def update(state, data):
+    state, metrics = plain.update(state, data)
+    return state, metrics | {"more": more(state["w"])}
+
+  def evaluate(key, state, data):
+    return plain.evaluate(key, state, data) | {"more": more(state["w"])}
+
+  functions = {"init": init, "update": update, "evaluate": evaluate}
+  return plain._replace(**{name: functions[name]})
+
+
+def use(program):
+  state, _ = program.step_chunk(program.init())
+  return program.evaluate(state)
+
+
+@pytest.mark.parametrize("name", ["init", "update", "evaluate"])
+def test_lapack_is_refused_on_several_cpu_devices(name):
+  options = training.Options(num_seeds=4)
+  program = training.compiled(with_lapack(name), options, name="toy")
+  with pytest.raises(training.RunError) as refusal:
+    use(program)
+  text = str(refusal.value)
+  assert text.startswith(f"toy: {name} calls LAPACK (lapack_")
+  assert "JAX_NUM_CPU_DEVICES=1" in text and "small_matrices" in text
+  assert text.count(". ") == 0 and text.endswith("small_matrices.")
+
+
+@pytest.mark.parametrize("name", ["init", "update", "evaluate"])
+def test_lapack_may_be_called_on_one_device(name):
+  # Three runs are not spread over two devices.
+  found = use(compile(with_lapack(name), num_seeds=3))
+  assert np.isfinite(found["w"]).all()
+
+
+def test_lowering_computes_nothing_and_names_the_functions():
+  seen = []
+  experiment = make_experiment(seen)
+  found = compilation.lowered(experiment, training.Options(num_seeds=4))
+  assert list(found) == ["init", "update", "evaluate"]
+  assert [name for name, _ in seen] == ["init", "update", "evaluate"]
+  assert not any(map(compilation.lapack_calls, found.values()))

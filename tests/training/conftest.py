@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -20,6 +21,13 @@ def import_path():
   os.environ["PYTHONPATH"] = str(pathlib.Path(lilly.__file__).parent.parent)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def hangups_are_heard():
+  """Also where the tests themselves run under nohup."""
+  if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def run_toy(tmp_path, capsys):
   """Runs the toy in this process; returns status, output directory, stderr."""
@@ -36,12 +44,15 @@ def run_toy(tmp_path, capsys):
 
 @pytest.fixture
 def start_toy(tmp_path):
-  """Starts the toy in a process of its own."""
+  """Starts the toy in a process of its own; `gate` is told in gated_toy."""
   started = []
 
-  def start(*flags, out_dir="run", limit_kb=None, **popen):
+  def start(*flags, out_dir="run", limit_kb=None, gate=None, **popen):
     directory = tmp_path / out_dir
-    command = [sys.executable, str(TOY), f"--out_dir={directory}", *flags]
+    script = TOY if gate is None else TOY.with_name("gated_toy.py")
+    command = [sys.executable, str(script), f"--out_dir={directory}", *flags]
+    if gate is not None:
+      popen["env"] = os.environ | {"GATE": gate}
     if limit_kb is not None:  # on the size of a file
       shell = f'ulimit -f {limit_kb} && exec "$@"'
       command = ["bash", "-c", shell, "bash", *command]
