@@ -238,9 +238,12 @@ def make_environment(settings: Settings, variant: str) -> Any:
     task = FULLY_OBSERVED[task]
   # Cue recall asks for the cue at its last step; others go on for ever.
   num_steps = episode_length(settings) if task == "cue_recall" else None
-  env = catalog.make_normalized(
-    task, settings.action_repeat, num_steps=num_steps
-  )
+  try:
+    env = catalog.make_normalized(
+      task, settings.action_repeat, num_steps=num_steps
+    )
+  except (ValueError, ImportError) as error:
+    raise training.RunError(f"--task={task}: {error}") from error
   if not settings.pixels:
     return env
   if env.render is None:

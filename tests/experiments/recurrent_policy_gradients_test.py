@@ -243,13 +243,23 @@ def test_claims_measure_what_they_say():
     measures["cue/cue-rsvg0"](results(rdpg_return=[0, 0]))
 
 
+def test_a_simulator_that_is_not_installed_is_one_sentence(monkeypatch):
+  def make(*args, **options):
+    raise ImportError("install brax.")
+
+  monkeypatch.setattr(catalog, "make_normalized", make)
+  settings, _ = parse(experiment, "--task=brax/ant")
+  with pytest.raises(training.RunError, match="--task=brax/ant: install brax"):
+    experiment.make_environment(settings, "rdpg")
+
+
 @pytest.mark.parametrize(
   ("flags", "mention"),
   [
     (["--variants=ddpg"], "each item must be one of rdpg, rsvg0"),
     (["--variants=rdpg,rdpg"], "name it once"),
     (["--core=elman"], "give one of lstm, gru, ntm"),
-    (["--task=pendelum"], "did you mean 'pendulum"),
+    (["--task=pendelum"], "--task=pendelum: name is 'pendelum'; did you"),
     (["--task=water_maze", "--variants=full_state"], "leave out full_state"),
     (["--task=cue_recall", "--pixels"], "what the observation hides"),
     (["--task=cue_recall", "--episode_steps=1"], "num_steps is 1"),
