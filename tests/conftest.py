@@ -68,7 +68,7 @@ _COMPILED_EXAMPLES = {
   "lilly.memory.sparse_neural_computer": (),
   "lilly.memory.temporal_links": (),
   "lilly.tasks.algorithmic": ("task",),
-  "lilly.tasks.membership": ("sorted_keys", "task"),
+  "lilly.tasks.membership": ("make_sorted_keys", "task"),
 }
 
 
