@@ -383,6 +383,7 @@ def _help(script, flag_values):
 def _flag_help(flag, value):
   choices = getattr(flag.parser, "enum_values", None)
   kind = "|".join(choices) if choices else flag.flag_type()
+  kind = kind.removeprefix("multi ")
   value = f" [{value}]" if value not in ("", "none") else ""
   # absl adds choices in front of a text and a hint on repetition behind it.
   text = flag.help.removeprefix(f"<{kind}>: ").partition(";\n")[0]
