@@ -438,7 +438,7 @@ REPRODUCTIONS = {
       "--variants=rdpg,rsvg0,feedforward",
       "--num_seeds=8",
     ],
-    minutes=5,
+    minutes=3,
     claims=[
       Claim("cue-rdpg", "rdpg: mean cost", cost("rdpg"), "<=", 0.02),
       Claim("cue-rsvg0", "rsvg0: mean cost", cost("rsvg0"), "<=", 0.02),
