@@ -166,7 +166,7 @@ def _command(script, name, rows, own):
 
 def _departures(row, own):
   return [
-    f"{name}={own[name]} in place of {row[name]}"
+    f"{name}={own[name] or 'none'} in place of {row[name] or 'none'}"
     for name in row
     if row[name] != own[name]
   ]
