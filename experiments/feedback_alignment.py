@@ -30,7 +30,6 @@ from lilly.training.claims import Claim, at, difference, last, rank_correlation
 from lilly.training.settings import above, at_least
 
 with epy.lazy_imports():
-  import jax
   import jax.numpy as jnp
 
   from lilly.figures import curves
@@ -327,19 +326,15 @@ def make_experiment(
       )
     )
 
-  def evaluate(key, state, data):
-    # The feedback that brsf draws for its angles is the same in every
-    # evaluation; nothing else is drawn.
-    del key
-    return learner.evaluate(jax.random.key(0), state, model, task, data)
-
   init, update = learner.make(
     model, task, optimiser=optimiser, batch_size=settings.batch_size
   )
   return training.Experiment(
     init=init,
     update=update,
-    evaluate=evaluate,
+    evaluate=lambda key, state, data: learner.evaluate(
+      key, state, model, task, data
+    ),
     data=task.data,
     hyper=make_hyper(settings, rule),
     steps_per_update=settings.batch_size,
