@@ -300,7 +300,7 @@ def make_memory(settings: Settings, variant: str) -> Any:
 
 def make_optimiser(
   settings: Settings, num_updates: int, hyper: Any
-) -> optax.GradientTransformation:
+) -> Any:
   """Adam with clipped gradients; its rate falls as a cosine over the run."""
   rate = optax.cosine_decay_schedule(hyper["learning_rate"], num_updates)
   clip = optax.clip_by_global_norm(settings.max_norm)

@@ -2,8 +2,11 @@
 
 import importlib
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +133,28 @@ def test_it_has_a_page_a_row_a_test_a_benchmark_and_an_example(name):
     assert (ROOT / "scripts" / "benchmarks" / f"{benchmark}.py").exists()
   for example in re.findall(r"`examples/(\w+)\.py`", text):
     assert (ROOT / "examples" / f"{example}.py").exists()
+
+
+def test_help_waits_for_no_library():
+  """`--help` answers in seconds, for importing a script imports no JAX."""
+  heavy = ("jax", "optax", "haiku", "matplotlib", "brax")
+  program = f"""
+import importlib, sys
+for name in {NAMES!r}:
+  importlib.import_module("experiments." + name).SCRIPT
+  found = [module for module in {heavy!r} if module in sys.modules]
+  assert not found, (name, found)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=ROOT,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=60,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
 
 
 def a_field(one, kind):
