@@ -96,8 +96,8 @@ class Likelihood(NamedTuple):
 
   # log_density(numbers, image) -> []
   log_density: Callable[[jax.Array, jax.Array], jax.Array]
-  # likeliest(numbers) -> image
-  likeliest: Callable[[jax.Array], jax.Array]
+  # mode(numbers) -> image
+  mode: Callable[[jax.Array], jax.Array]
   # mean(numbers) -> image
   mean: Callable[[jax.Array], jax.Array]
   num_numbers: int  # decoder outputs per value of the image

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from lilly.losses import recurrent_dpg
 
-__all__ = ["action", "actor_loss", "expected"]
+__all__ = ["action", "actor_loss", "average_samples"]
 
 
 def action(mean: jax.Array, scale: jax.Array, noise: jax.Array) -> jax.Array:
@@ -38,7 +38,7 @@ def action(mean: jax.Array, scale: jax.Array, noise: jax.Array) -> jax.Array:
   return mean + scale * noise
 
 
-def expected(value: jax.Array) -> jax.Array:
+def average_samples(value: jax.Array) -> jax.Array:
   """Averages values over noise samples.
 
   Args:
@@ -53,7 +53,7 @@ def expected(value: jax.Array) -> jax.Array:
   Reference:
     Heess et al., 2015 (arXiv 1512.04455), section 3: for Q' in the targets.
 
-  >>> expected(jnp.array([1.0, 3.0])).item()
+  >>> average_samples(jnp.array([1.0, 3.0])).item()
   2.0
   """
   if not len(value):
@@ -95,4 +95,4 @@ def actor_loss(
   def of_sample(noise):
     return recurrent_dpg.actor_loss(critic, memories, policy(noise), mask)
 
-  return expected(jax.vmap(of_sample)(noise))
+  return average_samples(jax.vmap(of_sample)(noise))

@@ -6,10 +6,9 @@ every write and every read. Reads can be iterated, which completes and denoises
 the query: iterate on decoded items, since codes alone decay to 0, and round
 them if they are probabilities, which otherwise drift.
 
-The memory can degenerate in two ways. If K >= C the rows of the memory span all
-codes and any memory reproduces any code, so choose K < C. And if R is 0 every
-address is 0, nothing is ever written, and no gradient leaves that point: so
-initialise the prior's mean randomly, not at 0.
+The memory can degenerate in two ways. If K >= C its rows span all codes and any
+memory reproduces any code: choose K < C. If R is 0 every address is 0, nothing
+is ever written and gradients are 0: initialise the prior's mean randomly.
 """
 
 import functools
@@ -168,8 +167,7 @@ def write(
     method: see `address`.
 
   Returns:
-    The memory, and statistics of the write. Time is O(T (K³ + K² C)) per
-    iteration.
+    The memory, and statistics. Time is O(T (K³ + K² C)) per iteration.
 
   Raises:
     ValueError: if T is 0, num_iterations is not positive, the method is

@@ -9,8 +9,7 @@ end to end on the reconstruction error.
 θ contains only the weights that are written; bind all others to the energy,
 e.g. with `functools.partial`, and gradients reach them. Activations must be
 smooth, since second derivatives are taken and those of a ReLU vanish. `write`
-and `read` use `lax.scan`, so compile time does not depend on the number of
-steps.
+and `read` use `lax.scan`: compile time is independent of the number of steps.
 """
 
 import functools
@@ -27,7 +26,7 @@ __all__ = [
   "ReadRates",
   "WriteRates",
   "WritingTerms",
-  "decayed",
+  "decay_rates",
   "error_bits",
   "loss",
   "read",
@@ -54,7 +53,7 @@ class WriteRates(NamedTuple):
 
 
 class ReadRates(NamedTuple):
-  """Parameters of the schedules γ_1 .. γ_K and ψ_1 .. ψ_K, see `decayed`."""
+  """Parameters of γ_1 .. γ_K and ψ_1 .. ψ_K, see `decay_rates`."""
 
   step_size: jax.Array  # γ_1, []
   step_size_logits: jax.Array  # [K - 1]
@@ -133,8 +132,7 @@ def read_rates(
     ValueError: if an argument is out of range.
 
   Reference:
-    Bartunov et al. (2020), arXiv:1910.02720, appendix; the initial values are
-    ours.
+    Bartunov et al. (2020), arXiv:1910.02720, appendix; initial values are ours.
 
   >>> read_rates(3, decay=0.5).step_size_logits.tolist()
   [0.0, 0.0]
@@ -156,7 +154,7 @@ def read_rates(
   return ReadRates(first(step_size), logits(), first(momentum), logits())
 
 
-def decayed(first: jax.Array, logits: jax.Array) -> jax.Array:
+def decay_rates(first: jax.Array, logits: jax.Array) -> jax.Array:
   """Computes a non-increasing schedule: γ_k = γ_{k-1} σ(η_k).
 
   Args:
@@ -169,7 +167,7 @@ def decayed(first: jax.Array, logits: jax.Array) -> jax.Array:
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix.
 
-  >>> decayed(jnp.array(0.5), jnp.zeros(2)).tolist()
+  >>> decay_rates(jnp.array(0.5), jnp.zeros(2)).tolist()
   [0.5, 0.25, 0.125]
   """
   chex.assert_rank([first, logits], [0, 1])
@@ -257,8 +255,7 @@ def write(
       (unconfirmed).
     first_order: treat the weight updates as constants: cheaper, but then only
       ρ, and θ̄ as the starting point, receive gradients through writing.
-    remat: rematerialise each step in the backward pass: less memory, more
-      time.
+    remat: rematerialise each step in the backward pass (`jax.checkpoint`).
 
   Returns:
     Written weights θ, shaped as θ̄.
@@ -379,8 +376,8 @@ def read(
     return (x, v), x
 
   step = jax.checkpoint(step) if remat else step
-  step_sizes = decayed(rates.step_size, rates.step_size_logits)
-  momenta = decayed(rates.momentum, rates.momentum_logits)
+  step_sizes = decay_rates(rates.step_size, rates.step_size_logits)
+  momenta = decay_rates(rates.momentum, rates.momentum_logits)
   schedule = tuple(x.astype(query.dtype) for x in (step_sizes, momenta))
   return jax.lax.scan(step, (query, jnp.zeros_like(query)), schedule)[1]
 
@@ -423,8 +420,7 @@ def loss(
 ) -> tuple[jax.Array, jax.Array]:
   """Writes a set, reads all of it, and computes the meta-training loss.
 
-  1/N Σ_i Σ_k |x_i - x_i^k|² of one set, a one-sample estimate of the
-  expectation.
+  1/N Σ_i Σ_k |x_i - x_i^k|² of one set: a one-sample estimate.
 
   Args:
     params: initial weights θ̄.

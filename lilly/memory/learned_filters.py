@@ -21,8 +21,8 @@ __all__ = [
   "contains",
   "false_positive_rate",
   "fill_backup",
+  "find_missed",
   "make_backup",
-  "missed",
   "space",
 ]
 
@@ -103,7 +103,7 @@ def calibrate(scores: jax.Array, *, fpr: float | jax.Array) -> jax.Array:
   return sorted_scores.at[most].get(mode="fill", fill_value=-jnp.inf)
 
 
-def missed(
+def find_missed(
   scores: jax.Array, threshold: jax.Array, *, margin: float = 1e-3
 ) -> jax.Array:
   """Computes which members need the backup.
@@ -125,7 +125,7 @@ def missed(
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304; the margin is ours.
 
-  >>> missed(jnp.array([1.0, 2.0, 3.0]), jnp.array(2.0)).tolist()
+  >>> find_missed(jnp.array([1.0, 2.0, 3.0]), jnp.array(2.0)).tolist()
   [True, True, False]
   """
   if not margin >= 0:
@@ -158,13 +158,13 @@ def fill_backup(
     elements: members of the set, [n, ...].
     scores: their scores under the memory that will be queried, [n].
     threshold: τ, [].
-    margin: see `missed`.
+    margin: see `find_missed`.
 
   Returns:
     The backup.
 
   Raises:
-    ValueError: as `missed`.
+    ValueError: as `find_missed`.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
@@ -175,7 +175,7 @@ def fill_backup(
   [True, False]
   """
   chex.assert_shape(scores, elements.shape[:1])
-  where = missed(scores, threshold, margin=margin)
+  where = find_missed(scores, threshold, margin=margin)
   return bloom.insert(backup, elements, where=where)
 
 
@@ -196,7 +196,7 @@ def make_backup(
     scores: their scores, [n].
     threshold: τ, [].
     fpr: false-positive rate δ of the backup, between 0 and 1.
-    margin: see `missed`.
+    margin: see `find_missed`.
 
   Returns:
     The backup. Its array has room for all elements, so that shapes do not
@@ -204,7 +204,7 @@ def make_backup(
     members need with the number of hash functions that is optimal for n.
 
   Raises:
-    ValueError: as `missed` and `bloom.optimal_size`.
+    ValueError: as `find_missed` and `bloom.optimal_size`.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
@@ -218,7 +218,7 @@ def make_backup(
   """
   num_bits, num_hashes = bloom.optimal_size(len(elements), fpr)
   empty = bloom.init(key, num_bits, num_hashes)
-  count = jnp.sum(missed(scores, threshold, margin=margin))
+  count = jnp.sum(find_missed(scores, threshold, margin=margin))
   # As in `optimal_size`, for a count known only at run time.
   is_zero = math.log1p(-(fpr ** (1 / num_hashes))) / num_hashes
   used = jnp.ceil(-1 / jnp.expm1(is_zero / jnp.maximum(count, 1)))
