@@ -27,7 +27,7 @@ def main(size=1000, num_non_members=20_000):
   contains = jax.vmap(learned_filters.contains, (0, 0, None, None))
   is_found = contains(scores, members, threshold, backup)
   is_wrong = contains(others, non_members, threshold, backup)[num_non_members:]
-  num_missed = learned_filters.missed(scores, threshold).sum()
+  num_missed = learned_filters.find_missed(scores, threshold).sum()
   return {
     "false negatives": int((~is_found).sum()),
     "rate of false positives": float(is_wrong.mean()),

@@ -1,9 +1,9 @@
-"""Alignment: how near a feedback path comes to the true gradient.
+"""Alignment between feedback signals and the true gradient.
 
 Angles are signed, in degrees from 0 to 180: above 90 the signal points uphill,
-which an angle clipped to [0, 90] would hide. Arrays are compared as vectors of
-all their entries; `vmap` gives the angle of each example. An angle with a zero
-vector is 90, and its gradient is 0.
+which an angle clipped to [0, 90] would hide. Arrays are compared as flat
+vectors; `vmap` gives the angle of each example. The angle with a zero vector is
+90, and its gradient is 0.
 """
 
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ __all__ = [
 
 
 class Alignment(NamedTuple):
-  """Angles of a rule's hidden signals to two references, for each layer."""
+  """Angles between a rule's hidden signals and two references, per layer."""
 
   bp: jax.Array  # to backpropagation, in degrees, [layers]
   pbp: jax.Array  # to pseudo-backpropagation, in degrees, [layers]
 
 
 def angle(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Measures the angle between two arrays.
+  """Computes the angle between two arrays.
 
-  2 atan2(|â - b̂|, |â + b̂|) with unit vectors â, b̂: arccos of the cosine, but
-  accurate also near 0 and 180 degrees.
+  2 atan2(|â - b̂|, |â + b̂|) with unit vectors â, b̂: the arccos of the cosine,
+  but accurate near 0 and 180 degrees as well.
 
   Args:
-    a: any shape.
-    b: the shape of `a`.
+    a: array of any shape.
+    b: array shaped as `a`.
 
   Returns:
     Scalar, in degrees, in [0, 180]; 90 if `a` or `b` is zero.
@@ -64,21 +64,21 @@ def angle(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _unit(x: jax.Array, tiny: float) -> jax.Array:
   x = x.ravel()
-  # The squares of small signals would underflow; the angle knows no scale.
+  # Squares of small signals would underflow; the angle is scale-invariant.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0.0))
   x = x / jnp.where(largest > 0, largest, 1.0)
   return x / optax.safe_norm(x, tiny)
 
 
 def matrix_angle(w: jax.Array, feedback: jax.Array) -> jax.Array:
-  """Measures the angle between the weights and the transposed feedback.
+  """Computes the angle between the weights and the transposed feedback.
 
   Args:
-    w: weights, [in, out], or a convolution's kernel.
-    feedback: matrix of the backward pass, [out, in], or of the kernel's shape.
+    w: weights, [in, out], or a convolution kernel.
+    feedback: matrix of the backward pass, [out, in], or shaped as the kernel.
 
   Returns:
-    Scalar, in degrees, in [0, 180]; 0 where feedback is backpropagation's.
+    Scalar, in degrees, in [0, 180]; 0 for backpropagation.
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247.
@@ -91,18 +91,18 @@ def matrix_angle(w: jax.Array, feedback: jax.Array) -> jax.Array:
 
 
 def norm_ratio(w: jax.Array, feedback: jax.Array) -> jax.Array:
-  """Measures the size of the feedback against that of the weights, |B| / |W|.
+  """Computes the norm of the feedback relative to the weights, |B| / |W|.
 
   Args:
-    w: weights, [in, out], or a convolution's kernel.
-    feedback: matrix of the backward pass, [out, in], or of the kernel's shape.
+    w: weights, [in, out], or a convolution kernel.
+    feedback: matrix of the backward pass, [out, in], or shaped as the kernel.
 
   Returns:
-    Scalar; infinite where the weights are zero.
+    Scalar; infinite if the weights are zero.
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247: feedback larger than the weights
-    acts as a larger learning rate of the layers below.
+    acts as a larger learning rate in the layers below.
 
   >>> norm_ratio(jnp.ones((3, 2)), jnp.full((2, 3), 4.0)).item()
   4.0
@@ -114,11 +114,11 @@ def norm_ratio(w: jax.Array, feedback: jax.Array) -> jax.Array:
 
 
 def descent(e: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
-  """Measures whether the feedback's signal goes downhill, eᵀ W B e.
+  """Computes eᵀ W B e, positive if the feedback signal is a descent direction.
 
   W and B are the paper's, which multiply columns: the transposes of `w` and
-  `feedback`. In rows it is (e feedback) · (e wᵀ). Where it is positive, the
-  signal is within 90 degrees of backpropagation's.
+  `feedback`. In rows it is (e feedback) · (e wᵀ). If it is positive, the signal
+  is within 90 degrees of backpropagation's.
 
   Args:
     e: error at the layer's output, [out].
@@ -142,13 +142,13 @@ def descent(e: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
 
 
 def normalised_error(target: jax.Array, output: jax.Array) -> jax.Array:
-  """Measures the squared error in units of the target's squared norm.
+  """Computes the squared error relative to the target's squared norm.
 
-  |target - output|² / |target|², pooled over all axes; an output of 0 has 1.
+  |target - output|² / |target|², summed over all axes; 1 for an output of 0.
 
   Args:
-    target: any shape; not all zero.
-    output: the shape of `target`.
+    target: array of any shape, not all zero.
+    output: array shaped as `target`.
 
   Returns:
     Scalar.
@@ -168,13 +168,13 @@ def compare(
   bp: Sequence[jax.Array],
   pbp: Sequence[jax.Array],
 ) -> Alignment:
-  """Measures a rule's hidden signals against both references, layer by layer.
+  """Computes the angles of a rule's hidden signals to both references.
 
   Args:
-    signals: the rule's hidden signals, an array for each layer, as the
-      cotangents of `lilly.nets.feedback.MLP`'s taps give them.
-    bp: the same under backpropagation, with the same parameters and example.
-    pbp: the same under pseudo-backpropagation.
+    signals: the rule's hidden signals, one array per layer, i.e. the cotangents
+      of `lilly.nets.feedback.MLP`'s taps.
+    bp: the signals of backpropagation, for the same parameters and example.
+    pbp: the signals of pseudo-backpropagation, likewise.
 
   Returns:
     The angles, in degrees, [layers] each.

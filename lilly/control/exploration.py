@@ -1,4 +1,4 @@
-"""Exploration: noise for the actions of deterministic policies."""
+"""Exploration noise for deterministic policies."""
 
 import jax
 import jax.numpy as jnp
@@ -15,34 +15,35 @@ def ornstein_uhlenbeck(
   dt: float = 1.0,
   innovation: jax.Array | None = None,
 ) -> jax.Array:
-  """Takes one step of an Ornstein-Uhlenbeck process, which is its own state.
+  """Takes one step of an Ornstein-Uhlenbeck process, whose state is the noise.
 
   x <- x - θ x dt + σ √dt ε,  ε ~ N(0, I).
 
-  With dt = 1 neighbouring values correlate by 1 - θ and their standard
-  deviation tends to σ / √(1 - (1 - θ)²), 0.38 by default. With dt = 0.01, as in
-  several implementations, the noise hardly changes during an episode: another
-  explorer. The paper gives no dt.
+  With dt = 1 consecutive values have correlation 1 - θ and the stationary
+  standard deviation is σ / √(1 - (1 - θ)²), 0.38 by default. With dt = 0.01, as
+  in several implementations, the noise hardly changes during an episode: a
+  different exploration strategy. The paper gives no dt.
 
   Args:
-    key: typed key.
+    key: typed PRNG key.
     noise: x, of any shape; zeros at the start of an episode.
-    theta: θ, how fast it goes back to 0.
-    sigma: σ, of the innovations.
-    dt: length of a step.
-    innovation: ε, such as `naf.noise`, for which no key is used; None: drawn.
+    theta: mean-reversion rate θ.
+    sigma: volatility σ.
+    dt: time step.
+    innovation: ε, such as `naf.noise`, in which case key is not used; None
+      samples from N(0, I).
 
   Returns:
     The next x; add it to the action, then clip the action.
 
   Raises:
-    ValueError: dt is not positive.
+    ValueError: if dt is not positive.
 
   Reference:
     Uhlenbeck and Ornstein, 1930; Lillicrap et al., 2016 (arXiv 1509.02971),
     section 3 and supplement 7. `rlax.add_ornstein_uhlenbeck_noise` is the same
-    with dt = 1, but returns the sum only, from which the state is lost where
-    actions are clipped.
+    with dt = 1, but returns only the noisy action, from which the noise cannot
+    be recovered after clipping.
 
   >>> noise = jnp.zeros(2)
   >>> noise = ornstein_uhlenbeck(jax.random.key(0), noise)

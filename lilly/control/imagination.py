@@ -1,7 +1,7 @@
-"""Imagination: short rollouts of a policy in a model of the world.
+"""Imagination rollouts: short rollouts of a policy in a dynamics model.
 
-A model is a function that steps a state: a simulator itself, or one learnt.
-What a rollout gives is learnt from as if it had happened.
+A model is a function that steps a state: either the simulator or a learnt
+model. Imagined transitions are learnt from like real ones.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ __all__ = ["Imagined", "rollout"]
 
 
 class Imagined(NamedTuple):
-  """Steps that did not happen, [l, ...] each."""
+  """Imagined transitions, each field [l, ...]."""
 
   observation: jax.Array
   action: jax.Array
   reward: jax.Array  # [l]
-  discount: jax.Array  # [l], 0 where the model's world ended
+  discount: jax.Array  # [l], 0 at termination in the model
   next_observation: jax.Array
-  is_valid: jax.Array  # [l] bool, False past an end: not to be learnt from
+  is_valid: jax.Array  # [l] bool, False after an episode end: not for learning
 
 
 def rollout(
@@ -37,20 +37,21 @@ def rollout(
   """Rolls a policy out in a model.
 
   Args:
-    key: typed key.
-    state: of the model, where it starts.
-    observation: of that state.
-    step: the model, as the `step` of an environment; one with a horizon
-      truncates at its last step.
-    act: the policy as it is now, of a key and an observation.
-    length: steps, l; paper: 5 or 10.
-    noise: added to actions, which are then cut to [-1, 1], [l, m]; or None.
+    key: typed PRNG key.
+    state: initial state of the model.
+    observation: observation of that state.
+    step: the model, with the signature of an environment's `step`; a model with
+      a finite horizon truncates at its last step.
+    act: the current policy, maps a key and an observation to an action.
+    length: number of steps l; 5 or 10 in the paper.
+    noise: added to the actions, which are then clipped to [-1, 1], [l, m]; or
+      None.
 
   Returns:
-    The steps; after a discount of 0 or a truncation they are not valid.
+    The transitions; those after a discount of 0 or a truncation are invalid.
 
   Raises:
-    ValueError: length is not positive.
+    ValueError: if length is not positive.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), algorithm 2.
@@ -58,7 +59,7 @@ def rollout(
   >>> from lilly.envs import pendulum
   >>> env = pendulum.make(num_steps=5)
   >>> start = env.reset(jax.random.key(0))
-  >>> options = {"step": env.step, "act": lambda key, seen: jnp.zeros(1)}
+  >>> options = {"step": env.step, "act": lambda key, obs: jnp.zeros(1)}
   >>> int(rollout(jax.random.key(1), *start, **options).is_valid.sum())
   5
   """

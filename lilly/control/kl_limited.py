@@ -1,8 +1,8 @@
-"""Linear-quadratic control that stays near the controller before it.
+"""Linear-quadratic control with a KL limit to the previous controller.
 
-A model fitted to rollouts is right near these rollouts only. Controllers are
-here distributions of actions, and a step is limited by the Kullback-Leibler
-divergence between the rollouts of the new controller and those of the old.
+A model fitted to rollouts is accurate only near these rollouts. Controllers are
+therefore stochastic, and an update is limited by the Kullback-Leibler
+divergence of the new controller's trajectory distribution from the old one's.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from lilly.control import lqr, small_matrices
 
 __all__ = ["Controller", "Limited", "divergence", "improve"]
 
-# Wide enough for rewards of any usual unit.
+# A range wide enough for rewards of any usual scale.
 _LEAST_ETA, _MOST_ETA = 1e-8, 1e16
 
 
@@ -28,11 +28,11 @@ class Controller(NamedTuple):
 
 
 class Limited(NamedTuple):
-  """A controller near another one."""
+  """An improved controller, with its KL divergence from the previous one."""
 
   controller: Controller
-  eta: jax.Array  # η, [], what one nat of divergence costs, in rewards
-  kl: jax.Array  # [], the divergence, summed over time
+  eta: jax.Array  # η, [], price of one nat of divergence, in rewards
+  kl: jax.Array  # [], divergence summed over time
 
 
 def divergence(
@@ -43,19 +43,20 @@ def divergence(
   noise: jax.Array | None = None,
   start_covariance: jax.Array | None = None,
 ) -> jax.Array:
-  """Computes by how much two controllers differ where the first one leads.
+  """Computes the expected KL between two controllers, on states of the first.
 
-  E KL(π_t(·|x) || π̂_t(·|x)) over x of π, in closed form: with Δk = k - k̂,
-  ΔK = K - K̂ and x - x̂ of mean μ and covariance C, it is half of
+  E KL(π_t(·|x) || π̂_t(·|x)) over states x under π, in closed form. With
+  Δk = k - k̂, ΔK = K - K̂ and x - x̂ of mean μ and covariance C, it is half of
   tr(Σ̂⁻¹ Σ) - m + log |Σ̂| / |Σ| + |Δk + ΔK μ|² + tr(ΔKᵀ Σ̂⁻¹ ΔK C),
-  the norm by Σ̂⁻¹. The sum is the divergence between the rollouts.
+  in the norm of Σ̂⁻¹. The sum over steps is the KL between the trajectory
+  distributions.
 
   Args:
-    expansion: of which the dynamics, f_x and f_u, count.
+    expansion: only its dynamics, f_x and f_u, are used.
     controller: π.
     previous: π̂, around the same trajectory.
-    noise: covariances of the dynamics, [T, d, d]; None: there is none.
-    start_covariance: C at first, [d, d]; None: all rollouts start at x̂.
+    noise: covariances of the dynamics noise, [T, d, d]; None: deterministic.
+    start_covariance: initial C, [d, d]; None: all rollouts start at x̂.
 
   Returns:
     The expected divergence of each step, [T].
@@ -87,7 +88,7 @@ def divergence(
     spread = closed @ spread @ closed.T + f_u @ new.covariance @ f_u.T + noise
     return (mean, spread), 0.5 * kl
 
-  # Factors of all steps at once: one by one they would take most of the time.
+  # Factor all steps at once: one by one would dominate the time.
   precisions = jax.vmap(_inverse)(previous.covariance)
   ratios = _log_det(previous.covariance) - _log_det(controller.covariance)
   per_step = (f_x, f_u, noise, controller, previous, precisions, ratios)
@@ -103,34 +104,34 @@ def improve(
   start_covariance: jax.Array | None = None,
   num_bisections: int = 30,
 ) -> Limited:
-  """Finds the best controller of the expansion that is near the previous one.
+  """Computes the best controller within a KL limit to the previous one.
 
   max E Σ_t r_t  such that  Σ_t E KL(π_t || π̂_t) <= max_kl.
 
-  For a price η of the divergence it is `lqr.backward` of r + η log π̂, with
-  Σ = -η Q_uu⁻¹. log η is found by bisection between 1e-8 and 1e16. A price at
-  which Q_uu is not negative definite everywhere is too low: there the expected
-  return has no maximum.
+  For a price η of the divergence, the controller is `lqr.backward` of
+  r + η log π̂, with Σ = -η Q_uu⁻¹. log η is found by bisection between 1e-8 and
+  1e16. If Q_uu is not negative definite at every step the price is too low:
+  there the expected return has no maximum.
 
   Args:
     expansion: as from `lqr.expand`, or with f_x and f_u of a fitted model.
-    previous: π̂, around the trajectory of the expansion. Around another one, x̃
-      and ũ, than before, its k̂ becomes k̂ + û - ũ + K̂ (x̃ - x̂).
-    max_kl: the limit, in nats, of the sum over time.
-    noise: as of `divergence`.
-    start_covariance: as of `divergence`.
-    num_bisections: halvings of the range of log η.
+    previous: π̂, around the trajectory of the expansion. To move it to another
+      trajectory x̃, ũ, replace k̂ by k̂ + û - ũ + K̂ (x̃ - x̂).
+    max_kl: KL limit, in nats, summed over time.
+    noise: see `divergence`.
+    start_covariance: see `divergence`.
+    num_bisections: bisection steps in log η.
 
   Returns:
-    The controller, η and the divergence: the limit, or less where even the
-    lowest price allows less. It is above the limit only where even the highest
-    price asks for more. Time is O(num_bisections T (d + m)³).
+    The controller, η and the KL. The KL equals the limit, or is lower if it is
+    so at the lowest price already; it exceeds the limit only if it does so at
+    the highest price. Time is O(num_bisections T (d + m)³).
 
   Raises:
-    ValueError: max_kl or num_bisections is not positive.
+    ValueError: if max_kl or num_bisections is not positive.
 
   Reference:
-    Levine and Abbeel, 2014, section 4, who find η by a bracketing search.
+    Levine and Abbeel, 2014, section 4, which finds η by a bracketing search.
 
   >>> one, zero = jnp.ones((1, 1, 1)), jnp.zeros((1, 1))
   >>> steps = (one, one, zero, zero + 9.0, -one, -one, 0 * one)
@@ -156,12 +157,12 @@ def improve(
 
 
 def _least(is_near, num_bisections, dtype):
-  """Finds the least log η that is near enough; the most there is if none is."""
+  """Finds the lowest feasible log η; the upper end if none is feasible."""
 
   def halve(bounds, _):
     low, high = bounds
     middle = 0.5 * (low + high)
-    found = is_near(middle)  # False where the divergence is no number
+    found = is_near(middle)  # False if the divergence is NaN
     low = jnp.where(found, low, middle)
     return (low, jnp.where(found, middle, high)), None
 
@@ -172,7 +173,7 @@ def _least(is_near, num_bisections, dtype):
 
 
 def _best(expansion, previous, eta):
-  """Finds the best controller at a price; and whether there is a best one."""
+  """Computes the best controller at a price, and whether a maximum exists."""
   gains = lqr.backward(_priced(expansion, previous, eta), least=0.0)
   covariance = eta * jax.vmap(_inverse)(-gains.q_uu)
   is_bounded = jnp.all(gains.damping == 0)
@@ -180,7 +181,7 @@ def _best(expansion, previous, eta):
 
 
 def _priced(expansion, previous, eta):
-  """Adds η log π̂(u|x), but for a constant, to the rewards."""
+  """Adds η log π̂(u|x), up to a constant, to the rewards."""
   k, gain, covariance = previous
   price = eta * jax.vmap(_inverse)(covariance)
   to_gain = price @ gain
@@ -202,6 +203,6 @@ def _inverse(matrix):
 
 
 def _log_det(matrices):
-  """Of positive definite ones, [T, m, m]; not a number if one is not."""
+  """Log determinants of matrices, [T, m, m]; NaN if not positive definite."""
   factors = jax.vmap(small_matrices.cholesky)(matrices)
   return 2 * jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)).sum(1)

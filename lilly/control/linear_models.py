@@ -1,6 +1,6 @@
 """Time-varying linear models of dynamics, fitted to a few rollouts.
 
-p_t(x' | x, u) = N(F_t [x; u] + f_t, N_t), another one for each step t.
+p_t(x' | x, u) = N(F_t [x; u] + f_t, N_t), with separate parameters for each t.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class LinearGaussian(NamedTuple):
-  """What follows a state and an action, at each of T steps."""
+  """Distribution of the next state given state and action, at each step."""
 
   weights: jax.Array  # F, [T, d, d + m]
   offset: jax.Array  # f, [T, d]
@@ -35,8 +35,8 @@ class Prior(NamedTuple):
 
   mean: jax.Array  # m_0, [k]
   scatter: jax.Array  # Φ, [k, k]
-  mean_count: jax.Array  # n_0', [], rollouts that the mean stands for
-  count: jax.Array  # n_0, [], rollouts that the scatter stands for
+  mean_count: jax.Array  # n_0', [], number of pseudo-rollouts for the mean
+  count: jax.Array  # n_0, [], number of pseudo-rollouts for the scatter
 
 
 def fit(
@@ -47,34 +47,34 @@ def fit(
   prior: Prior | None = None,
   ridge: float = 1e-3,
 ) -> LinearGaussian:
-  """Fits a model to n rollouts, at each step by the moments of z = [x; u; x'].
+  """Fits a model to n rollouts, per step from the moments of z = [x; u; x'].
 
   S = (Φ + n S_emp + n n_0' / (n + n_0') (m - m_0)(m - m_0)ᵀ) / (n + n_0),
   F = S_x'z (S_zz + ρ I)⁻¹ with z = [x; u],  f = m_x' - F m_z,
   N = S_x'x' - F S_zx' - S_x'z Fᵀ + F S_zz Fᵀ.
 
-  N is the covariance of what F leaves over, which without a ridge is the
-  paper's S_x'x' - F S_zz Fᵀ. m is the mean of the rollouts alone. S_emp divides
-  by n, not n - 1.
+  N is the covariance of the residuals of F; without a ridge it is the paper's
+  S_x'x' - F S_zz Fᵀ. m is the mean of the rollouts alone. S_emp divides by n,
+  not n - 1.
 
   Args:
     states: x, [n, T, d].
     actions: u, [n, T, m].
     next_states: x', [n, T, d].
-    prior: as from `pooled_prior`; None: S is S_emp.
-    ridge: ρ, at least 0, in squared units of x and u.
+    prior: as from `pooled_prior`; None uses S_emp for S.
+    ridge: ρ, non-negative, in squared units of x and u.
 
   Returns:
-    The model.
+    The fitted model.
 
   Raises:
-    ValueError: ridge is negative, or there are too few rollouts: at least 1
+    ValueError: if ridge is negative, or there are too few rollouts: at least 1
       with a prior, 2 without, d + m + 1 with neither prior nor ridge.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), section 5.2; Levine and Abbeel, 2014,
-    section 3, for the prior. The paper does not say which it used, nor whether
-    there was a ridge (unconfirmed).
+    section 3, for the prior. The paper states neither which prior it used nor
+    whether there was a ridge (unconfirmed).
 
   >>> x = jnp.array([0.0, 1.0, 3.0]).reshape(3, 1, 1)
   >>> u = jnp.array([1.0, 0.0, 1.0]).reshape(3, 1, 1)
@@ -98,7 +98,7 @@ def pooled_prior(
   mean_count: float = 1.0,
   count: float = 1.0,
 ) -> Prior:
-  """Makes a prior of the moments over all steps of all rollouts.
+  """Creates a prior from the moments pooled over all steps of all rollouts.
 
   Φ = n_0 times the covariance of [x; u; x'], m_0 its mean.
 
@@ -106,15 +106,15 @@ def pooled_prior(
     states: x, [n, T, d].
     actions: u, [n, T, m].
     next_states: x', [n, T, d].
-    mean_count: n_0', of how many rollouts the mean has the weight.
-    count: n_0, of how many rollouts the covariance has the weight.
+    mean_count: n_0', number of rollouts by which the mean is weighted.
+    count: n_0, number of rollouts by which the covariance is weighted.
 
   Returns:
-    The prior: one Gaussian, where Levine and Abbeel fit a mixture and ask, at
-    each step, which of its parts the rollouts are near.
+    The prior: one Gaussian, where Levine and Abbeel fit a mixture and, at each
+    step, infer the components from the rollouts.
 
   Raises:
-    ValueError: a count is not positive.
+    ValueError: if a count is not positive.
 
   Reference:
     Levine and Abbeel, 2014, section 3.
@@ -145,8 +145,7 @@ def mean(
 
   Args:
     model: as from `fit`.
-    time: t, an integer; past T - 1 the last step's model serves, below 0 the
-      first's.
+    time: t, an integer; clipped to the range from 0 to T - 1.
     state: x, [d].
     action: u, [m].
 
@@ -165,10 +164,10 @@ def mean(
 
 
 def roots(model: LinearGaussian) -> jax.Array:
-  """Factors the covariances once, for many samples: N_t = R_t R_tᵀ.
+  """Factors the covariances once for many samples: N_t = R_t R_tᵀ.
 
   Args:
-    model: as from `fit`; N_t may be singular, as of few rollouts.
+    model: as from `fit`; N_t may be singular, as with few rollouts.
 
   Returns:
     R, [T, d, d].
@@ -192,15 +191,15 @@ def sample(
   *,
   factors: jax.Array | None = None,
 ) -> jax.Array:
-  """Draws the next state: x' ~ N(F_t [x; u] + f_t, N_t).
+  """Samples the next state: x' ~ N(F_t [x; u] + f_t, N_t).
 
   Args:
-    key: typed key.
-    model: as from `fit`; N_t may be singular, as of few rollouts.
-    time: t, as of `mean`.
+    key: typed PRNG key.
+    model: as from `fit`; N_t may be singular, as with few rollouts.
+    time: t, see `mean`.
     state: x, [d].
     action: u, [m].
-    factors: R, as from `roots`; None: found for this sample.
+    factors: R, as from `roots`; None computes the root for this sample.
 
   Returns:
     x', [d].
@@ -235,9 +234,9 @@ def _check(num_rollouts, num_given, prior, ridge):
 
 
 def _fit_step(z, num_given, prior, ridge):
-  """Fits one step; z: [n, d + m + d], of which num_given are x and u."""
+  """Fits one step; z: [n, d + m + d], the first num_given columns x and u."""
   middle = z.mean(0)
-  # S is a sum of outer products, of these rows and, with a prior, of Φ.
+  # S is a sum of outer products of these rows and, with a prior, Φ.
   rows, scatter, total = z - middle[None], jnp.zeros((), z.dtype), len(z)
   if prior is not None:
     weight = jnp.sqrt(len(z) * prior.mean_count / (len(z) + prior.mean_count))
@@ -248,8 +247,8 @@ def _fit_step(z, num_given, prior, ridge):
   given += jnp.asarray(ridge, z.dtype) * jnp.eye(num_given, dtype=z.dtype)
   weights = small_matrices.solve(given, s[:num_given, num_given:]).T
   offset = middle[num_given:] - weights @ middle[:num_given]
-  # From what is left over, not from S: a difference of large numbers would
-  # not be semidefinite.
+  # From the residuals, not from S: a difference of large numbers might not be
+  # positive semidefinite.
   rest = jnp.concatenate([-weights, jnp.eye(len(weights), dtype=z.dtype)], 1)
   left = rows @ rest.T
   covariance = left.T @ left

@@ -1,8 +1,8 @@
-"""Linear-quadratic control: iterative LQG, a planner by a pass back and forth.
+"""Linear-quadratic control: iterative LQG (iLQG) trajectory optimisation.
 
-Rewards are maximised, over T steps without a discount. Around a trajectory the
-dynamics are linear and the reward quadratic; `backward` gives the controller
-that is best for those, `forward` follows it.
+Maximises the undiscounted return over T steps. Around a trajectory the dynamics
+are linearised and the reward is expanded to second order; `backward` computes
+the optimal controller of this model, `forward` rolls it out.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Final = Callable[[jax.Array], jax.Array]
 
 
 class Expansion(NamedTuple):
-  """Dynamics to first and rewards to second order, around a trajectory."""
+  """First-order dynamics and second-order rewards around a trajectory."""
 
   f_x: jax.Array  # [T, d, d]
   f_u: jax.Array  # [T, d, m]
@@ -40,22 +40,22 @@ class Expansion(NamedTuple):
   r_xx: jax.Array  # [T, d, d]
   r_uu: jax.Array  # [T, m, m]
   r_ux: jax.Array  # [T, m, d]
-  v_x: jax.Array  # [d], of the final reward
+  v_x: jax.Array  # [d], gradient of the final reward
   v_xx: jax.Array  # [d, d]
 
 
 class Gains(NamedTuple):
-  """A controller: u = û + k + K (x - x̂), and what is known of it."""
+  """A controller u = û + k + K (x - x̂), with diagnostics."""
 
   feedforward: jax.Array  # k, [T, m]
   feedback: jax.Array  # K, [T, m, d]
   q_uu: jax.Array  # [T, m, m], damped: negative definite
-  damping: jax.Array  # [T], what was taken off the diagonal of Q_uu
-  improvement: jax.Array  # [], of the return, as the expansion predicts it
+  damping: jax.Array  # [T], subtracted from the diagonal of Q_uu
+  improvement: jax.Array  # [], predicted improvement of the return
 
 
 class Trajectory(NamedTuple):
-  """What an episode would be."""
+  """States, actions and return of one episode."""
 
   states: jax.Array  # [T + 1, d]
   actions: jax.Array  # [T, m]
@@ -70,21 +70,21 @@ def expand(
   reward: Reward,
   final: Final | None = None,
 ) -> Expansion:
-  """Expands dynamics and reward around a trajectory, by their derivatives.
+  """Expands dynamics and reward around a trajectory, by differentiation.
 
   Args:
     states: x̂, [T + 1, d].
     actions: û, [T, m].
     dynamics: f(t, x, u), t an int32 scalar.
     reward: r(t, x, u).
-    final: of the last state; None: nothing.
+    final: reward of the last state; None: none.
 
   Returns:
     The expansion.
 
   Reference:
     Tassa et al., 2012; Gu et al., 2016 (arXiv 1603.00748), section 5.1. Second
-    derivatives of the dynamics are left out.
+    derivatives of the dynamics are ignored.
 
   >>> found = expand(
   ...   jnp.zeros((3, 1)),
@@ -113,18 +113,19 @@ def expand(
 def backward(
   expansion: Expansion, *, damping: float | jax.Array = 0.0, least: float = 1e-6
 ) -> Gains:
-  """Finds the best controller of the expansion, from the last step on.
+  """Computes the optimal controller of the expansion, backwards in time.
 
   Q_uu = r_uu + f_uᵀ V_xx f_u,  k = -Q_uu⁻¹ Q_u,  K = -Q_uu⁻¹ Q_ux,
   V_xx = Q_xx - Q_uxᵀ Q_uu⁻¹ Q_ux,  V_x = Q_x - Q_uxᵀ Q_uu⁻¹ Q_u.
 
-  λ I is taken off Q_uu, for the gains alone; V is that of these gains. Where
-  Q_uu is not negative definite λ is at least twice its largest eigenvalue.
+  λ I is subtracted from Q_uu to compute the gains; V is the exact value of
+  these gains. If Q_uu is not negative definite, λ is at least twice its largest
+  eigenvalue.
 
   Args:
     expansion: as from `expand`; leading axes T.
-    damping: λ, at least 0; more makes smaller steps.
-    least: by how much the eigenvalues of Q_uu must be below 0 to be left alone.
+    damping: λ, non-negative; larger values make smaller steps.
+    least: Q_uu is left undamped if its eigenvalues are all below -least.
 
   Returns:
     The gains. Time is O(T (d + m)³).
@@ -148,15 +149,15 @@ def backward(
     q_xx = r_xx + f_x.T @ v_xx @ f_x
     q_uu = _symmetric(r_uu + f_u.T @ v_xx @ f_u)
     q_ux = r_ux + f_u.T @ v_xx @ f_x
-    # A maximum of as much curvature as there was of a minimum: one that is
-    # hardly curved would ask for endless steps.
+    # Flip the sign of the largest curvature: a nearly flat maximum would give
+    # unbounded steps.
     needed = _damping_needed(q_uu, least)
     taken = jnp.maximum(jnp.asarray(damping, q_uu.dtype), needed)
     damped = q_uu - taken * jnp.eye(len(q_uu), dtype=q_uu.dtype)
     right = jnp.concatenate([q_u[:, None], q_ux], axis=1)
     both = small_matrices.solve(-damped, right)
     k, gain = both[:, 0], both[:, 1:]
-    # With any gains, not only those of an undamped Q_uu.
+    # These hold for any gains, not only those of an undamped Q_uu.
     total += k @ q_u + 0.5 * k @ q_uu @ k
     v_x = q_x + gain.T @ (q_u + q_uu @ k) + q_ux.T @ k
     v_xx = q_xx + gain.T @ q_uu @ gain + gain.T @ q_ux + q_ux.T @ gain
@@ -178,17 +179,17 @@ def forward(
   step_size: float | jax.Array = 1.0,
   limit: float | None = None,
 ) -> Trajectory:
-  """Follows a controller: u = û + α k + K (x - x̂).
+  """Rolls out a controller: u = û + α k + K (x - x̂).
 
   Args:
     gains: as from `backward`.
-    states: x̂, [T + 1, d]; episodes start at the first.
+    states: x̂, [T + 1, d]; the rollout starts at the first.
     actions: û, [T, m].
     dynamics: f(t, x, u).
     reward: r(t, x, u).
-    final: of the last state; None: nothing.
-    step_size: α, how much of the change is made.
-    limit: actions are cut to ±limit; None: they are not.
+    final: reward of the last state; None: none.
+    step_size: α, factor of the feedforward term.
+    limit: actions are clipped to ±limit; None: no clipping.
 
   Returns:
     The trajectory.
@@ -233,28 +234,29 @@ def plan(
   num_iterations: int = 100,
   limit: float | None = None,
 ) -> tuple[Trajectory, Gains]:
-  """Improves a sequence of actions, pass by pass.
+  """Optimises a sequence of actions by iterative LQG.
 
-  Each pass tries eleven step sizes, 1 to 2⁻¹⁰, side by side and takes the
-  best. If none is better the damping grows tenfold, else it shrinks.
+  Each iteration evaluates eleven step sizes, 1 to 2⁻¹⁰, in parallel and takes
+  the best. If none improves the return, damping is multiplied by 10, otherwise
+  divided by 10.
 
   Args:
-    state: where episodes start, [d].
-    actions: to begin with, [T, m].
+    state: initial state, [d].
+    actions: initial actions, [T, m].
     dynamics: f(t, x, u).
     reward: r(t, x, u).
-    final: of the last state; None: nothing.
-    num_iterations: passes.
-    limit: as of `forward`; the gains do not know of it.
+    final: reward of the last state; None: none.
+    num_iterations: number of iterations.
+    limit: see `forward`; the backward pass ignores it.
 
   Returns:
     The best trajectory, and the gains around it.
 
   Raises:
-    ValueError: num_iterations is not positive.
+    ValueError: if num_iterations is not positive.
 
   Reference:
-    Tassa et al., 2012, whose line search and damping these simplify.
+    Tassa et al., 2012, with a simplified line search and damping schedule.
 
   >>> best, _ = plan(
   ...   *(jnp.ones(1), jnp.zeros((3, 1))),
@@ -291,7 +293,7 @@ def _gains(best, damping, functions):
 
 
 def _improved(best, damping, functions, limit):
-  """Makes one pass; returns the better trajectory and the next damping."""
+  """Runs one iteration; returns the better trajectory and the next damping."""
   gains = _gains(best, damping, functions)
 
   def follow(step_size):
@@ -299,7 +301,7 @@ def _improved(best, damping, functions, limit):
     return forward(gains, best.states, best.actions, **options)
 
   tried = jax.vmap(follow)(0.5 ** jnp.arange(11, dtype=best.states.dtype))
-  # A trajectory that leaves the numbers is not the best one.
+  # Exclude trajectories that diverged.
   totals = jnp.where(jnp.isfinite(tried.total), tried.total, -jnp.inf)
   index = jnp.argmax(totals)
   is_better = totals[index] > best.total
@@ -316,10 +318,10 @@ def _symmetric(x):
 
 
 def _damping_needed(q_uu, least):
-  """Is 0 where all eigenvalues are below -least, else twice a bound of them."""
+  """0 if all eigenvalues are below -least, else twice a bound of them."""
   eye = jnp.eye(len(q_uu), dtype=q_uu.dtype)
   pivots = jnp.diagonal(small_matrices.cholesky(-q_uu - least * eye))
-  # Gershgorin's bound of the largest eigenvalue: the highest end of a disc.
+  # Gershgorin's bound of the largest eigenvalue: the right end of the discs.
   diagonal = jnp.diagonal(q_uu)
   beside = jnp.abs(q_uu).sum(1) - jnp.abs(diagonal)
   highest = jnp.max(diagonal + beside)

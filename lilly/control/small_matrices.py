@@ -1,11 +1,11 @@
-"""Matrices of a few rows, without LAPACK: factors, solutions and inverses.
+"""Small matrices without LAPACK: factorisations, solves and inverses.
 
-Unrolled, they are fused with what is around them. Calls of LAPACK in a loop
-take longer than that; and on CPU batches of them wait, within a worker of XLA's
-pool, for other workers of it: where all of them wait nothing ever ends.
+Unrolled code is fused with the surrounding operations and is faster than LAPACK
+calls in a loop. Also, on CPU, batched LAPACK calls inside a worker of XLA's
+thread pool wait for other workers of the pool, which can deadlock.
 
-No function calls LAPACK at any size: what is unrolled for a few rows loops over
-rows or blocks of them above 12.
+No function calls LAPACK at any size: code is unrolled up to 12 rows, and loops
+over rows or blocks of rows above.
 """
 
 import functools
@@ -24,22 +24,22 @@ __all__ = [
   "solve_triangular",
 ]
 
-_MOST_ROWS = 12  # what is unrolled grows as the cube
-_BLOCK = 8  # rows that a step of a loop takes
-_MOST_SWEEPS = 30  # of Jacobi's rotations; matrices of 1,000 rows need about 10
-# Not in the faster, coarser products that accelerators offer by default.
+_MOST_ROWS = 12  # the size of unrolled code grows cubically
+_BLOCK = 8  # rows per loop step
+_MOST_SWEEPS = 30  # Jacobi sweeps; matrices of 1,000 rows need about 10
+# Full precision: accelerators default to lower-precision products.
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def cholesky(matrix: jax.Array) -> jax.Array:
-  """Factors a matrix: A = L Lᵀ.
+  """Computes the Cholesky factor of a matrix: A = L Lᵀ.
 
   Args:
     matrix: A, [m, m], symmetric; its lower half is read.
 
   Returns:
-    L, [m, m]. Where A is not positive definite, its diagonal is not positive
-    somewhere: 0 or not a number. Above 12 rows it is a loop over columns.
+    L, [m, m]. If A is not positive definite, some diagonal entry is 0 or NaN.
+    Above 12 rows it is computed by a loop over columns.
 
   Reference:
     Golub and Van Loan, Matrix computations, section 4.2.
@@ -65,14 +65,14 @@ def cholesky(matrix: jax.Array) -> jax.Array:
 
 
 def semidefinite_root(matrix: jax.Array) -> jax.Array:
-  """Finds a root of a matrix that may be singular: A = R Rᵀ.
+  """Computes a square root of a possibly singular matrix: A = R Rᵀ.
 
   Args:
-    matrix: A, [m, m], symmetric and positive semidefinite, but for rounding.
+    matrix: A, [m, m], symmetric and positive semidefinite up to rounding.
 
   Returns:
-    R, [m, m], always finite: a pivot that is nothing but rounding is 0, and so
-    is its column. It is unrolled whatever m is, to m steps.
+    R, [m, m], always finite: pivots at rounding level are set to 0, with their
+    columns. The m steps are unrolled for any m.
 
   Reference:
     Golub and Van Loan, Matrix computations, section 4.2.
@@ -88,7 +88,7 @@ def semidefinite_root(matrix: jax.Array) -> jax.Array:
     left = jnp.maximum(jnp.diagonal(rest), 0)
     is_there = rest[i, i] > jnp.maximum(least[i], 0)
     pivot = jnp.sqrt(jnp.where(is_there, rest[i, i], 1))
-    # No entry is larger than what is left of its diagonal allows.
+    # No entry can exceed the bound set by its remaining diagonal.
     bound = jnp.sqrt(left)
     column = jnp.clip(rest[:, i] / pivot, -bound, bound)
     column = jnp.where(is_there & (jnp.arange(len(matrix)) >= i), column, 0)
@@ -105,10 +105,10 @@ def solve_triangular(
   Args:
     factor: L, [m, m]; its lower half is read.
     right: b, [m] or [m, n].
-    is_transposed: whether it is Lᵀ.
+    is_transposed: whether to solve with Lᵀ.
 
   Returns:
-    x, as b. Above 12 rows it is a loop over rows.
+    x, shaped as b. Above 12 rows it is computed by a loop over rows.
 
   Reference:
     Golub and Van Loan, Matrix computations, section 3.1.
@@ -138,7 +138,7 @@ def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
     right: b, [m] or [m, n].
 
   Returns:
-    x, as b; not a number where A is not positive definite. Above 12 rows it is
+    x, shaped as b; NaN if A is not positive definite. Above 12 rows it is
     `solve_by_inverse`.
 
   Reference:
@@ -156,19 +156,20 @@ def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def solve_by_inverse(matrix: jax.Array, right: jax.Array) -> jax.Array:
-  """Solves A x = b by `invert`: where there are more rows, or a derivative.
+  """Solves A x = b by `invert`: for larger matrices or if differentiated.
 
-  x = A⁻¹ b, improved by A⁻¹ (b - A x), which leaves as little over as a factor
-  does. Derivatives solve dx = A⁻¹ (db - dA x) by the same inverse, not through
-  its loop; those of what `solve` unrolls can take half a minute to compile.
+  x = A⁻¹ b, refined by A⁻¹ (b - A x), after which residuals are as small as
+  with a factorisation. Derivatives solve dx = A⁻¹ (db - dA x) with the same
+  inverse, not through its loop; those of the unrolled `solve` can take half a
+  minute to compile.
 
   Args:
     matrix: A, [m, m], symmetric and positive definite.
     right: b, [m] or [m, n].
 
   Returns:
-    x, as b; not a number where A is not positive definite. Under `vmap` over b
-    alone A is inverted once.
+    x, shaped as b; NaN if A is not positive definite. Under `vmap` over b alone
+    A is inverted once.
 
   Reference:
     Golub and Van Loan, Matrix computations, section 3.5.
@@ -182,23 +183,23 @@ def solve_by_inverse(matrix: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def invert(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Inverts a matrix, and finds the logarithm of its determinant.
+  """Computes the inverse and the log determinant of a matrix.
 
-  By sweeps: a pivot P exchanges its rows and columns, and of what is left of
-  the matrix takes C P⁻¹ Cᵀ off, C being the pivot's columns. A loop takes 8
-  rows at a time. Derivatives do not go through it: dA⁻¹ = -A⁻¹ dA A⁻¹ and
+  By the sweep operator, in blocks of 8 rows: a pivot block P is inverted, and
+  C P⁻¹ Cᵀ is subtracted from the rest of the matrix, with C the pivot's
+  columns. Derivatives do not pass through the loop: dA⁻¹ = -A⁻¹ dA A⁻¹ and
   d ln|A| = tr(A⁻¹ dA).
 
   Args:
     matrix: A, [m, m], symmetric and positive definite.
 
   Returns:
-    A⁻¹, [m, m], symmetric, and ln|A|, []; neither is a number where A is not
-    positive definite. Time is O(m³).
+    A⁻¹, [m, m], symmetric, and ln|A|, []; both NaN if A is not positive
+    definite. Time is O(m³).
 
   Reference:
     Goodnight (1979), A tutorial on the SWEEP operator, The American
-    Statistician 33:149; the blocks are ours.
+    Statistician 33:149; the block version is ours.
 
   >>> inverse, log_determinant = invert(jnp.array([[4.0, 2.0], [2.0, 2.0]]))
   >>> inverse.tolist(), round(float(log_determinant), 2)
@@ -212,23 +213,23 @@ def invert(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 def pseudo_inverse(
   matrix: jax.Array, *, rtol: float | None = None
 ) -> jax.Array:
-  """Finds the Moore-Penrose inverse, A⁺ = V S⁺ Uᵀ, of a matrix of any rank.
+  """Computes the Moore-Penrose inverse, A⁺ = V S⁺ Uᵀ, of a matrix of any rank.
 
   One-sided Jacobi: the columns of A V are rotated in pairs until they are
-  orthogonal; their lengths are then the singular values, each as exact as its
-  own column. (The normal equations would square the condition number, and lose
-  in float32 what lies below 1/3000 of the largest.) Half of the columns are
-  rotated against the other half at once. The gradient is stopped.
+  orthogonal; their norms are then the singular values, each as accurate as its
+  own column. (The normal equations would square the condition number, and in
+  float32 lose singular values below 1/3000 of the largest.) All pairs of one
+  half of the columns with the other are rotated at once. The gradient is
+  stopped.
 
   Args:
     matrix: A, [m, n].
     rtol: singular values up to `rtol` times the largest count as zero; None is
-      10 max(m, n) times the type's resolution.
+      10 max(m, n) times the machine epsilon of the dtype.
 
   Returns:
-    A⁺, [n, m]; not a number where A is not finite. With k = min(m, n), time is
-    O(m n k) for each of about ten sweeps; they are computed in float32 where
-    the type has fewer bits.
+    A⁺, [n, m]; NaN if A is not finite. With k = min(m, n), time is O(m n k) for
+    each of about ten sweeps; they are computed in float32 or wider.
 
   Raises:
     ValueError: if rtol is not in [0, 1).
@@ -252,12 +253,12 @@ def pseudo_inverse(
   wide = jax.lax.stop_gradient(matrix).astype(dtype)
   is_flat = len(wide) < wide.shape[1]
   tall = wide.T if is_flat else wide
-  # Squares of very small and very large numbers are not numbers any more.
+  # Rescale: squares of very small and very large numbers under- and overflow.
   scale = jnp.max(jnp.abs(tall))
   scale = jnp.where(scale == 0, 1, scale)
   turned, v = _orthogonalise(tall / scale)
   lengths = jnp.sqrt(jnp.sum(jnp.square(turned), axis=1))
-  # Not "above the cut-off": what is not a number stays in the sum.
+  # Not "above the cut-off": NaN must propagate.
   is_zero = (lengths <= rtol * jnp.max(lengths)) | (lengths == 0)
   weights = jnp.where(is_zero, 0, 1 / jnp.where(is_zero, 1, lengths))[:, None]
   inverse = _product((v * weights).T, turned * weights) / scale
@@ -265,16 +266,16 @@ def pseudo_inverse(
 
 
 def _orthogonalise(matrix):
-  """Rotates columns until they are orthogonal.
+  """Rotates columns until they are orthogonal to each other.
 
   Args:
     matrix: A, [m, n].
 
   Returns:
-    (A V)ᵀ, [c, m], and Vᵀ, [c, n]; rows that A has no column for are zero.
+    (A V)ᵀ, [c, m], and Vᵀ, [c, n]; the rows that pad A's columns are zero.
   """
   num_rows, num_columns = matrix.shape
-  # An even number of players of a tournament, and at least two pairs.
+  # Round-robin tournament: an even number of players, at least two pairs.
   missing = max(4 - num_columns, num_columns % 2)
   players = jnp.concatenate([matrix, jnp.eye(num_columns, dtype=matrix.dtype)])
   players = jnp.pad(players, ((0, 0), (0, missing))).T
@@ -305,22 +306,22 @@ def _orthogonalise(matrix):
 
 
 def _rotate_pairs(first, second, length):
-  """Makes rows orthogonal in pairs, by what stands in their first columns.
+  """Rotates pairs of rows until their first `length` columns are orthogonal.
 
   Args:
     first: [k, d].
     second: [k, d].
-    length: columns that count.
+    length: number of columns that count.
 
   Returns:
-    Both, and the cosines between the rows before, [k].
+    Both, and the cosines between the rows before the rotation, [k].
   """
   x, y = first[:, :length], second[:, :length]
   xx, yy, xy = jnp.sum(x * x, 1), jnp.sum(y * y, 1), jnp.sum(x * y, 1)
   cosine = jnp.abs(xy) / jnp.maximum(
     jnp.sqrt(xx) * jnp.sqrt(yy), jnp.finfo(xy.dtype).tiny
   )
-  # The smaller angle of the two that do it: tan φ of cot 2φ.
+  # The smaller of the two rotation angles: tan φ from cot 2φ.
   cotangent = (yy - xx) / (2 * jnp.where(xy == 0, 1, xy))
   sign = jnp.where(cotangent < 0, -1, 1)
   tangent = sign / (jnp.abs(cotangent) + jnp.hypot(1, cotangent))
@@ -331,7 +332,7 @@ def _rotate_pairs(first, second, length):
 
 
 def _next_round(first, second):
-  """Seats a tournament anew: after a sweep each pair has met once."""
+  """Next round of the tournament: after a sweep each pair has met once."""
   return (
     jnp.concatenate([first[:1], second[:1], first[1:-1]]),
     jnp.concatenate([second[1:], first[-1:]]),
@@ -370,7 +371,7 @@ def _invert(matrix):
   if size <= _BLOCK:
     inverse, log_determinant = one_by_one(matrix)
   else:
-    # Ones on the diagonal until blocks fill it: they are their own inverse.
+    # Padded to full blocks with ones on the diagonal, which are self-inverse.
     missing = -size % _BLOCK
     ones = jnp.diag(jnp.arange(size + missing) >= size).astype(matrix.dtype)
     padded = jnp.pad(matrix, (0, missing)) + ones
@@ -402,7 +403,7 @@ def _solve_by_inverse_jvp(primals, tangents):
 
 
 def _refined(matrix, right, inverse):
-  """Solves, and solves for what is left over: an inverse leaves more of it."""
+  """Solves, with one step of iterative refinement, as inverses need."""
   x = _product(inverse, right)
   return x + _product(inverse, right - _product(matrix, x))
 

@@ -267,7 +267,7 @@ def count_answers(
     return jax.vmap(one)(scores, elements)
 
   return _count(
-    jnp.sum(learned_filters.missed(scores[0], threshold)),
+    jnp.sum(learned_filters.find_missed(scores[0], threshold)),
     contain(scores[0], episode.members),
     contain(scores[1], episode.non_members),
   )

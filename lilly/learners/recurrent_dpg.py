@@ -251,7 +251,7 @@ def _targets(nets, state, batch, inputs, noise, discount):
   def q(noise):
     return networks.evaluate(nets, target_critic, features, policy(noise))
 
-  value = svg.expected(jax.vmap(q)(noise))
+  value = svg.average_samples(jax.vmap(q)(noise))
   return recurrent_dpg.targets(batch.reward, discount * batch.discount, value)
 
 

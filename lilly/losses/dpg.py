@@ -1,4 +1,4 @@
-"""Losses of the deterministic policy gradient, for one transition."""
+"""Losses of the deterministic policy gradient (DPG), for one transition."""
 
 import chex
 import jax
@@ -11,20 +11,20 @@ __all__ = ["actor_loss", "critic_loss"]
 def critic_loss(
   q_tm1: jax.Array, r_t: jax.Array, discount_t: jax.Array, q_t: jax.Array
 ) -> jax.Array:
-  """Squares the temporal-difference error of a critic.
+  """Computes the squared temporal-difference error of a critic.
 
   L = (y - Q(s, a))²,  y = r + γ Q'(s', μ'(s')), a constant.
 
-  The plain square, as the paper has it: twice `rlax.l2_loss` of the error.
+  The plain square, as in the paper: twice `rlax.l2_loss` of the error.
 
   Args:
     q_tm1: Q(s, a), [].
     r_t: reward, [].
-    discount_t: γ, or 0 where s' is terminal; a time limit is not terminal, [].
-    q_t: Q'(s', μ'(s')) by the target networks, [].
+    discount_t: γ, or 0 at termination; a time limit is not a termination, [].
+    q_t: Q'(s', μ'(s')) of the target networks, [].
 
   Returns:
-    The loss, []; no gradient goes to q_t.
+    The loss, []; no gradient flows to q_t.
 
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), eq. 4 and 5.
@@ -41,22 +41,22 @@ def actor_loss(
   *,
   max_norm: float | None = None,
 ) -> jax.Array:
-  """Makes a scalar whose gradient is minus the deterministic policy gradient.
+  """Computes a loss whose gradient is minus the deterministic policy gradient.
 
   ∇ L = -∇_a Q(s, a)|_{a = μ(s)} ∇_θ μ(s).
 
-  The value itself, half the squared length of ∇_a Q, says nothing.
+  The value itself, half the squared norm of ∇_a Q, has no meaning.
 
   Args:
     a_t: μ(s), [m].
     dqda_t: ∇_a Q(s, a) at that action, [m]; a constant.
-    max_norm: length to which ∇_a Q is clipped; the paper does not clip.
+    max_norm: norm to which ∇_a Q is clipped; the paper does not clip.
 
   Returns:
     The loss, [].
 
   Raises:
-    ValueError: max_norm is not positive.
+    ValueError: if max_norm is not positive.
 
   Reference:
     Silver et al., 2014; Lillicrap et al., 2016 (arXiv 1509.02971), eq. 6. It is

@@ -1,7 +1,7 @@
-"""Likelihoods of images, from what a decoder gives for each pixel.
+"""Likelihoods of images under a decoder's outputs.
 
-A `Likelihood` is a record of functions, so that one model serves binary images
-and those with grey values or colours.
+A `Likelihood` is a record of functions, so that one model handles binary as
+well as grey and colour images.
 """
 
 import math
@@ -24,11 +24,11 @@ __all__ = [
 
 
 def bernoulli(logits: jax.Array, image: jax.Array) -> jax.Array:
-  """Scores pixels that are ink or not: Σ x ln p + (1 - x) ln(1 - p).
+  """Computes the Bernoulli log likelihood: Σ x ln p + (1 - x) ln(1 - p).
 
   Args:
     logits: ln p / (1 - p) of each pixel, [...].
-    image: x, 0 or 1, or an expectation between, [...].
+    image: x, 0 or 1, or an expectation in between, [...].
 
   Returns:
     ln p(x), in nats, summed over pixels, [].
@@ -44,19 +44,19 @@ def bernoulli(logits: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def gaussian(numbers: jax.Array, image: jax.Array) -> jax.Array:
-  """Scores pixels with values by a normal density, Σ ln N(x; μ, σ²).
+  """Computes the Gaussian log likelihood: Σ ln N(x; μ, σ²).
 
   Args:
-    numbers: μ and ln σ of each value, one after the other along the last axis,
-      [..., 2 C]; σ is at least 1 / 256, the step of what was rounded.
-    image: x, from 0 to 1, with noise where it was rounded, [..., C].
+    numbers: decoder outputs μ and ln σ, concatenated along the last axis,
+      [..., 2 C]; σ is at least 1 / 256, the quantisation step of the data.
+    image: x, from 0 to 1, dequantised with noise, [..., C].
 
   Returns:
     ln p(x), in nats, summed over values, [].
 
   Reference:
-    Kingma and Welling (2014), arXiv:1312.6114, appendix C.2. The least σ is
-    ours.
+    Kingma and Welling (2014), arXiv:1312.6114, appendix C.2. The lower bound of
+    σ is ours.
 
   >>> f"{gaussian(jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 1))):.3f}"
   '-1.419'
@@ -72,15 +72,15 @@ def gaussian(numbers: jax.Array, image: jax.Array) -> jax.Array:
 def bits_per_dimension(
   nats: jax.Array, num_dimensions: int, *, num_levels: int = 256
 ) -> jax.Array:
-  """Turns nats of a density on 0 to 1 into bits for each value.
+  """Converts nats of a density on [0, 1] into bits per dimension.
 
   Args:
     nats: -ln p(x) of an image, [...].
-    num_dimensions: values in the image.
-    num_levels: to which values were rounded before noise was added.
+    num_dimensions: number of values in the image, D.
+    num_levels: quantisation levels of the data before noise was added.
 
   Returns:
-    nats / (D ln 2) + log2 of the levels, [...].
+    nats / (D ln 2) + log2(num_levels), [...].
 
   Reference:
     Theis, van den Oord and Bethge (2016), arXiv:1511.01844, section 3.1.
@@ -92,15 +92,15 @@ def bits_per_dimension(
 
 
 class Likelihood(NamedTuple):
-  """p(x | z), from the numbers of a decoder."""
+  """p(x | z), as functions of the decoder's outputs."""
 
   # log_density(numbers, image) -> []
   log_density: Callable[[jax.Array, jax.Array], jax.Array]
-  # likeliest(numbers) -> image
-  likeliest: Callable[[jax.Array], jax.Array]
+  # mode(numbers) -> image
+  mode: Callable[[jax.Array], jax.Array]
   # mean(numbers) -> image
   mean: Callable[[jax.Array], jax.Array]
-  num_numbers: int  # for each value of a pixel
+  num_numbers: int  # decoder outputs per value of the image
 
 
 def _first_half(numbers):

@@ -1,7 +1,8 @@
-"""Normalized advantage functions: Q-learning without a second network to act.
+"""Normalized advantage functions (NAF): Q-learning for continuous actions.
 
 Q(x, u) = V(x) + A(x, u), where A is a quadratic form whose maximum, 0, is at
-μ(x). Networks give V(x), μ(x) and the numbers of a triangle.
+μ(x), so no separate actor is needed. Networks output V(x), μ(x) and the entries
+of a triangular matrix.
 """
 
 import chex
@@ -15,21 +16,22 @@ __all__ = ["advantage", "loss", "noise", "triangle"]
 
 
 def triangle(numbers: jax.Array, *, bound: float = 5.0) -> jax.Array:
-  """Packs numbers into L, of which P = L Lᵀ is positive definite.
+  """Packs network outputs into L, where P = L Lᵀ is positive definite.
 
   Row by row: l_1 -> (1, 1), l_2 -> (2, 1), l_3 -> (2, 2), ... The diagonal is
-  exponentiated, so that log det P is twice the sum of its numbers.
+  exponentiated, so log det P is twice the sum of the diagonal outputs.
 
   Args:
-    numbers: l, [m (m + 1) / 2].
-    bound: numbers of the diagonal are cut to ±bound, or P could grow without
-      end where targets are far from V. The paper does not say (unconfirmed).
+    numbers: network outputs l, [m (m + 1) / 2].
+    bound: the diagonal's outputs are clipped to ±bound; otherwise P could grow
+      without bound while targets are far from V. Not stated in the paper
+      (unconfirmed).
 
   Returns:
     L, [m, m].
 
   Raises:
-    ValueError: no m has so many numbers.
+    ValueError: if the length is not m (m + 1) / 2 for any m.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), section 4.
@@ -53,7 +55,7 @@ def triangle(numbers: jax.Array, *, bound: float = 5.0) -> jax.Array:
 def advantage(
   action: jax.Array, mean: jax.Array, factor: jax.Array
 ) -> jax.Array:
-  """Measures what an action loses against the best one.
+  """Computes the advantage of an action, a quadratic form.
 
   A(x, u) = -½ (u - μ)ᵀ P (u - μ) = -½ |Lᵀ (u - μ)|²,  P = L Lᵀ.
 
@@ -63,7 +65,7 @@ def advantage(
     factor: L(x), [m, m], as from `triangle`.
 
   Returns:
-    A, [], at most 0.
+    A, [], non-positive.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), eq. 9 and 10.
@@ -82,7 +84,7 @@ def loss(
   discount_t: jax.Array,
   v_t: jax.Array,
 ) -> jax.Array:
-  """Squares the temporal-difference error of Q = V + A.
+  """Computes the squared temporal-difference error of Q = V + A.
 
   L = (y - V(x) - A(x, u))²,  y = r + γ V'(x'), a constant.
 
@@ -90,11 +92,11 @@ def loss(
     v_tm1: V(x), [].
     advantage_tm1: A(x, u), [].
     r_t: reward, [].
-    discount_t: γ, or 0 where x' is terminal; a time limit is not terminal, [].
-    v_t: V'(x') by the target network, [].
+    discount_t: γ, or 0 at termination; a time limit is not a termination, [].
+    v_t: V'(x') of the target network, [].
 
   Returns:
-    The loss, []; no gradient goes to v_t.
+    The loss, []; no gradient flows to v_t.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), algorithm 1.
@@ -108,21 +110,22 @@ def loss(
 def noise(
   key: jax.Array, factor: jax.Array, *, scale: float = 1.0
 ) -> jax.Array:
-  """Draws noise that is small where Q falls off steeply.
+  """Samples exploration noise with covariance in proportion to P⁻¹.
 
-  √c L⁻ᵀ ε ~ N(0, c P⁻¹),  ε ~ N(0, I): of a policy in proportion to exp(Q / c).
+  √c L⁻ᵀ ε ~ N(0, c P⁻¹),  ε ~ N(0, I): sampling from exp(Q / c). The noise is
+  small in directions in which Q falls off steeply.
 
   Args:
-    key: typed key.
+    key: typed PRNG key.
     factor: L(x), [m, m], as from `triangle`.
-    scale: c.
+    scale: temperature c.
 
   Returns:
     Noise for an action, [m].
 
   Reference:
-    Gu et al., 2016 (arXiv 1603.00748), section 4 and appendix. How the paper
-    rescales it is not given (unconfirmed).
+    Gu et al., 2016 (arXiv 1603.00748), section 4 and appendix. The paper does
+    not state how it rescales the noise (unconfirmed).
 
   >>> noise(jax.random.key(0), jnp.eye(2)).shape
   (2,)

@@ -1,11 +1,12 @@
-"""Losses of the recurrent deterministic policy gradient, for whole episodes.
+"""Losses of the recurrent deterministic policy gradient (RDPG), per episode.
 
-A history h_t = (o_1, a_1, ..., a_{t-1}, o_t) is what was stored: a policy's own
-action replaces the last one alone, in Q(h_t, μ(h_t)), and never those within.
-`actor_loss` holds to that where memories are those of stored histories.
+A history h_t = (o_1, a_1, ..., a_{t-1}, o_t) consists of stored observations
+and actions: the policy's action replaces only the last one, in Q(h_t, μ(h_t)),
+never those within the history. `actor_loss` ensures this if its memories are
+those of stored histories.
 
-All take one episode, or more of them along leading axes. A mask is 1 while the
-episode runs; sums are divided by its sum.
+All functions take one episode, or several along leading axes. The mask is 1
+until the end of the episode; sums are divided by its sum.
 """
 
 from collections.abc import Callable
@@ -21,15 +22,15 @@ __all__ = ["actor_loss", "critic_loss", "history", "targets"]
 def history(
   observation: jax.Array, action: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Pairs each observation with the action before it: o_t, a_{t-1}; a_0 = 0.
+  """Pairs each observation with the previous action: o_t, a_{t-1}; a_0 = 0.
 
   Args:
     observation: o_1 to o_{T+1}, [..., T + 1, ...].
     action: a_1 to a_T, [..., T, m].
 
   Returns:
-    The inputs of a recurrent network at each step: the observations, and the
-    actions before them, [..., T + 1, m].
+    Inputs of a recurrent network at each step: the observations, and the
+    previous actions, [..., T + 1, m].
 
   Reference:
     Heess et al., 2015 (arXiv 1512.04455), section 2: histories of observations
@@ -52,9 +53,9 @@ def targets(
 
   Args:
     reward: r, [..., T].
-    discount: γ, or 0 where the world ended, [..., T].
+    discount: γ, or 0 at termination, [..., T].
     value: Q'(h, μ'(h)) of the target networks, at h_1 to h_{T+1},
-      [..., T + 1]; the first of them is not used.
+      [..., T + 1]; the first one is not used.
 
   Returns:
     y, [..., T], a constant.
@@ -73,12 +74,12 @@ def targets(
 def critic_loss(
   value: jax.Array, target: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """Averages a critic's squared errors over the steps of episodes.
+  """Computes a critic's mean squared error over the steps of episodes.
 
   Args:
-    value: Q(h_t, a_t) of the stored actions, [..., T].
+    value: Q(h_t, a_t) at the stored actions, [..., T].
     target: y, [..., T]; a constant.
-    mask: 1 while an episode runs, [..., T].
+    mask: 1 until the end of the episode, [..., T].
 
   Returns:
     The loss, [].
@@ -100,22 +101,22 @@ def actor_loss(
   action: jax.Array,
   mask: jax.Array,
 ) -> jax.Array:
-  """Averages -Q(h_t, a) of a policy's actions over the steps of episodes.
+  """Computes the mean of -Q(h_t, a) over the steps of episodes.
 
-  Each action meets the memory of its own stored history, a constant. So no
-  gradient goes through the critic's memory of later steps, as it would where
-  the critic is unrolled over the policy's actions.
+  Each action is evaluated with the critic's recurrent state of the stored
+  history, a constant. So no gradient flows through the critic's later states,
+  as it would if the critic were unrolled over the policy's actions.
 
   Args:
-    critic: Q of one memory and one action, [].
-    memories: what the critic remembers of h_t, without a_t; trees of
+    critic: maps one recurrent state and one action to Q, [].
+    memories: recurrent states of the critic given h_t, without a_t; trees of
       [..., T, ...].
     action: μ(h_t), [..., T, m].
-    mask: 1 while an episode runs, [..., T].
+    mask: 1 until the end of the episode, [..., T].
 
   Returns:
-    The loss, []. Its gradient is minus that of the expected return, but for
-    the factors γ^t, which are left out.
+    The loss, []. Its gradient is minus that of the expected return, without the
+    factors γ^t.
 
   Reference:
     Heess et al., 2015 (arXiv 1512.04455), equation of RDPG in section 3.
@@ -132,7 +133,7 @@ def actor_loss(
     of_steps = jax.vmap(of_steps)
   memories = jax.lax.stop_gradient(memories)
   is_on = mask > 0
-  # Before the critic: a NaN that is masked behind it would keep its gradient.
+  # Mask before the critic: masking a NaN after it would leave a NaN gradient.
   action = jnp.where(is_on[..., None], action, 0)
   memories = jax.tree.map(
     lambda x: jnp.where(

@@ -1,8 +1,8 @@
-"""Stochastic value gradients without a model: SVG(0), and with memory RSVG(0).
+"""Model-free stochastic value gradients: SVG(0), and recurrent RSVG(0).
 
 A stochastic policy is a deterministic function of a history and of noise,
-a = π(h, ν), so that dQ/da goes through it as through a deterministic one. Where
-there is no recurrence h is the state, and RSVG(0) is SVG(0).
+a = π(h, ν), so that dQ/da is backpropagated as through a deterministic policy.
+Without recurrence h is the state, and RSVG(0) is SVG(0).
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ import jax.numpy as jnp
 
 from lilly.losses import recurrent_dpg
 
-__all__ = ["action", "actor_loss", "expected"]
+__all__ = ["action", "actor_loss", "average_samples"]
 
 
 def action(mean: jax.Array, scale: jax.Array, noise: jax.Array) -> jax.Array:
-  """Re-parameterises a Gaussian: a = m + s ν, number by number.
+  """Reparameterises a Gaussian action: a = m + s ν, elementwise.
 
   Args:
-    mean: m, [..., m].
-    scale: s, [..., m]; 0 gives a deterministic policy.
-    noise: ν ~ N(0, I), drawn anew at each step and each update, [..., m].
+    mean: mean m, [..., m].
+    scale: standard deviation s, [..., m]; 0 gives a deterministic policy.
+    noise: ν ~ N(0, I), sampled anew at each step and each update, [..., m].
 
   Returns:
     a, [..., m].
@@ -38,22 +38,22 @@ def action(mean: jax.Array, scale: jax.Array, noise: jax.Array) -> jax.Array:
   return mean + scale * noise
 
 
-def expected(value: jax.Array) -> jax.Array:
-  """Averages over samples of the noise.
+def average_samples(value: jax.Array) -> jax.Array:
+  """Averages values over noise samples.
 
   Args:
-    value: of each sample, [S, ...].
+    value: value of each sample, [S, ...].
 
   Returns:
     The mean, [...].
 
   Raises:
-    ValueError: there is no sample.
+    ValueError: if there are no samples.
 
   Reference:
-    Heess et al., 2015 (arXiv 1512.04455), section 3: of Q' in the targets.
+    Heess et al., 2015 (arXiv 1512.04455), section 3: for Q' in the targets.
 
-  >>> expected(jnp.array([1.0, 3.0])).item()
+  >>> average_samples(jnp.array([1.0, 3.0])).item()
   2.0
   """
   if not len(value):
@@ -68,17 +68,18 @@ def actor_loss(
   noise: jax.Array,
   mask: jax.Array,
 ) -> jax.Array:
-  """Averages -Q(h_t, π(h_t, ν)) over samples and over the steps of episodes.
+  """Computes the mean of -Q(h_t, π(h_t, ν)) over samples and steps.
 
   Args:
-    critic: as in `recurrent_dpg.actor_loss`.
-    memories: likewise: of stored histories, constants.
+    critic: see `recurrent_dpg.actor_loss`.
+    memories: recurrent states of stored histories, see
+      `recurrent_dpg.actor_loss`.
     policy: maps noise [..., T, m] to the actions of all steps, [..., T, m].
-    noise: ν, not that of the stored actions, [S, ..., T, m].
-    mask: 1 while an episode runs, [..., T].
+    noise: ν, independent of the stored actions' noise, [S, ..., T, m].
+    mask: 1 until the end of the episode, [..., T].
 
   Returns:
-    The loss, []; with a policy that ignores noise that of RDPG.
+    The loss, []; for a policy that ignores the noise it is RDPG's.
 
   Reference:
     Heess et al., 2015 (arXiv 1512.04455), equation of RSVG(0) in section 3.
@@ -94,4 +95,4 @@ def actor_loss(
   def of_sample(noise):
     return recurrent_dpg.actor_loss(critic, memories, policy(noise), mask)
 
-  return expected(jax.vmap(of_sample)(noise))
+  return average_samples(jax.vmap(of_sample)(noise))

@@ -1,1 +1,1 @@
-"""Memories: what is written and read, as pure functions of a state."""
+"""Memory modules: pure functions that write to and read from a state."""

@@ -1,9 +1,9 @@
-"""Addressing: where a head reads and writes, as weights over words.
+"""Addressing: attention weights over memory words for a head's read or write.
 
 By content: a softmax over similarities to a query. By location: the previous
-weights, moved and sharpened. One head at a time: `vmap` gives several. Sums run
-in float32 at least; results keep the type of what came in. A query that is not
-finite gives NaN weights.
+weights, shifted and sharpened. Functions take one head; `vmap` over several.
+Sums are computed in float32 or wider; results keep the dtype of the inputs. A
+non-finite query gives NaN weights.
 """
 
 from collections.abc import Callable
@@ -30,15 +30,15 @@ Similarity = Callable[[jax.Array, jax.Array], jax.Array]
 def cosine_similarity(
   query: jax.Array, words: jax.Array, *, epsilon: float = 1e-6
 ) -> jax.Array:
-  """Measures the cosine between a query and each word.
+  """Computes the cosine similarity of a query to each word.
 
   d(q, m) = q · m / (|q| |m|),  |x| = sqrt(Σ x² + epsilon).
 
   Args:
-    query: q, [W].
-    words: rows m, [N, W].
-    epsilon: added inside the roots; a zero query or word has cosine 0 and a
-      finite gradient.
+    query: query vector q, [W].
+    words: memory words m, one per row, [N, W].
+    epsilon: added under the square roots, so that a zero query or word has
+      cosine 0 and a finite gradient.
 
   Returns:
     Cosines, [N], between -1 and 1.
@@ -47,8 +47,8 @@ def cosine_similarity(
     ValueError: if epsilon is not positive.
 
   Reference:
-    Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 6. epsilon is
-    not in the paper.
+    Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 6, without
+    epsilon.
 
   >>> words = jnp.array([[3.0, 4.0], [-4.0, 3.0]])
   >>> print(cosine_similarity(jnp.array([3.0, 4.0]), words).round(3))
@@ -64,25 +64,25 @@ def cosine_similarity(
 def euclidean_similarity(
   query: jax.Array, words: jax.Array, *, epsilon: float = 1e-6
 ) -> jax.Array:
-  """Measures minus the distance between a query and each word.
+  """Computes the negative Euclidean distance of a query to each word.
 
   d(q, m) = -sqrt(Σ (q - m)² + epsilon).
 
   Args:
-    query: q, [W].
-    words: rows m, [N, W].
-    epsilon: added inside the root; a word equal to the query has similarity
-      -sqrt(epsilon) and gradient 0.
+    query: query vector q, [W].
+    words: memory words m, one per row, [N, W].
+    epsilon: added under the square root; a word equal to the query has
+      similarity -sqrt(epsilon) and gradient 0.
 
   Returns:
-    Similarities, [N], negative.
+    Similarities, [N], all negative.
 
   Raises:
     ValueError: if epsilon is not positive.
 
   Reference:
-    Rae et al. (2016), arXiv:1610.09027, which names "Euclidean" beside the
-    cosine and gives no formula; the sign, the root and epsilon are ours.
+    Rae et al. (2016), arXiv:1610.09027, which names "Euclidean" besides the
+    cosine without a formula; the sign, the root and epsilon are our choice.
 
   >>> words = jnp.array([[3.0, 4.0], [-6.0, 8.0]])
   >>> euclidean_similarity(jnp.zeros(2), words).tolist()
@@ -94,7 +94,7 @@ def euclidean_similarity(
 
 
 def _checked(query, words, epsilon):
-  """Both arrays in a type wide enough for sums, and the type to return."""
+  """Both arrays in a dtype wide enough for sums, and the output dtype."""
   if isinstance(epsilon, int | float) and not epsilon > 0:
     raise ValueError(f"epsilon is {epsilon}; it must be positive.")
   chex.assert_rank([query, words], [1, 2])
@@ -112,20 +112,21 @@ def content_weights(
   similarity: Similarity = cosine_similarity,
   where: jax.Array | None = None,
 ) -> jax.Array:
-  """Weights words by their similarity to a query.
+  """Computes content-based attention weights: a softmax over similarities.
 
-  w(i) = exp(β d(q, m_i)) / Σ_j exp(β d(q, m_j)), over the i that `where` keeps.
+  w(i) = exp(β d(q, m_i)) / Σ_j exp(β d(q, m_j)), over the i where `where` is
+  true.
 
   Args:
-    query: q, [W].
-    words: rows m, [N, W].
-    strength: β, a positive scalar; what makes it positive is the caller's.
-    similarity: d, of (q, m).
-    where: the words that take part, booleans, [N]; None is all. The others
-      weigh 0 and have gradient 0, whatever they hold, NaN included.
+    query: query vector q, [W].
+    words: memory words m, one per row, [N, W].
+    strength: key strength β, a scalar; the caller must ensure it is positive.
+    similarity: similarity measure d, called as d(q, m).
+    where: mask of the words to attend to, bool [N]; None means all. Masked
+      words have weight 0 and gradient 0, even if they contain NaN.
 
   Returns:
-    Weights, [N], of sum 1; all zero where no word takes part.
+    Weights, [N], summing to 1; all zero if every word is masked.
 
   Reference:
     Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 5.
@@ -140,7 +141,7 @@ def content_weights(
   query, words = jnp.asarray(query, wide), jnp.asarray(words, wide)
   if where is not None:
     chex.assert_shape(where, words.shape[:1])
-    # Also here: a weight of 0 does not silence the gradient of a NaN.
+    # Mask the words as well: a weight of 0 does not stop the gradient of a NaN.
     words = jnp.where(where[:, None], words, 0)
   scores = jnp.asarray(strength, wide) * similarity(query, words)
   return jax.nn.softmax(scores, where=where).astype(dtype)
@@ -149,14 +150,14 @@ def content_weights(
 def interpolate(
   content: jax.Array, previous: jax.Array, gate: jax.Array
 ) -> jax.Array:
-  """Mixes the weights by content with those of the previous step.
+  """Interpolates content weights with the weights of the previous step.
 
   w(i) = g content(i) + (1 - g) previous(i).
 
   Args:
-    content: weights by content, [N].
+    content: content weights, [N].
     previous: weights of the previous step, [N].
-    gate: g, a scalar in [0, 1].
+    gate: interpolation gate g, a scalar in [0, 1].
 
   Returns:
     Weights, [N].
@@ -174,20 +175,20 @@ def interpolate(
 
 
 def shift(weights: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Moves weights around the circle of slots.
+  """Shifts weights by circular convolution over the slots.
 
   w'(i) = Σ_{k=-s..s} kernel(k) w(i - k), indices modulo N.
 
   Args:
     weights: w, [N].
-    kernel: how much goes k slots up, for k from -s to s, [2s + 1]; commonly of
-      sum 1.
+    kernel: weight of a shift by k slots, for k from -s to s, [2s + 1]; usually
+      sums to 1.
 
   Returns:
     Weights, [N].
 
   Raises:
-    ValueError: if the kernel has no middle.
+    ValueError: if the kernel has even length.
 
   Reference:
     Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 8.
@@ -200,7 +201,7 @@ def shift(weights: jax.Array, kernel: jax.Array) -> jax.Array:
   size = kernel.shape[0]
   if size % 2 == 0:
     raise ValueError(f"kernel has length {size}; it must be odd.")
-  # Not a convolution: with a kernel for each head and batch entry it is slow.
+    # One convolution per head and batch entry would be slow.
   moves = range(-(size // 2), size // 2 + 1)
   return sum(
     (kernel[i] * jnp.roll(weights, k) for i, k in enumerate(moves)),
@@ -209,17 +210,17 @@ def shift(weights: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def sharpen(weights: jax.Array, exponent: jax.Array) -> jax.Array:
-  """Sharpens weights by a power.
+  """Sharpens weights by raising them to a power.
 
   w'(i) = w(i)^γ / Σ_j w(j)^γ.
 
   Args:
-    weights: w, not negative, [N].
-    exponent: γ, a scalar of at least 1; below 1 the slope at a weight of 0 is
-      infinite.
+    weights: non-negative weights w, [N].
+    exponent: γ, a scalar of at least 1; for γ < 1 the derivative at a weight of
+      0 is infinite.
 
   Returns:
-    Weights, [N], of sum 1; all zero where `weights` are.
+    Weights, [N], summing to 1; all zero if `weights` are all zero.
 
   Reference:
     Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 9.
@@ -232,7 +233,7 @@ def sharpen(weights: jax.Array, exponent: jax.Array) -> jax.Array:
   dtype = jnp.result_type(weights, exponent)
   wide = jnp.promote_types(dtype, jnp.float32)
   w, exponent = jnp.asarray(weights, wide), jnp.asarray(exponent, wide)
-  # The result knows no scale, and powers of small weights would underflow.
+  # The result is scale-invariant; unscaled powers of small weights underflow.
   largest = jax.lax.stop_gradient(jnp.max(w, initial=0.0))
   powers = (w / jnp.where(largest == 0, 1, largest)) ** exponent
   total = jnp.sum(powers)
@@ -240,16 +241,16 @@ def sharpen(weights: jax.Array, exponent: jax.Array) -> jax.Array:
 
 
 def weighted_sum(weights: jax.Array, words: jax.Array) -> jax.Array:
-  """Reads: sums words by their weights.
+  """Reads from memory: the sum of the words weighted by w.
 
   r = Σ_i w(i) m_i.
 
   Args:
     weights: w, [N].
-    words: rows m, [N, W].
+    words: memory words m, one per row, [N, W].
 
   Returns:
-    The sum, [W].
+    The read vector, [W].
 
   Reference:
     Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 2.
@@ -258,5 +259,5 @@ def weighted_sum(weights: jax.Array, words: jax.Array) -> jax.Array:
   [2.0, 1.0]
   """
   chex.assert_rank([weights, words], [1, 2])
-  # Not in the faster, coarser products that accelerators offer by default.
+  # Full precision: accelerators default to lower-precision products.
   return jnp.matmul(weights, words, precision=jax.lax.Precision.HIGHEST)

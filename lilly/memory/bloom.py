@@ -1,15 +1,15 @@
 """Bloom filters: approximate sets in few bits, without false negatives.
 
-k hashes of an element name k bits, which are 1 once it is in the set. So what
-was inserted is always found, in whatever order and however much else there is;
-a small fraction of other elements is found too: the false positives. Their rate
-and the bits that it costs are in closed form, as are those of a cuckoo filter
-and of any filter.
+k hash functions map an element to k bits, which are set when it is inserted. So
+an inserted element is always found, in any order of insertion and at any load;
+a small fraction of non-members is found too: the false positives. The
+false-positive rate and the number of bits required are in closed form, also for
+a cuckoo filter and for the information-theoretic lower bound.
 
-Elements are arrays of any one shape and type; those of equal numbers are the
-same. They are hashed by their bits: give the type that was inserted; NumPy's
-numbers of 64 bits are cut to 32 before, unless JAX is told to keep them
-(`jax_enable_x64`). Nothing here has a gradient.
+Elements are arrays of any one shape and dtype; arrays of equal numbers are the
+same element. Their bits are hashed, so query with the dtype that was inserted;
+64-bit NumPy arrays are cast to 32 bits first, unless `jax_enable_x64` is set.
+Nothing here is differentiable.
 """
 
 import math
@@ -34,31 +34,31 @@ __all__ = [
 ]
 
 _MOST_BITS = 2**31
-_ABSENT = np.uint32(2**32 - 1)  # a place behind those of any filter
+_ABSENT = np.uint32(2**32 - 1)  # an index beyond the end of any filter
 
 
 class State(NamedTuple):
-  """A filter; bit i is bit i % 32 of word i // 32."""
+  """A Bloom filter; bit i is bit i % 32 of word i // 32."""
 
   words: jax.Array  # uint32 [⌈m / 32⌉]
   num_bits: jax.Array  # m, uint32 []
-  seeds: jax.Array  # uint32 [k], one for each hash
+  seeds: jax.Array  # uint32 [k], one per hash function
 
 
 def init(key: jax.Array, num_bits: int, num_hashes: int) -> State:
-  """Makes an empty filter.
+  """Creates an empty filter.
 
   Args:
-    key: typed key; draws the hashes.
-    num_bits: m, from 1 to 2³¹.
-    num_hashes: k, at least 1. See `optimal_size` for both.
+    key: typed PRNG key for the hash functions.
+    num_bits: number of bits m, from 1 to 2³¹.
+    num_hashes: number of hash functions k, at least 1. See `optimal_size`.
 
   Returns:
-    The filter. While it is empty m may be made less: so filters of several
-    sizes go through one `vmap`.
+    The filter. While it is empty, its `num_bits` may be lowered, so that one
+    `vmap` handles filters of several sizes.
 
   Raises:
-    ValueError: if m or k is not as said.
+    ValueError: if m or k is out of range.
 
   Reference:
     Bloom (1970), Communications of the ACM 13:422.
@@ -82,12 +82,13 @@ def insert(
 
   Args:
     state: the filter.
-    elements: [n, ...]; may repeat, or be there already, or be none.
-    where: which of them to insert, booleans, [n]; None is all.
+    elements: [n, ...]; may be empty and may contain repeated or already
+      inserted elements.
+    where: mask of the elements to insert, bool [n]; None means all.
 
   Returns:
-    The filter. Of more elements than it was made for, there are more false
-    positives. Time is O(n k log(n k)), whatever m is.
+    The filter. Inserting more elements than it was sized for raises its
+    false-positive rate. Time is O(n k log(n k)), independent of m.
 
   Reference:
     Bloom (1970), Communications of the ACM 13:422.
@@ -101,8 +102,8 @@ def insert(
   if where is not None:
     chex.assert_shape(where, elements.shape[:1])
     places = jnp.where(where[:, None], places, _ABSENT)
-  # To add a bit is to set it, where it is 0 and added once: so places that
-  # repeat are left out, which are next to each other once they are sorted.
+  # Adding a bit sets it only if it is 0 and added once, so repeated indices are
+  # dropped; after sorting they are adjacent.
   places = jnp.sort(places.ravel())
   is_first = jnp.append(True, places[1:] != places[:-1])[: places.size]
   index, bit = _bit(places)
@@ -112,14 +113,14 @@ def insert(
 
 
 def query(state: State, element: jax.Array) -> jax.Array:
-  """Tells whether an element may be in the set.
+  """Tests whether an element may be in the set.
 
   Args:
     state: the filter.
-    element: [...].
+    element: the element, [...].
 
   Returns:
-    Whether, [] bool: always true of what was inserted, and of other elements
+    Bool []: always true for an inserted element, and true for a non-member
     with probability `false_positive_rate`.
 
   Reference:
@@ -133,19 +134,19 @@ def query(state: State, element: jax.Array) -> jax.Array:
 
 
 def _bit(places):
-  """Where a bit is: its word, and that word with this bit only."""
+  """The word that holds a bit, and the mask of the bit within that word."""
   return places >> 5, jnp.uint32(1) << (places & 31)
 
 
 def _places(state, element):
-  """The bits of an element, uint32 [k]."""
+  """Indices of the bits of an element, uint32 [k]."""
   first, second = _fingerprint(_bits(element))
   hashes = _mixed(first ^ state.seeds) + _mixed(second + _mixed(state.seeds))
   return hashes % state.num_bits
 
 
 def _bits(x):
-  """An element as unsigned integers of 32 bits, equal for equal numbers."""
+  """An element's bits as uint32, equal for equal numbers."""
   x = jnp.asarray(x)
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
@@ -155,7 +156,7 @@ def _bits(x):
   bits_of = lambda x: jax.lax.bitcast_convert_type(x, unsigned)
   bits = bits_of(x)
   if jnp.issubdtype(x.dtype, jnp.floating):
-    # There are two zeros, and many that are not a number.
+    # Floats have two zeros and many NaNs.
     minus_zero, nan = (bits_of(jnp.asarray(y, x.dtype)) for y in (-0.0, np.nan))
     bits = jnp.where(bits == minus_zero, 0, bits)
     bits = jnp.where(jnp.isnan(x), nan, bits)
@@ -165,7 +166,7 @@ def _bits(x):
 
 
 def _fingerprint(bits):
-  """Hashes words to two numbers; the sums have no order, the places do."""
+  """Hashes words to two numbers; sums are unordered, so positions enter too."""
   where = jnp.arange(bits.size, dtype=jnp.uint32) * np.uint32(0x9E3779B9)
   first = jnp.sum(_mixed(bits ^ _mixed(where + 1)), dtype=jnp.uint32)
   second = jnp.sum(_mixed(bits + _mixed(where + 2)), dtype=jnp.uint32)
@@ -173,27 +174,27 @@ def _fingerprint(bits):
 
 
 def _mixed(x):
-  """Mixes 32 bits: the finalizer of MurmurHash3."""
+  """Mixes 32 bits by MurmurHash3's finalizer."""
   x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
   return x ^ (x >> 16)
 
 
 def optimal_size(num_elements: int, fpr: float) -> tuple[int, int]:
-  """Finds the least filter that keeps a false positive rate.
+  """Computes the smallest filter with a given false-positive rate.
 
-  m = 1 / (1 - (1 - fpr^(1/k))^(1/(k n))), for whole k next to log2(1/fpr).
+  m = 1 / (1 - (1 - fpr^(1/k))^(1/(k n))), for the integers k next to
+  log2(1/fpr).
 
   Args:
-    num_elements: n; of 0 it is a filter of one bit.
-    fpr: the rate, between 0 and 1.
+    num_elements: number of elements n; 0 gives a filter of one bit.
+    fpr: false-positive rate, between 0 and 1.
 
   Returns:
-    m and k, whole numbers.
+    m and k, integers.
 
   Raises:
-    ValueError: if n is negative, or the rate not between 0 and 1, or more bits
-      would be needed than a filter can have.
+    ValueError: if n is negative, fpr is not between 0 and 1, or m exceeds 2³¹.
 
   Reference:
     Bloom (1970), Communications of the ACM 13:422; `false_positive_rate` solved
@@ -224,18 +225,18 @@ def false_positive_rate(
   num_hashes: float | jax.Array,
   num_elements: float | jax.Array,
 ) -> jax.Array:
-  """Returns the rate of false positives of a filter.
+  """Computes the false-positive rate of a Bloom filter.
 
   (1 - (1 - 1/m)^(k n))^k.
 
   Args:
-    num_bits: m, at least 1, [].
-    num_hashes: k, [].
-    num_elements: n, all different, [].
+    num_bits: number of bits m, at least 1, [].
+    num_hashes: number of hash functions k, [].
+    num_elements: number of distinct elements n, [].
 
   Returns:
-    The rate, []; somewhat too little for filters of a few bits, of which the
-    bits that are set are not independent.
+    The rate, []; a slight underestimate for filters of a few bits, whose set
+    bits are not independent.
 
   Reference:
     Bloom (1970), Communications of the ACM 13:422.
@@ -244,25 +245,25 @@ def false_positive_rate(
   '0.0100'
   """
   log_zeros = jax.scipy.special.xlog1py(
-    # Floats: 2^31 and more does not go into whole numbers of 32 bits.
+    # As floats: 2^31 and above overflow int32.
     *jnp.broadcast_arrays(1.0 * num_hashes * num_elements, -1 / num_bits)
   )
   return jnp.abs(jnp.expm1(log_zeros)) ** num_hashes
 
 
 def space(num_elements: float | jax.Array, fpr: float | jax.Array) -> jax.Array:
-  """Tells how many bits a Bloom filter takes: n log2(1/fpr) log2(e).
+  """Computes the bits required by a Bloom filter: n log2(1/fpr) log2(e).
 
   Args:
-    num_elements: n, [].
-    fpr: the rate, between 0 and 1, [].
+    num_elements: number of elements n, [].
+    fpr: false-positive rate, between 0 and 1, [].
 
   Returns:
-    Bits, [], 1.44 times `least_space`; k = log2(1/fpr) need not be whole.
+    Bits, [], 1.44 times `least_space`; k = log2(1/fpr) is not rounded.
 
   Raises:
-    ValueError: if n is a negative number, or the rate one that is not between
-      0 and 1: at 1 nothing need be kept, at 0 no number of bits is enough.
+    ValueError: if n is a negative number, or fpr is a number that is not
+      between 0 and 1.
 
   Reference:
     Bloom (1970), as in Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304.
@@ -280,23 +281,24 @@ def cuckoo_space(
   load: float = 0.955,
   overhead: float = 2.0,
 ) -> jax.Array:
-  """Tells how many bits a cuckoo filter takes: n (log2(1/fpr) + c) / load.
+  """Computes the bits required by a cuckoo filter: n (log2(1/fpr) + c) / load.
 
   Args:
-    num_elements: n, [].
-    fpr: the rate, between 0 and 1, [].
-    load: how much of the table is in use, above 0, at most 1.
-    overhead: c, bits for each element besides its fingerprint.
+    num_elements: number of elements n, [].
+    fpr: false-positive rate, between 0 and 1, [].
+    load: load factor of the table, above 0, at most 1.
+    overhead: bits c per element in addition to its fingerprint.
 
   Returns:
     Bits, [].
 
   Raises:
-    ValueError: as `space`, or if load is not as said, or c is negative.
+    ValueError: as `space`, or if load is out of range, or c is negative.
 
   Reference:
-    Fan et al. (2014), CoNEXT; load and c as they give the numbers of Rae,
-    Bartunov and Lillicrap (2019), arXiv:1906.04304, who do not tell them.
+    Fan et al. (2014), CoNEXT; the default load and c reproduce the numbers of
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, which does not state
+    them.
 
   >>> f"{float(cuckoo_space(5000, 0.05)) / 1000:.1f}"
   '33.1'
@@ -311,11 +313,11 @@ def cuckoo_space(
 def least_space(
   num_elements: float | jax.Array, fpr: float | jax.Array
 ) -> jax.Array:
-  """Tells how many bits any filter of any set takes: n log2(1/fpr).
+  """Computes the lower bound on the bits of any filter: n log2(1/fpr).
 
   Args:
-    num_elements: n, [].
-    fpr: the rate, between 0 and 1, [].
+    num_elements: number of elements n, [].
+    fpr: false-positive rate, between 0 and 1, [].
 
   Returns:
     Bits, [].
@@ -331,7 +333,7 @@ def least_space(
   20.0
   """
   _check(num_elements, fpr)
-  # A rate below 1e-38 is 0 in single precision.
+  # In single precision a rate below 1e-38 would be 0.
   log = math.log2 if isinstance(fpr, numbers.Real) else jnp.log2
   return jnp.asarray(1.0 * num_elements * -log(fpr))
 

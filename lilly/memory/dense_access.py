@@ -1,12 +1,12 @@
-"""Dense memories: every word takes part in every read.
+"""Dense memories: every read is a weighted sum over all words.
 
-DAM (Dense Access Memory), the dense twin of the sparse access memory; and the
-Neural Turing Machine, under `ntm_`. A step is `write`, then `read`, once each:
-what is read is the memory after the write of the same step. A step is O(H N W)
-for H heads that read and write N words of size W.
+DAM (Dense Access Memory), the dense counterpart of Sparse Access Memory; and
+the Neural Turing Machine, prefixed `ntm_`. A step is one `write`, then one
+`read`, which sees the memory after the write. A step is O(H N W) for H heads
+and N words of size W.
 
-A query to read that is not finite makes that head's read NaN, and the state
-stays finite. Whatever else is not finite spreads over the memory.
+A non-finite read query makes that head's read NaN, while the state stays
+finite. Any other non-finite input spreads over the memory.
 """
 
 import math
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class State(NamedTuple):
-  """A Dense Access Memory and what a step needs of the step before."""
+  """State of a Dense Access Memory between steps."""
 
   memory: jax.Array  # M, [N, W]
   read_weights: jax.Array  # w^R of the last read, [H, N]
@@ -49,17 +49,17 @@ def init(
   fill: float = 1e-6,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> State:
-  """Makes an empty Dense Access Memory.
+  """Creates an empty Dense Access Memory.
 
   Args:
-    num_slots: N.
-    word_size: W.
-    num_heads: H, each of which reads and writes at every step.
-    fill: value of every number of the memory.
-    dtype: of all arrays.
+    num_slots: number of memory slots, N.
+    word_size: size of a memory word, W.
+    num_heads: number of heads, H; each reads and writes at every step.
+    fill: initial value of all memory entries.
+    dtype: data type of all arrays.
 
   Returns:
-    The state: nothing was read or written, every slot is unused.
+    The state, with zero read and write weights and zero usage.
 
   Raises:
     ValueError: if a size is not positive, there are fewer slots than heads, or
@@ -67,7 +67,8 @@ def init(
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3. The initial words are not
-    stated there; small constants as Collier and Beel (2018), arXiv:1807.08518.
+    stated there; a small constant follows Collier and Beel (2018),
+    arXiv:1807.08518.
 
   >>> init(64, 32, num_heads=4).read_weights.shape
   (4, 64)
@@ -100,26 +101,26 @@ def write(
   write_gate: jax.Array,
   interpolation_gate: jax.Array,
 ) -> State:
-  """Writes where the step before read, and over the least used slots.
+  """Writes to the slots read at the previous step and to the least used slots.
 
   w^W_h = α_h (γ_h w^R_h + (1 - γ_h) I_h),
   M <- (1 - Σ_h I_h 1ᵀ) ⊙ M + Σ_h w^W_h a_hᵀ,
   with w^R of the previous step and I_h the indicator of the h-th least used
-  slot; of equally used slots the lowest comes first. These H slots are erased
-  whatever the gates are. No gradient passes through I.
+  slot; ties go to the lowest slot. These H slots are erased regardless of the
+  gates. No gradient passes through I.
 
   Args:
     state: the memory.
-    word: a, [H, W].
+    word: word to write a, [H, W].
     write_gate: α, [H], in [0, 1].
-    interpolation_gate: γ, [H], in [0, 1]: 1 writes where was read.
+    interpolation_gate: γ, [H], in [0, 1]: 1 writes to the slots last read.
 
   Returns:
-    The state.
+    The updated state.
 
   Reference:
-    Rae et al. (2016), arXiv:1610.09027, equations 3, 5 and 8. One slot for each
-    head is our reading: the paper has them for one head.
+    Rae et al. (2016), arXiv:1610.09027, equations 3, 5 and 8. The paper states
+    them for one head; one erased slot per head is our interpretation.
 
   >>> gates = jnp.ones(1), jnp.zeros(1)
   >>> write(init(3, 2, fill=0.0), jnp.ones((1, 2)), *gates).memory.tolist()
@@ -134,7 +135,7 @@ def write(
   least_used = jax.lax.top_k(-state.usage, num_heads)[1]
   indicators = jax.nn.one_hot(least_used, num_slots, dtype=wide)
   weights = alpha * (gamma * state.read_weights + (1 - gamma) * indicators)
-  # Not by a product: NaN is erased too.
+  # `where` instead of a product, so that NaN is erased too.
   is_erased = jnp.any(indicators > 0, axis=0)[:, None]
   memory = jnp.where(is_erased, 0, state.memory) + _outer(weights, word)
   return state._replace(
@@ -143,7 +144,7 @@ def write(
 
 
 def _types(memory):
-  """The type of a memory, and one wide enough for sums."""
+  """The dtype of a memory, and one wide enough for sums."""
   return memory.dtype, jnp.promote_types(memory.dtype, jnp.float32)
 
 
@@ -160,28 +161,28 @@ def read(
   similarity: addressing.Similarity = addressing.cosine_similarity,
   usage_discount: float = 0.99,
 ) -> tuple[State, jax.Array]:
-  """Reads by content, and notes what this step has read and written.
+  """Reads by content, and updates the usage of the slots.
 
   w^R_h = softmax(β_h d(q_h, M)),  r_h = Σ_i w^R_h(i) M(i),
   U <- λ U + Σ_h (w^W_h + w^R_h).
 
   Args:
     state: the memory after this step's write.
-    query: q, [H, W]. One that is not finite reads NaN and is kept as weights
-      of 0: the head has read nothing.
-    strength: β, [H], positive.
-    similarity: d.
-    usage_discount: λ, in [0, 1]. Not stated in the paper: 0.99 is ours.
+    query: q, [H, W]. A non-finite query reads NaN, and zero weights are stored
+      for its head.
+    strength: key strength β, [H], positive.
+    similarity: similarity measure d.
+    usage_discount: λ, in [0, 1]. The paper does not state it; 0.99 is ours.
 
   Returns:
-    The state, and what each head read, [H, W].
+    The updated state, and each head's read vector, [H, W].
 
   Raises:
     ValueError: if usage_discount is not in [0, 1].
 
   Reference:
-    Rae et al. (2016), arXiv:1610.09027, section 3.2, U^(1). β is not among the
-    paper's parameters of a head; 1 is a softmax without.
+    Rae et al. (2016), arXiv:1610.09027, section 3.2, U^(1). The paper has no β;
+    1 gives its softmax.
 
   >>> state, words = read(init(3, 2), jnp.ones((1, 2)), jnp.ones(1))
   >>> words.shape, state.read_weights.shape
@@ -212,17 +213,17 @@ def read(
 
 
 class NtmAddress(NamedTuple):
-  """What says where heads read or write; one head has no first axis."""
+  """Addressing parameters of heads; for a single head without axis H."""
 
   query: jax.Array  # k, [H, W]
   strength: jax.Array  # β, [H], positive
-  gate: jax.Array  # g, [H], in [0, 1]: 1 is content only, 0 location only
-  kernel: jax.Array  # s, [H, 2s + 1], of sum 1: shifts from -s to s
+  gate: jax.Array  # g, [H], in [0, 1]: 1 content only, 0 location only
+  kernel: jax.Array  # s, [H, 2s + 1], sums to 1: shifts from -s to s
   exponent: jax.Array  # γ, [H], at least 1
 
 
 class NtmState(NamedTuple):
-  """A Neural Turing Machine's memory, and where its heads are."""
+  """State of a Neural Turing Machine's memory between steps."""
 
   memory: jax.Array  # M, [N, W]
   read_weights: jax.Array  # of the last read, [H, N]
@@ -237,25 +238,25 @@ def ntm_init(
   fill: float = 1e-6,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> NtmState:
-  """Makes an empty memory of a Neural Turing Machine.
+  """Creates an empty Neural Turing Machine memory.
 
   Args:
-    num_slots: N.
-    word_size: W.
-    num_heads: H, heads that read, and as many that write.
-    fill: value of every number of the memory.
-    dtype: of all arrays.
+    num_slots: number of memory slots, N.
+    word_size: size of a memory word, W.
+    num_heads: number of read heads, and of write heads, H.
+    fill: initial value of all memory entries.
+    dtype: data type of all arrays.
 
   Returns:
-    The state; all heads are at slot 0.
+    The state; all heads attend to slot 0.
 
   Raises:
     ValueError: if a size is not positive, or fill is not finite.
 
   Reference:
     Graves, Wayne and Danihelka (2014), arXiv:1410.5401, which states neither
-    the initial memory nor the initial weights. Small constants as Collier and
-    Beel (2018), arXiv:1807.08518; slot 0, a place from which to move, is ours.
+    the initial memory nor the initial weights. A small constant follows Collier
+    and Beel (2018), arXiv:1807.08518; slot 0 is our choice.
 
   >>> ntm_init(3, 2).read_weights.tolist()
   [[1.0, 0.0, 0.0]]
@@ -273,23 +274,23 @@ def ntm_address(
   *,
   similarity: addressing.Similarity = addressing.cosine_similarity,
 ) -> jax.Array:
-  """Moves one head: by content, then by location.
+  """Computes the weights of one head: by content, then by location.
 
-  softmax(β d(k, M)), interpolated by g with the previous weights, shifted by s,
+  softmax(β d(k, M)), interpolated with the previous weights by g, shifted by s,
   sharpened by γ: see `addressing`.
 
   Args:
-    previous_weights: where the head was, [N].
-    words: M, [N, W].
-    address: of one head: query [W], strength [], gate [], kernel [2s + 1],
-      exponent [].
-    similarity: d.
+    previous_weights: weights of the head at the previous step, [N].
+    words: memory words M, [N, W].
+    address: parameters of one head: query [W], strength [], gate [], kernel
+      [2s + 1], exponent [].
+    similarity: similarity measure d.
 
   Returns:
-    Weights, [N], of sum 1.
+    Weights, [N], summing to 1.
 
   Raises:
-    ValueError: if the kernel has no middle.
+    ValueError: if the kernel has even length.
 
   Reference:
     Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equations 5 to 9.
@@ -307,7 +308,7 @@ def ntm_address(
 
 
 def _ntm_move(previous, memory, address, similarity):
-  """Moves all heads; also says where they are after the step."""
+  """New weights of all heads, for this step's access and for the state."""
 
   def move(previous, address):
     return ntm_address(previous, memory, address, similarity=similarity)
@@ -325,22 +326,22 @@ def ntm_write(
   *,
   similarity: addressing.Similarity = addressing.cosine_similarity,
 ) -> NtmState:
-  """Moves the heads that write, erases, then adds.
+  """Moves the write heads, erases, then adds.
 
   M <- Π_h (1 - w_h e_hᵀ) ⊙ M + Σ_h w_h a_hᵀ.
 
   Args:
     state: the memory.
-    address: where to write, by the memory before the write.
-    erase: e, [H, W], in [0, 1].
-    word: a, [H, W].
-    similarity: d.
+    address: where to write, applied to the memory before the write.
+    erase: erase vector e, [H, W], in [0, 1].
+    word: add vector a, [H, W].
+    similarity: similarity measure d.
 
   Returns:
-    The state.
+    The updated state.
 
   Raises:
-    ValueError: if the kernels have no middle.
+    ValueError: if the kernels have even length.
 
   Reference:
     Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equations 3 and 4.
@@ -369,21 +370,21 @@ def ntm_read(
   *,
   similarity: addressing.Similarity = addressing.cosine_similarity,
 ) -> tuple[NtmState, jax.Array]:
-  """Moves the heads that read, and reads.
+  """Moves the read heads, and reads.
 
   r_h = Σ_i w_h(i) M(i).
 
   Args:
     state: the memory after this step's write.
-    address: where to read. A head whose address is not finite reads NaN, and
-      stays where it was.
-    similarity: d.
+    address: where to read. A head with a non-finite address reads NaN and keeps
+      its previous weights.
+    similarity: similarity measure d.
 
   Returns:
-    The state, and what each head read, [H, W].
+    The updated state, and each head's read vector, [H, W].
 
   Raises:
-    ValueError: if the kernels have no middle.
+    ValueError: if the kernels have even length.
 
   Reference:
     Graves, Wayne and Danihelka (2014), arXiv:1410.5401, equation 2.

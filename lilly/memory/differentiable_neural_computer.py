@@ -1,14 +1,14 @@
 """The memory of the Differentiable Neural Computer (DNC).
 
-One head writes, by content or to slots that are free; R heads read, by content
-or along the order in which slots were written. A step is `write`, then `read`,
-once each: what is read is the memory after the write of the same step. It is
-O(R N (N + W)) for N words of size W: the links between slots are N x N.
+One head writes, by content or to free slots; R heads read, by content or along
+the order in which slots were written. A step is one `write`, then one `read`,
+which sees the memory after the write. A step is O(R N (N + W)) for N words of
+size W, since the link matrix is N x N.
 
-What a controller puts out becomes an interface before it comes here: sigmoids
-for gates and erasures, 1 + softplus for strengths, softmax for modes. A key to
-read that is not finite makes that head's read NaN, and the state stays finite.
-Whatever else is not finite spreads over the memory.
+The caller maps controller outputs to an interface: sigmoid for gates and erase
+vectors, 1 + softplus for strengths, softmax for read modes. A non-finite read
+key makes that head's read NaN, while the state stays finite. Any other
+non-finite input spreads over the memory.
 """
 
 import math
@@ -35,34 +35,34 @@ __all__ = [
 
 
 class State(NamedTuple):
-  """The memory and what a step needs of the step before."""
+  """State of the memory between steps."""
 
   memory: jax.Array  # M, [N, W]
   read_weights: jax.Array  # w^r of the last read, [R, N]
   write_weights: jax.Array  # w^w of the last write, [N]
   usage: jax.Array  # u, in [0, 1], before the last write, [N]
-  links: jax.Array  # L, [N, N]: how far slot i was written right after slot j
-  precedence: jax.Array  # p: how far slot i was the last written, [N]
+  links: jax.Array  # L, [N, N]: degree to which i was written right after j
+  precedence: jax.Array  # p: degree to which slot i was written last, [N]
 
 
 class WriteInterface(NamedTuple):
-  """What a controller says about a write."""
+  """Controller outputs that parametrise a write."""
 
   key: jax.Array  # k^w, [W]
   strength: jax.Array  # β^w, [], positive
   erase: jax.Array  # e, [W], in [0, 1]
   word: jax.Array  # v, [W]
-  free_gates: jax.Array  # f, [R], in [0, 1]: 1 frees what the head has read
+  free_gates: jax.Array  # f, [R], in [0, 1]: 1 frees the slots the head read
   allocation_gate: jax.Array  # g^a, [], in [0, 1]: 1 writes to free slots
   write_gate: jax.Array  # g^w, [], in [0, 1]: 0 writes nothing
 
 
 class ReadInterface(NamedTuple):
-  """What a controller says about a read."""
+  """Controller outputs that parametrise a read."""
 
   keys: jax.Array  # k^r, [R, W]
   strengths: jax.Array  # β^r, [R], positive
-  modes: jax.Array  # π, [R, 3], of sum 1: backward, by content, forward
+  modes: jax.Array  # π, [R, 3], sums to 1: backward, content, forward
 
 
 def init(
@@ -73,25 +73,25 @@ def init(
   fill: float = 1e-6,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> State:
-  """Makes an empty memory.
+  """Creates an empty memory.
 
   Args:
-    num_slots: N.
-    word_size: W.
-    num_reads: R, heads that read.
-    fill: value of every number of the memory.
-    dtype: of all arrays.
+    num_slots: number of memory slots, N.
+    word_size: size of a memory word, W.
+    num_reads: number of read heads, R.
+    fill: initial value of all memory entries.
+    dtype: data type of all arrays.
 
   Returns:
-    The state: nothing was read or written, every slot is free.
+    The state, with zero weights, usage and links: every slot is free.
 
   Raises:
     ValueError: if a size is not positive or fill is not finite.
 
   Reference:
-    Graves et al. (2016), Nature 538:471, methods: L_0 and p_0 are zero. For the
-    words small constants as Collier and Beel (2018), arXiv:1807.08518; what the
-    paper takes is unconfirmed.
+    Graves et al. (2016), Nature 538:471, methods: L_0 and p_0 are zero. Small
+    constant words follow Collier and Beel (2018), arXiv:1807.08518; the paper's
+    initial words are unconfirmed.
 
   >>> init(16, 8).links.shape
   (16, 16)
@@ -118,7 +118,7 @@ def update_usage(
   read_weights: jax.Array,
   free_gates: jax.Array,
 ) -> jax.Array:
-  """Takes what was written into use, and frees what was read and is done with.
+  """Updates usage: raises it where written, lowers it where read and freed.
 
   u <- (u + w^w - u ⊙ w^w) ⊙ ψ,  ψ = Π_r (1 - f_r w^r_r).
 
@@ -133,8 +133,8 @@ def update_usage(
 
   Reference:
     Graves et al. (2016), Nature 538:471, methods, "Dynamic memory allocation".
-    All of it is differentiated, as the equations stand; the authors' published
-    code lets no gradient through w^w here.
+    Gradients pass through all terms; the authors' published code stops the
+    gradient through w^w here.
 
   >>> used, read = jnp.array([1.0, 0.5]), jnp.array([[1.0, 0.0]])
   >>> update_usage(used, jnp.array([0.0, 0.5]), read, jnp.ones(1)).tolist()
@@ -144,22 +144,22 @@ def update_usage(
   chex.assert_equal_shape([usage, write_weights, read_weights[0]])
   chex.assert_equal_shape_prefix([read_weights, free_gates], 1)
   retained = jnp.prod(1 - free_gates[:, None] * read_weights, axis=0)
-  # In this form it rounds to at most 1.
+  # In this form the rounded result is at most 1.
   return (usage + (1 - usage) * write_weights) * retained
 
 
 def allocation(usage: jax.Array) -> jax.Array:
-  """Weights slots for writing by how free they are.
+  """Computes allocation weights, which favour free slots for writing.
 
   a(φ_j) = (1 - u(φ_j)) Π_{i<j} u(φ_i), with φ the slots from the least used to
-  the most used; of equally used slots the lowest comes first. The order has no
-  gradient.
+  the most used; ties go to the lowest slot. No gradient passes through the
+  order.
 
   Args:
     usage: u, [N], in [0, 1].
 
   Returns:
-    Weights, [N], of sum 1 - Π u, at most 1: all zero where every slot is in
+    Weights, [N], summing to 1 - Π u, at most 1: all zero if every slot is in
     use.
 
   Reference:
@@ -180,18 +180,18 @@ def allocation(usage: jax.Array) -> jax.Array:
 def update_links(
   links: jax.Array, precedence: jax.Array, write_weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Links the slots written now to those written last.
+  """Updates the temporal links with the slots written at this step.
 
   L(i, j) <- (1 - w(i) - w(j)) L(i, j) + w(i) p(j) for i ≠ j,  L(i, i) = 0,
-  p <- (1 - Σ_i w(i)) p + w; the links take the old p.
+  p <- (1 - Σ_i w(i)) p + w; the links use the old p.
 
   Args:
-    links: L, [N, N], of zero diagonal.
+    links: L, [N, N], with zero diagonal.
     precedence: p, [N].
-    write_weights: w of this step, [N], of sum at most 1.
+    write_weights: w of this step, [N], summing to at most 1.
 
   Returns:
-    L and p: rows and columns of L, and p, have sums of at most 1.
+    L and p: rows and columns of L, and p, sum to at most 1.
 
   Reference:
     Graves et al. (2016), Nature 538:471, methods, "Temporal memory linkage".
@@ -212,7 +212,7 @@ def update_links(
 def directional_weights(
   links: jax.Array, read_weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Moves a head that reads along the order of the writes.
+  """Moves a read head along the order of the writes.
 
   f = L w,  b = Lᵀ w.
 
@@ -221,7 +221,8 @@ def directional_weights(
     read_weights: w of the previous step, [N].
 
   Returns:
-    f, where was written after, and b, where was written before, each [N].
+    Forward weights f, over the slots written next, and backward weights b, over
+    the slots written before, each [N].
 
   Reference:
     Graves et al. (2016), Nature 538:471, methods, "Temporal memory linkage".
@@ -236,7 +237,7 @@ def directional_weights(
 
 
 def _wide(tree, dtype):
-  """Casts to a type wide enough for sums."""
+  """Casts to a dtype wide enough for sums."""
   wide = jnp.promote_types(dtype, jnp.float32)
   return jax.tree.map(lambda x: jnp.asarray(x, wide), tree)
 
@@ -246,15 +247,16 @@ def write(state: State, interface: WriteInterface) -> State:
 
   w^w = g^w (g^a a + (1 - g^a) c),  c = softmax(β^w cos(k^w, M)),
   M <- M ⊙ (1 - w^w eᵀ) + w^w vᵀ,
-  with the allocation a after freeing what the previous step has read; then the
-  links and the precedence take w^w in.
+  with the allocation a after freeing slots read at the previous step; then the
+  links and the precedence are updated with w^w.
 
   Args:
     state: the memory.
-    interface: of this step; free_gates concern the previous step's reads.
+    interface: write parameters of this step; free_gates apply to the previous
+      step's reads.
 
   Returns:
-    The state.
+    The updated state.
 
   Reference:
     Graves et al. (2016), Nature 538:471, methods.
@@ -300,11 +302,11 @@ def read(state: State, interface: ReadInterface) -> tuple[State, jax.Array]:
 
   Args:
     state: the memory after this step's write.
-    interface: of this step. A head for which it is not finite reads NaN and is
-      kept as weights of 0: the head has read nothing.
+    interface: read parameters of this step. A head whose parameters are not
+      finite reads NaN, and zero weights are stored for it.
 
   Returns:
-    The state, and what each head read, [R, W].
+    The updated state, and each head's read vector, [R, W].
 
   Reference:
     Graves et al. (2016), Nature 538:471, methods, "Read weighting".

@@ -1,15 +1,14 @@
-"""The Dynamic Kanerva Machine: a memory that finds its addresses by looking.
+"""The Dynamic Kanerva Machine: a memory that infers its addresses.
 
-The memory and its write are those of `kanerva`. An item's address is that of
-the best reconstruction of its code by what is in the memory: a small ridge
-regression, at every write and at every read. Reads can be iterated, which
-completes and cleans what they are given: by what they decode, for codes alone
-decay to 0; and rounded, where it is probabilities, for these drift.
+The memory and its write are those of `kanerva`. The address of an item is the
+one whose read best reconstructs the item's code: a small ridge regression, at
+every write and every read. Reads can be iterated, which completes and denoises
+the query: iterate on decoded items, since codes alone decay to 0, and round
+them if they are probabilities, which otherwise drift.
 
-Two ways to store nothing. Where K >= C the rows of the memory span all codes:
-any memory reproduces any code, so choose K < C. And where R is 0 every address
-is 0, nothing is ever written, and no gradient leaves that point: the prior's
-mean must not be 0; draw it.
+The memory can degenerate in two ways. If K >= C its rows span all codes and any
+memory reproduces any code: choose K < C. If R is 0 every address is 0, nothing
+is ever written and gradients are 0: initialise the prior's mean randomly.
 """
 
 import functools
@@ -47,34 +46,34 @@ Method = Literal["ridge", "squared", "mean_field"]
 
 
 class WriteInfo(NamedTuple):
-  """What was found while an episode was written."""
+  """Per-item statistics of writing an episode."""
 
-  weights: jax.Array  # μ_t, the addresses, [T, K]
+  weights: jax.Array  # addresses μ_t, [T, K]
   kl_weights: jax.Array  # KL(q(w_t) || p(w)), [T]
-  kl_memory: jax.Array  # of the memory after item t to that before, [T]
+  kl_memory: jax.Array  # KL of the memory after item t from that before, [T]
 
 
 class Reading(NamedTuple):
-  """What was read, and where."""
+  """A code read from memory, and the address it was read at."""
 
   code: jax.Array  # [C]
-  weights: jax.Array  # μ, [K]: the mean address, also where one was drawn
+  weights: jax.Array  # μ, [K]: the mean address, also if w was sampled
 
 
 class Trajectory(NamedTuple):
-  """What an item becomes over reads that follow one another."""
+  """An item over iterated reads."""
 
   items: jax.Array  # x_0 .. x_n, [n + 1, ...]
   lyapunov: jax.Array  # V at x_t and its address, t < n, [n]
 
 
 class LossTerms(NamedTuple):
-  """What a loss is made of: means over items, in nats."""
+  """Terms of the loss: means over items, in nats."""
 
   bound: jax.Array  # log_likelihood - kl_weights - kl_memory, []
   log_likelihood: jax.Array  # ln p(x | w, M), []
   kl_weights: jax.Array  # []
-  kl_memory: jax.Array  # the episode's, over T, []
+  kl_memory: jax.Array  # the episode's, divided by T, []
   autoencoder: jax.Array  # ln p(x | d(e(x))), []
 
 
@@ -86,24 +85,24 @@ def address(
   weight_variance: float | jax.Array = 1.0,
   method: Method = "ridge",
 ) -> jax.Array:
-  """Finds where a code is: the mean of q(w).
+  """Infers the address of a code: the mean of q(w).
 
   μ = (G + λ I)⁻¹ R z,  G = R Rᵀ,  λ = σ² / s_w².
 
   Args:
-    state: the memory; where R is 0, so is μ.
-    z: a code, [C].
-    noise_variance: σ², of the code; positive.
-    weight_variance: s_w², of p(w); positive.
-    method: "ridge", as above, the paper's: the mean of p(w | z, M) at M = R;
-      "squared", the authors' released module's: (G² + λ I)⁻¹ G R z, for it
-      gives the normal equations to a solver that squares them; "mean_field",
-      (G + C U + λ I)⁻¹ R z, which counts that M is uncertain: with it alone
-      address and write are both steps up one bound.
+    state: the memory; if R is 0, so is μ.
+    z: code, [C].
+    noise_variance: σ², observation noise of the code; positive.
+    weight_variance: s_w², variance of the prior p(w); positive.
+    method: "ridge": the paper's, as above, the mean of p(w | z, M) at M = R;
+      "squared": (G² + λ I)⁻¹ G R z, as the authors' released module, which
+      passes the normal equations to a solver that squares them; "mean_field":
+      (G + C U + λ I)⁻¹ R z, which accounts for the uncertainty of M: only with
+      it do address and write both ascend a common bound.
 
   Returns:
-    μ, [K]. Under `vmap` over codes alone one matrix is inverted, O(K³). Not a
-    number where rows depend on each other and λ is lost to rounding beside G.
+    μ, [K]. Under `vmap` over codes alone one matrix is inverted, O(K³). NaN if
+    rows are linearly dependent and λ is lost to rounding next to G.
 
   Raises:
     ValueError: if the method is unknown, or a variance is a number that is not
@@ -151,23 +150,24 @@ def write(
   num_iterations: int = 1,
   method: Method = "ridge",
 ) -> tuple[kanerva.State, WriteInfo]:
-  """Writes an episode, each item at the address that the memory so far gives.
+  """Writes an episode, inferring each item's address from the memory so far.
 
-  Of each item, `num_iterations` times: its address is found in the memory with
-  the item, at first without it, and the item is written there, to the memory
-  without it. So it is written once. The order of items matters.
+  For each item, `num_iterations` times: infer its address, from the memory with
+  the item (at first without it), and write it there, to the memory without it.
+  So each item is written once. The order of items matters.
 
   Args:
     state: the memory; R must not be 0.
     values: codes z_t, [T, C].
     noise_variance: σ², of the codes; positive.
     weight_variance: s_w², of p(w); positive.
-    weight_stddev: σ_q, of q(w), for its divergence; items are written at μ.
-    num_iterations: how often an address is found, at least 1.
-    method: as of `address`.
+    weight_stddev: σ_q, standard deviation of q(w), used only in its KL; items
+      are written at μ.
+    num_iterations: address updates per item, at least 1.
+    method: see `address`.
 
   Returns:
-    The memory, and what was found. Time is O(T (K³ + K² C)) an iteration.
+    The memory, and statistics. Time is O(T (K³ + K² C)) per iteration.
 
   Raises:
     ValueError: if T is 0, num_iterations is not positive, the method is
@@ -223,17 +223,17 @@ def read(
   weight_variance: float | jax.Array = 1.0,
   method: Method = "ridge",
 ) -> Reading:
-  """Reads what the memory makes of a code: Rᵀ μ.
+  """Reads the memory's reconstruction of a code: Rᵀ μ.
 
   Args:
     state: the memory.
-    z: a code, [C].
-    noise_variance: σ², as of `address`.
-    weight_variance: s_w², as of `address`.
-    method: as of `address`.
+    z: code, [C].
+    noise_variance: σ², see `address`.
+    weight_variance: s_w², see `address`.
+    method: see `address`.
 
   Returns:
-    The code, and μ.
+    The code read, and μ.
 
   Raises:
     ValueError: as `address`.
@@ -265,19 +265,19 @@ def sample_read(
   weight_variance: float | jax.Array = 1.0,
   method: Method = "ridge",
 ) -> Reading:
-  """Reads at an address that is drawn: Rᵀ w,  w ~ N(μ, σ_q² I).
+  """Reads at a sampled address: Rᵀ w,  w ~ N(μ, σ_q² I).
 
   Args:
-    key: typed key.
+    key: typed PRNG key.
     state: the memory.
-    z: a code, [C].
-    weight_stddev: σ_q, a standard deviation.
-    noise_variance: σ², as of `address`.
-    weight_variance: s_w², as of `address`.
-    method: as of `address`.
+    z: code, [C].
+    weight_stddev: σ_q, standard deviation of q(w).
+    noise_variance: σ², see `address`.
+    weight_variance: s_w², see `address`.
+    method: see `address`.
 
   Returns:
-    The code, and μ: what `weight_kl` takes, not w.
+    The code read, and μ (not w), the input of `weight_kl`.
 
   Raises:
     ValueError: as `address`, or if weight_stddev is a number that is not
@@ -317,25 +317,25 @@ def retrieve(
   weight_stddev: float | jax.Array = 0.3,
   method: Method = "ridge",
 ) -> Trajectory:
-  """Reads again and again: x <- d(Rᵀ μ(e(x))), towards what was stored.
+  """Iterates reads: x <- d(Rᵀ μ(e(x))), to converge to a stored item.
 
   V never rises where e and d are the identity and p(x | z) is N(z, σ² I).
 
   Args:
-    state: the memory, which stays as it is.
-    x: what to begin with, floats, [...].
-    encode: e: x -> a code, [C].
-    decode: d: a code -> the mode or the mean of p(x | z), as x.
-    log_likelihood: of x and a code: ln p(x | z), [].
-    num_steps: n, at least 1.
-    project: of what is decoded, such as rounding to 0 and 1.
-    noise_variance: σ², as of `address`.
-    weight_variance: s_w², as of `address`.
+    state: the memory; not modified.
+    x: initial query, floats, [...].
+    encode: encoder e: x -> code, [C].
+    decode: decoder d: code -> mode or mean of p(x | z), shaped as x.
+    log_likelihood: ln p(x | z) of an item x and a code z, [].
+    num_steps: number of reads n, at least 1.
+    project: applied to each decoded item, e.g. rounding to 0 and 1.
+    noise_variance: σ², see `address`.
+    weight_variance: s_w², see `address`.
     weight_stddev: σ_q, for V.
-    method: as of `address`.
+    method: see `address`.
 
   Returns:
-    The trajectory. One matrix is inverted for all of it.
+    The trajectory. Only one matrix is inverted in total.
 
   Raises:
     ValueError: as `address`, or if num_steps is not positive.
@@ -349,7 +349,7 @@ def retrieve(
   [[2.0, 1.0], [1.0, 0.0], [0.5, 0.0]]
   """
   _check(num_steps=num_steps)
-  chex.assert_type(x, float)  # what is decoded is cast to its type
+  chex.assert_type(x, float)  # decoded items are cast to its dtype
   system = _system(state, noise_variance, weight_variance, method)
   addresses = small_matrices.solve_by_inverse(*system)
   kl = functools.partial(weight_kl, weight_variance=weight_variance)
@@ -366,14 +366,14 @@ def retrieve(
 
 
 def lyapunov(log_px: jax.Array, kl_weights: jax.Array) -> jax.Array:
-  """Values an item and its address: V = -(ln p(x | w, M) - KL(q(w) || p(w))).
+  """Computes the energy V = -(ln p(x | w, M) - KL(q(w) || p(w))).
 
-  For a frozen memory both halves of a read lower it: the best address of x, and
-  the best x at the address.
+  For a fixed memory both halves of a read lower it: inferring the address of x,
+  and decoding x at the address.
 
   Args:
     log_px: ln p(x | w, M), [].
-    kl_weights: as from `weight_kl`, [].
+    kl_weights: KL(q(w) || p(w)), see `weight_kl`, [].
 
   Returns:
     V, [].
@@ -394,14 +394,14 @@ def weight_kl(
   weight_stddev: float | jax.Array = 0.3,
   weight_variance: float | jax.Array = 1.0,
 ) -> jax.Array:
-  """Measures KL(N(μ, σ_q² I) || N(0, s_w² I)) of an address.
+  """Computes KL(N(μ, σ_q² I) || N(0, s_w² I)) of an address.
 
   ½ [K σ_q² / s_w² + |μ|² / s_w² - K - K ln(σ_q² / s_w²)].
 
   Args:
     weights: μ, [K].
-    weight_stddev: σ_q, a standard deviation; positive.
-    weight_variance: s_w², a variance; positive.
+    weight_stddev: σ_q, standard deviation of q(w); positive.
+    weight_variance: s_w², variance of p(w); positive.
 
   Returns:
     The divergence, in nats, [].
@@ -430,14 +430,14 @@ def optimal_weight_stddev(
   noise_variance: float | jax.Array = 1.0,
   weight_variance: float | jax.Array = 1.0,
 ) -> jax.Array:
-  """Finds the σ_q with the best bound for codes that are N(Rᵀ w, σ² I).
+  """Computes the σ_q that maximises the bound for codes from N(Rᵀ w, σ² I).
 
-  σ_q² = K / tr(I / s_w² + R Rᵀ / σ²): the paper learns it instead.
+  σ_q² = K / tr(I / s_w² + R Rᵀ / σ²); the paper learns it instead.
 
   Args:
     state: the memory.
-    noise_variance: σ², of the code; positive.
-    weight_variance: s_w², of p(w); positive.
+    noise_variance: σ², observation noise of the code; positive.
+    weight_variance: s_w², variance of p(w); positive.
 
   Returns:
     σ_q, [], the same for all codes.
@@ -446,7 +446,7 @@ def optimal_weight_stddev(
     ValueError: if a variance is a number that is not positive.
 
   Reference:
-    The bound is of Wu et al. (2018), arXiv:1811.09556; its maximum is ours.
+    The bound is from Wu et al. (2018), arXiv:1811.09556; its maximum is ours.
 
   >>> state = kanerva.prior(jnp.array([[1.0, 1.0], [1.0, 3.0]]), 0.0)
   >>> float(optimal_weight_stddev(state, noise_variance=2.0))
@@ -466,22 +466,22 @@ def loss(
   kl_memory: jax.Array,
   autoencoder_log_px: jax.Array,
 ) -> tuple[jax.Array, LossTerms]:
-  """Sums what is made small in training, in nats for an item.
+  """Computes the training loss, in nats per item.
 
   -1/T [Σ_t (ln p(x_t | w_t, M) - KL(q(w_t) || p(w))) - KL(q(M) || p(M))]
-  - 1/T Σ_t ln p(x_t | d(e(x_t))). The last term, outside the bound, makes e and
-  d inverses of each other.
+  - 1/T Σ_t ln p(x_t | d(e(x_t))). The last term, which is not part of the
+  bound, trains e and d to be inverses of each other.
 
   Args:
-    log_px: ln p(x_t | w_t, M) of what was read, summed over an item's
-      dimensions, [T].
-    kl_weights: of the addresses that were read at, [T].
-    kl_memory: of the whole episode, `kanerva.kl` of the memory after it
-      to the prior, []; not a sum over `WriteInfo.kl_memory`.
+    log_px: ln p(x_t | w_t, M) of the reads, summed over an item's dimensions,
+      [T].
+    kl_weights: KL(q(w_t) || p(w)) of the addresses that were read, [T].
+    kl_memory: `kanerva.kl` of the memory after the whole episode from the
+      prior, []; not the sum of `WriteInfo.kl_memory`.
     autoencoder_log_px: ln p(x_t | d(e(x_t))), [T].
 
   Returns:
-    The loss, []; and its terms.
+    The loss, [], and its terms.
 
   Raises:
     ValueError: if T is 0.

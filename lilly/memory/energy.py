@@ -1,14 +1,15 @@
 """Energy-based memory: patterns are stored in the weights of a network.
 
-E(x; θ) is low at what is stored. To write is to descend, in θ, a loss of a set
-of patterns, from learned weights θ̄; to read is to descend the energy, in x,
-from a query. Both loops are differentiated: θ̄, all rates, and whatever else
-the energy depends on are learned by the error of what is read.
+E(x; θ) is low at stored patterns. Writing is gradient descent in θ on a loss of
+a set of patterns, starting from meta-learned weights θ̄; reading is gradient
+descent in x on the energy, starting from a query. Both loops are
+differentiable: θ̄, all rates and any other parameters of the energy are trained
+end to end on the reconstruction error.
 
-θ are the weights that are written; bind those that are not to the energy, as by
-`functools.partial`: gradients reach them. Activations must be smooth: gradients
-of gradients are taken, and a ReLU has none. `write` and `read` are loops of
-`lax.scan`: how long they take to compile does not depend on their steps.
+θ contains only the weights that are written; bind all others to the energy,
+e.g. with `functools.partial`, and gradients reach them. Activations must be
+smooth, since second derivatives are taken and those of a ReLU vanish. `write`
+and `read` use `lax.scan`: compile time is independent of the number of steps.
 """
 
 import functools
@@ -25,7 +26,7 @@ __all__ = [
   "ReadRates",
   "WriteRates",
   "WritingTerms",
-  "decayed",
+  "decay_rates",
   "error_bits",
   "loss",
   "read",
@@ -36,23 +37,23 @@ __all__ = [
   "writing_terms",
 ]
 
-Energy = Callable[[Any, jax.Array], jax.Array]  # of θ and x: E, []
+Energy = Callable[[Any, jax.Array], jax.Array]  # (θ, x) -> E, []
 
 
 class WriteRates(NamedTuple):
-  """Logits of learning rates, softplus(ρ), of each term and part of θ.
+  """Logits ρ of learning rates, softplus(ρ), per loss term and part of θ.
 
-  Trees as θ or, for one rate a layer, a prefix of it. Leaves are [], or
-  [num_steps] for rates that change. A term that is None is left out.
+  Trees shaped as θ or, for one rate per layer, a prefix of it. Leaves are [],
+  or [num_steps] for one rate per step. A term that is None is left out.
   """
 
   energy: Any
-  gradient_norm: Any  # 2nd-order, the costly one
+  gradient_norm: Any  # second-order, the expensive one
   prior: Any
 
 
 class ReadRates(NamedTuple):
-  """What γ_1 .. γ_K and ψ_1 .. ψ_K are made of, by `decayed`."""
+  """Parameters of γ_1 .. γ_K and ψ_1 .. ψ_K, see `decay_rates`."""
 
   step_size: jax.Array  # γ_1, []
   step_size_logits: jax.Array  # [K - 1]
@@ -61,7 +62,7 @@ class ReadRates(NamedTuple):
 
 
 class WritingTerms(NamedTuple):
-  """What the writing loss is made of: means over patterns."""
+  """Terms of the writing loss: means over patterns."""
 
   energy: jax.Array  # E(x; θ), []
   gradient_norm: jax.Array  # |∇_x E(x; θ)|², []
@@ -74,20 +75,20 @@ def write_rates(
   initial: float = 1e-4,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> WriteRates:
-  """Makes rates of the three terms, all equal at first.
+  """Creates learning rates for the three terms, all with the same value.
 
   Args:
-    layers: a tree, for its form: of each leaf there is a rate. Give θ for one
-      rate an array, or a tree that ends at θ's layers for one a layer.
+    layers: a tree that sets the structure of ρ, one rate per leaf: θ for one
+      rate per array, or a tree whose leaves are θ's layers for one per layer.
     initial: the rate, softplus(ρ); positive, and a normal number of `dtype`.
-      Of few updates little comes of the paper's 1e-4: 0.1 to 0.3 learns sooner.
-    dtype: of ρ.
+      With few updates the paper's 1e-4 learns little; 0.1 to 0.3 learns faster.
+    dtype: data type of ρ.
 
   Returns:
     ρ.
 
   Raises:
-    ValueError: if `initial` is not as said.
+    ValueError: if `initial` is out of range.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix C.
@@ -102,7 +103,7 @@ def write_rates(
       f"initial is {initial}; it must be positive and finite, from {least:.2g} "
       f"to {most:.2g}."
     )
-  logit = initial + math.log(-math.expm1(-initial))  # where softplus is it
+  logit = initial + math.log(-math.expm1(-initial))  # inverse softplus
   term = lambda: jax.tree.map(lambda _: jnp.asarray(logit, dtype), layers)
   return WriteRates(term(), term(), term())
 
@@ -115,20 +116,20 @@ def read_rates(
   decay: float = 0.9,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> ReadRates:
-  """Makes the rates of K steps of reading.
+  """Creates the rates of K reading steps.
 
   Args:
-    num_steps: K, at least 1.
-    step_size: γ_1, not negative, and finite.
+    num_steps: number of reading steps K, at least 1.
+    step_size: γ_1, non-negative and finite.
     momentum: ψ_1, in [0, 1].
-    decay: γ_k / γ_{k-1} and ψ_k / ψ_{k-1} at first, in (0, 1).
-    dtype: of the rates.
+    decay: initial ratio γ_k / γ_{k-1} and ψ_k / ψ_{k-1}, in (0, 1).
+    dtype: data type of the rates.
 
   Returns:
     The rates.
 
   Raises:
-    ValueError: if one of them is not as said.
+    ValueError: if an argument is out of range.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix; initial values are ours.
@@ -153,8 +154,8 @@ def read_rates(
   return ReadRates(first(step_size), logits(), first(momentum), logits())
 
 
-def decayed(first: jax.Array, logits: jax.Array) -> jax.Array:
-  """Makes a schedule that does not rise: γ_k = γ_{k-1} σ(η_k).
+def decay_rates(first: jax.Array, logits: jax.Array) -> jax.Array:
+  """Computes a non-increasing schedule: γ_k = γ_{k-1} σ(η_k).
 
   Args:
     first: γ_1, [].
@@ -166,13 +167,13 @@ def decayed(first: jax.Array, logits: jax.Array) -> jax.Array:
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix.
 
-  >>> decayed(jnp.array(0.5), jnp.zeros(2)).tolist()
+  >>> decay_rates(jnp.array(0.5), jnp.zeros(2)).tolist()
   [0.5, 0.25, 0.125]
   """
   chex.assert_rank([first, logits], [0, 1])
   first = jnp.asarray(first, logits.dtype)
 
-  def step(rate, factor):  # the derivative of a cumprod unrolls
+  def step(rate, factor):  # the derivative of cumprod would be unrolled
     rate = rate * factor
     return rate, rate
 
@@ -186,16 +187,16 @@ def writing_terms(
   patterns: jax.Array,
   energy: Energy,
 ) -> WritingTerms:
-  """Measures what writing makes small, each term by itself.
+  """Computes the terms of the writing loss.
 
-  W = E(x; θ) + α |∇_x E(x; θ)|² + β |θ - θ̄|². Writing has a rate for each term
-  in the place of α and β.
+  W = E(x; θ) + α |∇_x E(x; θ)|² + β |θ - θ̄|². Writing uses one learning rate
+  per term in place of α and β.
 
   Args:
     params: θ.
-    prior_params: θ̄, from which writing began.
+    prior_params: θ̄, the initial weights.
     patterns: x_i, [N, ...].
-    energy: E.
+    energy: E(θ, x).
 
   Returns:
     The terms.
@@ -226,7 +227,7 @@ def _mean_energy(params, patterns, energy):
 
 
 def _slopes(params, patterns, energy):
-  """∇_x E at each pattern."""
+  """Computes ∇_x E at each pattern."""
   return jax.vmap(jax.grad(energy, argnums=1), (None, 0))(params, patterns)
 
 
@@ -240,33 +241,31 @@ def write(
   first_order: bool = False,
   remat: bool = False,
 ) -> Any:
-  """Writes a set of patterns: steps down the writing loss.
+  """Writes a set of patterns by gradient descent on the writing loss.
 
-  θ⁰ = θ̄;  θ <- θ - Σ_j softplus(ρ_j) ∇_θ (term j, the mean over patterns), T
-  times. The order of patterns does not matter, nor how often all are repeated.
+  θ⁰ = θ̄;  θ <- θ - Σ_j softplus(ρ_j) ∇_θ (term j, averaged over patterns), T
+  times. Neither the order of the patterns nor repeating all of them matters.
 
   Args:
-    params: θ̄, learned, a tree of arrays: all that is written.
-    patterns: x_i, [N, ...]; no N is too many, but errors grow.
-    energy: E.
+    params: initial weights θ̄, a tree of arrays, all of which are written.
+    patterns: x_i, [N, ...]; any N is allowed, but errors grow with N.
+    energy: E(θ, x).
     rates: ρ.
-    num_steps: T; 0 writes nothing. Not in the text that we had; 5 is
-      (unconfirmed) the paper's.
-    first_order: takes what is subtracted for a constant: cheaper, but then
-      nothing that is learned knows what writing does, except ρ, and θ̄ as the
-      place to begin at.
-    remat: keep no intermediate values of a step, but compute them again where
-      derivatives need them: less space, more time.
+    num_steps: number of write steps T; 0 writes nothing. The paper's value is 5
+      (unconfirmed).
+    first_order: treat the weight updates as constants: cheaper, but then only
+      ρ, and θ̄ as the starting point, receive gradients through writing.
+    remat: rematerialise each step in the backward pass (`jax.checkpoint`).
 
   Returns:
-    θ, as θ̄.
+    Written weights θ, shaped as θ̄.
 
   Raises:
     ValueError: if N is 0, or num_steps is negative.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, and its appendix C. ∇_θ |∇_x E|²
-    is found as a derivative of ∇_θ E along 2 ∇_x E, which is ours.
+    is computed as the derivative of ∇_θ E along 2 ∇_x E, which is ours.
 
   >>> energy, x = lambda theta, x: theta * jnp.sum(x), jnp.ones((1, 2))
   >>> rates = write_rates(0, initial=0.5)._replace(gradient_norm=None)
@@ -293,7 +292,7 @@ def write(
 
 
 def _resolved(logits, params, num_steps):
-  """Rates as a tree like θ, each [T]."""
+  """Broadcasts rates to the structure of θ, each [T]."""
   if logits is None:
     return None
   rates = jax.tree.map(jax.nn.softplus, logits)
@@ -314,7 +313,7 @@ def _gradients(params, prior_params, patterns, energy, rates):
   if rates.gradient_norm is None:
     down, norm = of_energy(patterns), None
   else:
-    # ∇_θ |g|² = 2 gᵀ ∂g/∂θ, for g = ∇_x E: what ∇_θ E changes by along 2 g.
+    # ∇_θ |g|² = 2 gᵀ ∂g/∂θ, with g = ∇_x E: the derivative of ∇_θ E along 2 g.
     along = 2 * _slopes(params, patterns, energy)
     down, norm = jax.jvp(of_energy, (patterns,), (along,))
   drift = jax.tree.map(lambda a, b: 2 * (a - b), params, prior_params)
@@ -331,25 +330,25 @@ def read(
   upper: float = 1.0,
   remat: bool = False,
 ) -> jax.Array:
-  """Reads: steps down the energy, with Nesterov's momentum, inside a box.
+  """Reads by projected descent on the energy with Nesterov momentum.
 
   x⁰ = query, v⁰ = 0;  x̂ = clip(x^{k-1} + ψ_k v^{k-1}),
   v^k = ψ_k v^{k-1} - γ_k ∇_x E(x̂; θ),  x^k = clip(x^{k-1} + v^k).
 
-  The paper prints these with slips of the indices; so they are projected
-  descent at ψ = 0. They oscillate where γ_k is above 2 / E's curvature.
+  The paper prints these equations with index slips; this form is projected
+  gradient descent at ψ = 0. It oscillates if γ_k exceeds 2 / curvature of E.
 
   Args:
-    params: θ, as from `write`.
-    query: x̃, [...]; where it is outside of the box it is clipped first.
-    energy: E.
-    rates: of K steps.
-    lower: least value of what is read; -inf for none.
-    upper: greatest value; inf for none.
-    remat: as of `write`.
+    params: written weights θ, see `write`.
+    query: x̃, [...]; clipped to the box first.
+    energy: E(θ, x).
+    rates: rates of the K steps.
+    lower: lower bound of the box; -inf for none.
+    upper: upper bound of the box; inf for none.
+    remat: see `write`.
 
   Returns:
-    x¹ .. x^K, [K, ...]. The last is what is read, the others are for the loss.
+    Iterates x¹ .. x^K, [K, ...]. The last is the result; all enter the loss.
 
   Raises:
     ValueError: if `lower` is not below `upper`.
@@ -366,7 +365,7 @@ def read(
     raise ValueError(f"lower is {lower}; it must be below upper, {upper}.")
   chex.assert_type(query, float)
   clip = functools.partial(jnp.clip, min=lower, max=upper)
-  query = clip(jnp.asarray(query))  # of the type that there is
+  query = clip(jnp.asarray(query))  # a supported dtype
   slope = jax.grad(energy, argnums=1)
 
   def step(carry, rates):
@@ -377,18 +376,18 @@ def read(
     return (x, v), x
 
   step = jax.checkpoint(step) if remat else step
-  step_sizes = decayed(rates.step_size, rates.step_size_logits)
-  momenta = decayed(rates.momentum, rates.momentum_logits)
+  step_sizes = decay_rates(rates.step_size, rates.step_size_logits)
+  momenta = decay_rates(rates.momentum, rates.momentum_logits)
   schedule = tuple(x.astype(query.dtype) for x in (step_sizes, momenta))
   return jax.lax.scan(step, (query, jnp.zeros_like(query)), schedule)[1]
 
 
 def reconstruction_loss(iterates: jax.Array, pattern: jax.Array) -> jax.Array:
-  """Measures a read at each of its steps: Σ_k |x - x^k|².
+  """Computes the squared error summed over all read steps: Σ_k |x - x^k|².
 
   Args:
     iterates: x¹ .. x^K, [K, ...], without the query.
-    pattern: x, what was stored, [...].
+    pattern: stored pattern x, [...].
 
   Returns:
     The loss, [].
@@ -419,25 +418,25 @@ def loss(
   first_order: bool = False,
   remat: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-  """Writes a set, reads all of it, and measures what training makes small.
+  """Writes a set, reads all of it, and computes the meta-training loss.
 
-  1/N Σ_i Σ_k |x_i - x_i^k|²: one set, one sample of the expectation.
+  1/N Σ_i Σ_k |x_i - x_i^k|² of one set: a one-sample estimate.
 
   Args:
-    params: θ̄.
+    params: initial weights θ̄.
     patterns: x_i, [N, ...].
-    queries: x̃_i, damaged patterns, [N, ...].
-    energy: E.
-    rates: ρ, of writing.
-    schedule: of reading, K steps.
-    num_steps: T, of writing.
-    lower: as of `read`.
-    upper: as of `read`.
-    first_order: as of `write`.
-    remat: as of `write` and `read`.
+    queries: corrupted patterns x̃_i, [N, ...].
+    energy: E(θ, x).
+    rates: ρ, of the write steps.
+    schedule: rates of the K read steps.
+    num_steps: number of write steps T.
+    lower: see `read`.
+    upper: see `read`.
+    first_order: see `write`.
+    remat: see `write` and `read`.
 
   Returns:
-    The loss, [], and what was read, [N, K, ...].
+    The loss, [], and the read iterates, [N, K, ...].
 
   Raises:
     ValueError: as `write` and `read`.
@@ -475,15 +474,15 @@ def loss(
 
 
 def error_bits(x: jax.Array, pattern: jax.Array) -> jax.Array:
-  """Counts the bits of a read that are wrong, once it is rounded.
+  """Counts the wrong bits of a read after rounding.
 
   Args:
-    x: what was read, in [0, 1], [...].
-    pattern: what was stored, 0 and 1, [...].
+    x: read pattern, in [0, 1], [...].
+    pattern: stored pattern of 0 and 1, [...].
 
   Returns:
-    How many lie on the other side of 1/2, which itself counts as 1, or are not
-    numbers, [] int32.
+    Number of entries that differ after rounding (1/2 rounds to 1) or are NaN,
+    [] int32.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4.

@@ -1,16 +1,15 @@
-"""Hopfield networks: memories that settle where a quadratic energy is low.
+"""Hopfield networks: associative memories that descend a quadratic energy.
 
-Patterns and states are of -1 and 1; three rules make weights of a set of
-patterns, and states are retrieved one unit at a time or all at once. The modern
-network has states of real numbers and keeps the patterns themselves.
+Patterns and states have entries -1 and 1; three learning rules compute weights
+from a set of patterns, and states are retrieved by asynchronous or synchronous
+updates. The modern network has real-valued states and stores the patterns.
 
-Units that are known not to be damaged can be clamped. Results that are compared
-must agree on that: errors as published by Bartunov et al. (2020), who do not
-tell (unconfirmed), come out with clamping only.
+Units known to be uncorrupted can be clamped. Compare results only at equal
+clamping: the errors published by Bartunov et al. (2020), who do not mention it
+(unconfirmed), are reproduced only with clamping.
 
-Values that are known when a function is called, as they are not inside of `jit`
-and `vmap`, are checked to be -1 and 1; of others weights are what the formula
-makes of them.
+Concrete inputs, as opposed to those traced by `jit` or `vmap`, are checked to
+be -1 and 1; for other traced values the formulas are applied as they are.
 """
 
 import functools
@@ -41,30 +40,29 @@ _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Retrieval(NamedTuple):
-  """Where a state went."""
+  """Result of a retrieval."""
 
   state: jax.Array  # s, [D], of -1 and 1
-  num_sweeps: jax.Array  # updates of all units, with the one without change
-  is_stable: jax.Array  # whether there was one without change; W of NaN: never
+  num_sweeps: jax.Array  # updates of all units, including the final unchanged
+  is_stable: jax.Array  # whether the last sweep changed nothing; NaN W: False
 
 
 def hebb(patterns: jax.Array, *, zero_diagonal: bool = True) -> jax.Array:
-  """Learns by Hebb's rule: W = 1/D Σ_i x_i x_iᵀ.
+  """Computes weights by Hebb's rule: W = 1/D Σ_i x_i x_iᵀ.
 
   Args:
-    patterns: x_i, [N, D], of -1 and 1. One that is there twice weighs twice.
-      Above N of about 0.14 D most are not retrieved: W is still defined.
-    zero_diagonal: whether W_jj is 0, which it should be where states are
-      retrieved.
+    patterns: x_i, [N, D], of -1 and 1. A repeated pattern counts twice. Above
+      N of about 0.14 D most are not retrieved, though W is still defined.
+    zero_diagonal: whether to set W_jj to 0, as is needed for good retrieval.
 
   Returns:
     W, [D, D], symmetric.
 
   Raises:
-    ValueError: if N or D is 0, or a known value is not -1 or 1.
+    ValueError: if N or D is 0, or a concrete value is not -1 or 1.
 
   Reference:
-    Hopfield (1982), PNAS 79:2554; the scale of Bartunov et al. (2020),
+    Hopfield (1982), PNAS 79:2554; scaled as in Bartunov et al. (2020),
     arXiv:1910.02720.
 
   >>> hebb(jnp.array([[1.0, -1.0]])).tolist()
@@ -76,25 +74,26 @@ def hebb(patterns: jax.Array, *, zero_diagonal: bool = True) -> jax.Array:
 
 
 def storkey(patterns: jax.Array) -> jax.Array:
-  """Learns by Storkey's rule, a pattern at a time.
+  """Computes weights by Storkey's rule, one pattern at a time.
 
   W_ij <- W_ij + 1/D (x_i x_j - x_i h_ji - h_ij x_j),
   h_ij = Σ_{k≠i,j} W_ik x_k.
 
   Args:
-    patterns: x, [N, D], of -1 and 1, in the order of learning, which matters.
-      One that is there again changes W less.
+    patterns: x, [N, D], of -1 and 1, in learning order, which matters. A
+      repeated pattern changes W less.
 
   Returns:
-    W, [D, D], symmetric, its diagonal 0: which has no part in the others.
+    W, [D, D], symmetric with zero diagonal, which the other entries do not
+    depend on.
 
   Raises:
     ValueError: as `hebb`.
 
   Reference:
-    Storkey (1997), ICANN, as in Bartunov et al. (2020), arXiv:1910.02720,
-    whose errors it does not reproduce to the digit: they may have another
-    variant (unconfirmed).
+    Storkey (1997), ICANN, as in Bartunov et al. (2020), arXiv:1910.02720, whose
+    errors it does not reproduce exactly; the paper may use another variant
+    (unconfirmed).
 
   >>> storkey(jnp.array([[1.0, -1.0]])).tolist()
   [[0.0, -0.5], [-0.5, 0.0]]
@@ -103,7 +102,7 @@ def storkey(patterns: jax.Array) -> jax.Array:
   size = patterns.shape[1]
 
   def learn(weights, x):
-    # The diagonal of W is 0 at all times: of h only W_ij x_j is to be left out.
+    # W always has zero diagonal, so h only has to leave out W_ij x_j.
     field = _product(weights, x)[:, None] - weights * x[None]
     cross = field * x[None]
     change = x[:, None] * x[None] - (cross + cross.T)
@@ -116,18 +115,18 @@ def storkey(patterns: jax.Array) -> jax.Array:
 def pseudo_inverse(
   patterns: jax.Array, *, zero_diagonal: bool = True, ridge: float = 1e-4
 ) -> jax.Array:
-  """Learns the projection to what patterns span: W = Xᵀ (X Xᵀ)⁻¹ X.
+  """Computes the projection onto the span of patterns: W = Xᵀ (X Xᵀ)⁻¹ X.
 
-  Up to D patterns that are independent are stable; near N = D nothing else is
-  left of W but its diagonal.
+  Up to D linearly independent patterns are stable; as N approaches D, W
+  approaches a diagonal matrix.
 
   Args:
-    patterns: X, [N, D], of -1 and 1. One that is there twice counts once; of
-      more than D, W is nearly the identity.
-    zero_diagonal: whether W_jj is made 0. At N = D patterns are stable with
-      the diagonal, not without.
-    ridge: times D, is added to the diagonal of X Xᵀ. With 0 patterns must be
-      independent, else W is not a number.
+    patterns: X, [N, D], of -1 and 1. Repeated patterns count once; with more
+      than D, W is close to the identity.
+    zero_diagonal: whether to set W_jj to 0. At N = D patterns are stable only
+      with the diagonal.
+    ridge: multiplied by D and added to the diagonal of X Xᵀ. At 0 patterns must
+      be linearly independent, otherwise W is NaN.
 
   Returns:
     W, [D, D], symmetric. Time is O(min(N, D)³ + N D²).
@@ -150,7 +149,7 @@ def pseudo_inverse(
   x, dtype = _checked_patterns(patterns)
   count, size = x.shape
   is_wide = count <= size
-  # Of X Xᵀ and Xᵀ X the smaller: the other one is singular.
+  # The smaller of X Xᵀ and Xᵀ X: the other one is singular.
   gram = _product(x, x.T) if is_wide else _product(x.T, x)
   matrix = gram / size + ridge * jnp.eye(len(gram), dtype=x.dtype)
   right = x if is_wide else gram
@@ -169,10 +168,10 @@ def _without_diagonal(weights):
 
 
 def energy(weights: jax.Array, state: jax.Array) -> jax.Array:
-  """Measures a state: E = -½ sᵀ W s.
+  """Computes the energy of a state: E = -½ sᵀ W s.
 
-  Where W is symmetric and its diagonal not negative, no update of one unit
-  raises it.
+  If W is symmetric with a non-negative diagonal, no single-unit update raises
+  it.
 
   Args:
     weights: W, [D, D].
@@ -190,7 +189,7 @@ def energy(weights: jax.Array, state: jax.Array) -> jax.Array:
   """
   _check_state(weights, state)
   dtype = jnp.result_type(weights, state, 0.5)
-  wide = jnp.promote_types(dtype, jnp.float32)  # sums are above the energy
+  wide = jnp.promote_types(dtype, jnp.float32)  # partial sums exceed the energy
   weights, state = jnp.asarray(weights, wide), jnp.asarray(state, wide)
   value = -0.5 * _product(state, _product(weights, state))
   return value.astype(dtype)
@@ -204,28 +203,28 @@ def retrieve_asynchronously(
   clamped: jax.Array | None = None,
   max_sweeps: int = 100,
 ) -> Retrieval:
-  """Updates one unit after another, in random order, until none changes.
+  """Updates units one at a time in random order until none changes.
 
-  s_i <- sign(Σ_j W_ij s_j), and s_i stays where that sum is 0. Each sweep has
-  an order of its own. Where W is symmetric and its diagonal not negative this
-  ends.
+  s_i <- sign(Σ_j W_ij s_j); s_i is kept if the sum is 0. Each sweep draws a new
+  order. It converges if W is symmetric with a non-negative diagonal.
 
   Args:
-    key: typed key.
+    key: typed PRNG key.
     weights: W, [D, D].
-    query: s, where it begins, [D], of -1 and 1.
-    clamped: units that stay as they are, booleans, [D]; None is none.
-    max_sweeps: at most so often is every unit updated.
+    query: initial state s, [D], of -1 and 1.
+    clamped: mask of the units to keep fixed, bool [D]; None means none.
+    max_sweeps: maximum number of sweeps over all units.
 
   Returns:
-    The state, as `query`; how many sweeps; and whether it is stable.
+    The state, with the dtype of `query`; the number of sweeps; and whether the
+    state is stable.
 
   Raises:
-    ValueError: if max_sweeps is not positive, or a known value of the query is
-      not -1 or 1.
+    ValueError: if max_sweeps is not positive, or a concrete value of the query
+      is not -1 or 1.
 
   Reference:
-    Hopfield (1982), PNAS 79:2554. Clamping as inferred from the numbers of
+    Hopfield (1982), PNAS 79:2554. Clamping is inferred from the results of
     Bartunov et al. (2020), arXiv:1910.02720 (unconfirmed).
 
   >>> W, key = hebb(jnp.array([[1, -1, 1, 1]])), jax.random.key(0)
@@ -253,18 +252,19 @@ def retrieve_synchronously(
   clamped: jax.Array | None = None,
   max_sweeps: int = 100,
 ) -> Retrieval:
-  """Updates all units at once, until none changes.
+  """Updates all units at once until none changes.
 
-  s <- sign(W s). It may end in a cycle of two states, then it never is stable.
+  s <- sign(W s). It may reach a cycle of two states, which is never stable.
 
   Args:
     weights: W, [D, D].
-    query: s, where it begins, [D], of -1 and 1.
-    clamped: units that stay as they are, booleans, [D]; None is none.
-    max_sweeps: at most so many updates.
+    query: initial state s, [D], of -1 and 1.
+    clamped: mask of the units to keep fixed, bool [D]; None means none.
+    max_sweeps: maximum number of updates.
 
   Returns:
-    The state, as `query`; how many updates; and whether it is stable.
+    The state, with the dtype of `query`; the number of updates; and whether the
+    state is stable.
 
   Raises:
     ValueError: as `retrieve_asynchronously`.
@@ -286,12 +286,12 @@ def retrieve_synchronously(
 
 
 def _sign(field, state):
-  """The sign; where there is none, as of NaN, the state."""
+  """The sign of the field; the old state if the field is 0 or NaN."""
   return jnp.where(field > 0, 1, jnp.where(field < 0, -1, state))
 
 
 def _settle(sweep, key, weights, query, max_sweeps):
-  """Sweeps until nothing changes."""
+  """Sweeps until nothing changes or max_sweeps is reached."""
 
   is_known = ~jnp.isnan(weights).any()
 
@@ -305,7 +305,7 @@ def _settle(sweep, key, weights, query, max_sweeps):
     _, found = carry
     return ~found.is_stable & (found.num_sweeps < max_sweeps)
 
-  query = jnp.asarray(query)  # of the type that there is
+  query = jnp.asarray(query)  # a supported dtype
   state = query.astype(jnp.promote_types(weights.dtype, jnp.float32))
   start = Retrieval(state, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
   _, found = jax.lax.while_loop(goes_on, step, (key, start))
@@ -318,17 +318,17 @@ def modern_energy(
   *,
   inverse_temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
-  """Measures a state of the modern network.
+  """Computes the energy of a state of the modern network.
 
   E = -1/β ln Σ_i exp(β x_i·ξ) + ½ |ξ|² + 1/β ln N + ½ max_i |x_i|².
 
   Args:
-    patterns: x_i, [N, D], of any real numbers.
+    patterns: x_i, [N, D], real-valued.
     state: ξ, [D].
-    inverse_temperature: β; positive and finite.
+    inverse_temperature: β, positive and finite.
 
   Returns:
-    E, [], not negative.
+    E, [], non-negative.
 
   Raises:
     ValueError: if N is 0, or β is a number that is not positive and finite.
@@ -359,16 +359,16 @@ def modern_retrieve(
 ) -> jax.Array:
   """Retrieves by attention to the patterns: ξ <- Xᵀ softmax(β X ξ).
 
-  No step raises `modern_energy`, clamped or not.
+  No step increases `modern_energy`, with or without clamping.
 
   Args:
-    patterns: X, [N, D], of any real numbers; they are the memory. One that is
-      there twice weighs twice; N is not limited.
-    query: ξ, where it begins, [D].
-    inverse_temperature: β; positive and finite. If large, what is most like
-      the query is retrieved; if small, a mean.
-    num_steps: how many updates; not negative.
-    clamped: numbers that stay as they are, booleans, [D]; None is none.
+    patterns: stored patterns X, [N, D], real-valued. A repeated pattern counts
+      twice; N is not limited.
+    query: initial state ξ, [D].
+    inverse_temperature: β, positive and finite. A large β retrieves the most
+      similar pattern, a small one an average.
+    num_steps: number of updates, non-negative.
+    clamped: mask of the entries to keep fixed, bool [D]; None means none.
 
   Returns:
     ξ, [D].
@@ -420,18 +420,18 @@ def _check_sizes(patterns):
 
 
 def _checked_patterns(patterns):
-  """Patterns in a type wide enough for sums, and the type of weights."""
+  """Patterns in a dtype wide enough for sums, and the dtype of the weights."""
   chex.assert_rank(patterns, 2)
   _check_sizes(patterns)
   _check_signs("patterns", patterns)
-  patterns = jnp.asarray(patterns)  # of the type that there is
+  patterns = jnp.asarray(patterns)  # a supported dtype
   is_float = jnp.issubdtype(patterns.dtype, jnp.floating)
   dtype = patterns.dtype if is_float else jnp.result_type(float)
   return patterns.astype(jnp.promote_types(dtype, jnp.float32)), dtype
 
 
 def _checked_query(weights, query, clamped, max_sweeps):
-  """Which units are free."""
+  """Checks a query; returns a mask of the units that are not clamped."""
   _check_state(weights, query)
   _check_signs("query", query)
   if not max_sweeps >= 1:
@@ -453,7 +453,7 @@ def _check_state(weights, state):
 
 
 def _check_signs(name, x):
-  """Checks values, where there are any yet."""
+  """Checks concrete values; traced ones cannot be checked."""
   try:
     values = np.asarray(x, np.float64)
   except jax.errors.TracerArrayConversionError:

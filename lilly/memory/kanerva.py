@@ -1,14 +1,15 @@
-"""The memory of the Kanerva Machine: a matrix of which a Gaussian is known.
+"""The memory of the Kanerva Machine: a matrix with a Gaussian posterior.
 
-M, [K, C], of K rows and codes of size C, is N(R, U) in each column: the rows
-covary by U, the columns not at all. An item is a code z = Mᵀ w + noise at an
-address w. To write it is Bayesian linear regression, exact and in closed form:
-in any order, in parts that are merged, and taken back again.
+The memory M, [K, C], has K rows for codes of size C. Each column is distributed
+as N(R, U): rows covary by U, columns are independent. An item is a code
+z = Mᵀ w + noise at an address w. Writing is Bayesian linear regression, exact
+and in closed form: items can be written in any order, in parts that are merged,
+and erased again.
 
-Addresses are what a network puts out: not normalised, and negative as well. One
-episode at a time: `vmap` gives several. Types are kept; of thousands of writes
-with little noise (a variance of 1e-4) U stays positive definite in float32 for
-few rows and addresses that differ, else in float64.
+Addresses are network outputs: not normalised, and of either sign. Functions
+take one episode; `vmap` over several. Dtypes are kept. After thousands of
+writes with little noise (a variance of 1e-4) U stays positive definite in
+float32 if K is small and addresses differ; otherwise use float64.
 """
 
 import functools
@@ -36,25 +37,25 @@ __all__ = [
   "write_all",
 ]
 
-# Not in the faster, coarser products that accelerators offer by default: what
-# is left of U after many writes is a small difference.
+# Full precision, as accelerators default to lower: after many writes U is a
+# small difference of large terms.
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class State(NamedTuple):
-  """What is known of the memory M: N(R, U) in each column."""
+  """Distribution of the memory M: N(R, U) in each column."""
 
   mean: jax.Array  # R, [K, C]
-  cov: jax.Array  # U, [K, K], of the rows, the same for every column
+  cov: jax.Array  # U, [K, K], row covariance shared by all columns
 
 
 def prior(mean: jax.Array, log_variance: float | jax.Array) -> State:
-  """Makes the memory before anything is written: U = diag(exp(log_variance)).
+  """Creates the prior of the memory, with U = diag(exp(log_variance)).
 
   Args:
-    mean: R, [K, C]. Learned, as is the variance; not 0 where addresses are
-      found by looking at the memory.
-    log_variance: ln of the variance of each row, [K] or [].
+    mean: R, [K, C]. Usually learned, as is the variance; must not be 0 if
+      addresses are inferred from the memory.
+    log_variance: log of each row's variance, [K] or [].
 
   Returns:
     The memory.
@@ -75,14 +76,14 @@ def prior(mean: jax.Array, log_variance: float | jax.Array) -> State:
 
 
 def address(address_matrix: jax.Array, b: jax.Array) -> jax.Array:
-  """Finds where an item is: w = A b, without a softmax.
+  """Computes the address of an item: w = A b, without a softmax.
 
   Args:
     address_matrix: A, [K, S], learned.
-    b: what a network makes of the item's latent address, [S].
+    b: network output computed from the item's latent address, [S].
 
   Returns:
-    w, [K], of either sign and any sum.
+    w, [K], of either sign and not normalised.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756.
@@ -103,7 +104,7 @@ def read(state: State, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     weights: w, [K].
 
   Returns:
-    The mean Rᵀ w, [C], and the variance wᵀ U w of each of its numbers, [].
+    The mean Rᵀ w, [C], and the variance wᵀ U w of each entry, [].
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756.
@@ -129,23 +130,23 @@ def rank_one_write(
   """Writes one item.
 
   Δ = z - Rᵀ w,  s = wᵀ U w + σ²,  g = U w / s,  R <- R + g Δᵀ,
-  U <- U - (U w)(U w)ᵀ / s, or, as Joseph, (I - g wᵀ) U (I - g wᵀ)ᵀ + σ² g gᵀ.
+  U <- U - (U w)(U w)ᵀ / s, or (I - g wᵀ) U (I - g wᵀ)ᵀ + σ² g gᵀ (Joseph form).
 
-  Both are the same U. What the first takes off is symmetric to the last digit:
-  that makes it as exact as Joseph's form, which g (U w)ᵀ is not.
+  Both give the same U. In the first the subtracted term is exactly symmetric in
+  floating point; that makes it as accurate as the Joseph form, unlike g (U w)ᵀ.
 
   Args:
     state: the memory.
     weights: w, [K].
     value: z, [C].
-    noise_variance: σ², of the code; positive.
-    joseph: whether to take Joseph's form.
+    noise_variance: σ², observation noise of the code; positive.
+    joseph: whether to use the Joseph form.
 
   Returns:
     The memory; U is symmetric. Time is O(K² + K C).
 
   Raises:
-    ValueError: if the variance is a number that is not positive.
+    ValueError: if noise_variance is a number that is not positive.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756. Joseph's form: Bucy and Joseph (1968).
@@ -160,14 +161,14 @@ def rank_one_write(
 
 
 def _write_item(state, w, z, noise, joseph=False):
-  """Writes one item; with a noise below 0 takes it back."""
+  """Writes one item; negative noise erases it."""
   mean, cov = state
   c = _product(cov, w)
   total = _product(w, c) + noise
   gain = c / total
   mean = mean + gain[:, None] * (z - _product(w, mean))[None]
   if not joseph:
-    # A product of numbers is that of their exchange: it stays symmetric.
+    # Floating-point products commute, so U stays symmetric.
     return State(mean, cov - c[:, None] * c[None] / total)
   left = cov - gain[:, None] * c[None]
   left = left - _product(left, w)[:, None] * gain[None]
@@ -186,7 +187,7 @@ def write(
   noise_variance: float | jax.Array,
   method: _Method = "sequential",
 ) -> State:
-  """Writes an episode: p(M | Z, W), the same in any order of its items.
+  """Writes an episode: p(M | Z, W), independent of the order of its items.
 
   R + Sᵀ Q⁻¹ Δ,  U - Sᵀ Q⁻¹ S,  Δ = Z - W R,  S = W U,  Q = W U Wᵀ + σ² I.
 
@@ -194,17 +195,17 @@ def write(
     state: the memory.
     weights: W, [T, K].
     values: Z, [T, C].
-    noise_variance: σ², of the codes; positive.
-    method: the result is the same, but for rounding. "sequential": item by
-      item, O(T (K² + K C)), no matrix is inverted; "joseph": so too, in
-      Joseph's form; "batch": as above, O(T³ + T² (K + C) + T K (K + C));
+    noise_variance: σ², observation noise of the codes; positive.
+    method: all give the same result up to rounding. "sequential": item by item
+      without matrix inverses, O(T (K² + K C)); "joseph": the same in Joseph
+      form; "batch": the equation above, O(T³ + T² (K + C) + T K (K + C));
       "information": by inverse covariances, O(K³ + (T + K) K (K + C)).
 
   Returns:
     The memory.
 
   Raises:
-    ValueError: if T is 0, the method is unknown, or the variance is a number
+    ValueError: if T is 0, the method is unknown, or noise_variance is a number
       that is not positive.
 
   Reference:
@@ -242,7 +243,7 @@ def _write_batch(state, weights, values, noise):
   s = _product(weights, state.cov)
   q = _product(s, weights.T) + noise * jnp.eye(len(s), dtype=s.dtype)
   delta = values - _product(weights, state.mean)
-  # One inverse for both.
+  # One solve for both right-hand sides.
   right = jnp.concatenate([delta, s], axis=1)
   moved = _product(s.T, small_matrices.solve_by_inverse(q, right))
   code_size = delta.shape[1]
@@ -251,7 +252,7 @@ def _write_batch(state, weights, values, noise):
 
 
 def _known(mean, precision, information):
-  """Makes U of its inverse, and R of a mean and of U⁻¹ times its distance."""
+  """Computes U from its inverse, and R = mean + U information."""
   cov, _ = small_matrices.invert(precision)
   return State(mean + _product(cov, information), cov)
 
@@ -263,19 +264,19 @@ def write_all(
   *,
   noise_variance: float | jax.Array,
 ) -> State:
-  """Writes an episode and keeps the memory after each item, all side by side.
+  """Writes an episode in parallel and keeps the memory after each item.
 
   U_t⁻¹ = U⁻¹ + Σ_{i≤t} w_i w_iᵀ / σ²,  R_t = R + U_t Σ_{i≤t} w_i Δ_iᵀ / σ²,
-  Δ_i = z_i - Rᵀ w_i: sums of what is before each item, not a loop.
+  Δ_i = z_i - Rᵀ w_i: prefix sums instead of a loop.
 
   Args:
     state: the memory.
     weights: W, [T, K].
     values: Z, [T, C].
-    noise_variance: σ², of the codes; positive.
+    noise_variance: σ², observation noise of the codes; positive.
 
   Returns:
-    Memories, with a leading axis T: the last one is that of `write`. Time is
+    Memories with a leading axis T; the last one equals that of `write`. Time is
     O(T (K³ + K² C)), space O(T K (K + C)).
 
   Raises:
@@ -306,25 +307,25 @@ def erase(
   *,
   noise_variance: float | jax.Array,
 ) -> State:
-  """Takes items back: the memory is as if they had never been written.
+  """Erases items: the memory is as if they had never been written.
 
   It is `write` with -σ² for σ².
 
   Args:
-    state: a memory to which these items were written, whenever.
+    state: a memory to which these items were written, at any time.
     weights: W, [T, K].
     values: Z, [T, C].
-    noise_variance: σ², with which they were written.
+    noise_variance: σ² with which they were written.
 
   Returns:
-    The memory. Rounding is enlarged by about wᵀ U w / σ² before the write.
+    The memory. Rounding errors grow by about wᵀ U w / σ², with U from before
+    the write.
 
   Raises:
     ValueError: as `write`.
 
   Reference:
-    Wu et al. (2018), arXiv:1804.01756, solved for what was
-    before.
+    Wu et al. (2018), arXiv:1804.01756, its update inverted.
 
   >>> W, Z = jnp.ones((1, 1)), jnp.ones((1, 1))
   >>> state = write(prior(0 * Z, 0.0), W, Z, noise_variance=1.0)
@@ -336,18 +337,18 @@ def erase(
 
 
 def merge(a: State, b: State, prior: State) -> State:
-  """Merges memories that were written apart, from the same prior.
+  """Merges memories that were written separately, from the same prior.
 
-  Λ = Λ_a + Λ_b - Λ_0,  Λ R = Λ_a R_a + Λ_b R_b - Λ_0 R_0,  Λ = U⁻¹: what the
-  two know is added, and the prior counted once.
+  Λ = Λ_a + Λ_b - Λ_0,  Λ R = Λ_a R_a + Λ_b R_b - Λ_0 R_0,  Λ = U⁻¹: adds the
+  information of both and counts the prior once.
 
   Args:
-    a: a memory.
-    b: another.
-    prior: what both were before.
+    a: the first memory.
+    b: the second memory.
+    prior: the common prior.
 
   Returns:
-    The memory to which the items of both were written. Time is O(K³ + K² C).
+    The memory with the items of both. Time is O(K³ + K² C).
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756, by inverse covariances.
@@ -374,25 +375,24 @@ def kl(
   diagonal: bool = False,
   scale: float = 1.0,
 ) -> jax.Array:
-  """Measures KL(N(R, U) || N(R₀, U₀)) of the whole memory.
+  """Computes KL(N(R, U) || N(R₀, U₀)) of the whole memory.
 
   ½ [C tr(U₀⁻¹ U) + tr((R - R₀)ᵀ U₀⁻¹ (R - R₀)) - C K + C (ln|U₀| - ln|U|)].
 
   Args:
     posterior: R, U.
     prior: R₀, U₀.
-    diagonal: takes the product of U's diagonal for its determinant, as the
-      authors' released module does; it is larger. With scale=2 it is theirs:
-      they leave out the ½.
-    scale: the result is multiplied by it.
+    diagonal: approximate the determinant of U by the product of its diagonal,
+      as the authors' released module does; the result is larger. scale=2
+      reproduces that module, which omits the ½.
+    scale: factor of the result.
 
   Returns:
-    The divergence, in nats, []; not a number where U or U₀ is not positive
-    definite.
+    The divergence, in nats, []; NaN if U or U₀ is not positive definite.
 
   Reference:
-    Wu et al. (2018), arXiv:1811.09556. Exact by default; the
-    module at github.com/google-deepmind/dynamic-kanerva-machines is not.
+    Wu et al. (2018), arXiv:1811.09556. Exact by default, unlike the authors'
+    module at github.com/google-deepmind/dynamic-kanerva-machines.
 
   >>> ones = prior(jnp.ones((2, 1)), 0.0)
   >>> float(kl(ones, ones._replace(mean=0 * ones.mean)))
@@ -420,23 +420,23 @@ def step_kl(
   *,
   noise_variance: float | jax.Array,
 ) -> jax.Array:
-  """Measures by how much one item changes the memory, without writing it.
+  """Computes the KL by which writing one item would change the memory.
 
   ½ [-C β + β |Δ|² / (v + σ²) - C ln(1 - β)],  β = v / (v + σ²),  v = wᵀ U w:
-  KL of the memory after to that before. Over an episode these do not add up to
-  the KL of its end to its beginning.
+  the KL of the memory after the write from that before. Summed over an episode
+  it does not equal the KL of the final from the initial memory.
 
   Args:
-    state: the memory before.
+    state: the memory before the write.
     weights: w, [K].
     value: z, [C].
-    noise_variance: σ², of the code; positive.
+    noise_variance: σ², observation noise of the code; positive.
 
   Returns:
     The divergence, in nats, [].
 
   Raises:
-    ValueError: if the variance is a number that is not positive.
+    ValueError: if noise_variance is a number that is not positive.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.
@@ -455,7 +455,7 @@ def step_kl(
 
 def _check_sizes(mean):
   chex.assert_rank(mean, 2)
-  # Variances are cast to its type: of whole numbers nothing would be left.
+  # Variances are cast to its dtype; an integer dtype would truncate them.
   chex.assert_type(mean, float)
   for name, size in zip(("rows", "columns"), mean.shape, strict=True):
     if not size:
@@ -468,7 +468,7 @@ def _check_state(state):
 
 
 def _check_item(state, weights, value, noise_variance):
-  """Checks an item; returns the noise's variance in the memory's type."""
+  """Checks an item; returns the noise variance in the memory's dtype."""
   _check_state(state)
   chex.assert_shape(weights, state.mean.shape[:1])
   chex.assert_shape(value, state.mean.shape[1:])
@@ -476,7 +476,7 @@ def _check_item(state, weights, value, noise_variance):
 
 
 def _checked(noise_variance, dtype):
-  """The noise's variance in the memory's type, one for all items."""
+  """The noise variance in the memory's dtype, one for all items."""
   is_number = isinstance(noise_variance, numbers.Real)
   if is_number and not 0 < float(noise_variance) < math.inf:
     raise ValueError(

@@ -1,6 +1,6 @@
-"""What a Kanerva Machine's memory says of codes, and the bound of its training.
+"""Evidence, code KL and training bound of a Kanerva Machine's memory.
 
-In nats; sums over the dimensions of an item.
+In nats, summed over the dimensions of an item.
 """
 
 import math
@@ -17,7 +17,7 @@ __all__ = ["ConditionalTerms", "code_kl", "conditional_bound", "log_evidence"]
 
 
 class ConditionalTerms(NamedTuple):
-  """What a bound is made of: means over items, in nats."""
+  """Terms of the conditional bound: means over items, in nats."""
 
   log_likelihood: jax.Array  # ln p(x | z), []
   kl_address: jax.Array  # KL(q(y | x) || p(y)), []
@@ -31,7 +31,7 @@ def log_evidence(
   *,
   noise_variance: float | jax.Array,
 ) -> jax.Array:
-  """Scores each item by the memory of those before it.
+  """Computes the log evidence of each item given those before it.
 
   ln N(z_t; R_{t-1}ᵀ w_t, (w_tᵀ U_{t-1} w_t + σ²) I); the sum is ln p(Z | W).
 
@@ -39,16 +39,16 @@ def log_evidence(
     state: the memory before the episode.
     weights: W, [T, K].
     values: Z, [T, C].
-    noise_variance: σ², of the codes; positive.
+    noise_variance: σ², observation noise of the codes; positive.
 
   Returns:
-    Log likelihoods, in nats, [T]: minus them is how surprising each item is.
+    Log likelihoods, in nats, [T]; negated, they measure surprise.
 
   Raises:
-    ValueError: if T is 0, or the variance is a number that is not positive.
+    ValueError: if T is 0, or noise_variance is a number that is not positive.
 
   Reference:
-    Wu et al. (2018), arXiv:1804.01756, as a chain of predictions.
+    Wu et al. (2018), arXiv:1804.01756, by the chain rule over items.
 
   >>> zero = jnp.zeros((1, 1))
   >>> state = kanerva.prior(zero, 0.0)
@@ -80,18 +80,18 @@ def code_kl(
   noise_variance: float | jax.Array,
   read_variance: float | jax.Array = 0.0,
 ) -> jax.Array:
-  """Measures KL(q(z) || p(z | w, M)) of a code to what the memory says of it.
+  """Computes KL(q(z) || p(z | w, M)), of a code from the memory's prediction.
 
-  KL(N(μ, diag s²) || N(m, σ² I)), and where M is not taken to be its mean the
-  expectation over it, which is C v / (2 σ²) more.
+  KL(N(μ, diag s²) || N(m, σ² I)) with M at its mean; the expectation over M
+  adds C v / (2 σ²).
 
   Args:
     mean: μ, [C].
     stddev: s, [C], positive.
     read_mean: m = Rᵀ w, as from `kanerva.read`, [C].
-    noise_variance: σ², of the code; positive.
-    read_variance: v = wᵀ U w, as from `kanerva.read`, for the expectation over
-      M; 0: M is taken to be its mean. Which one the paper takes is unconfirmed.
+    noise_variance: σ², observation noise of the code; positive.
+    read_variance: v = wᵀ U w, as from `kanerva.read`, to take the expectation
+      over M; 0 uses M's mean. Which one the paper uses is unconfirmed.
 
   Returns:
     The divergence, in nats, summed over the code, [].
@@ -121,19 +121,19 @@ def code_kl(
 def conditional_bound(
   log_px: jax.Array, kl_address: jax.Array, kl_code: jax.Array
 ) -> tuple[jax.Array, ConditionalTerms]:
-  """Bounds ln p(x | M) of an item, given the memory of its episode.
+  """Computes a lower bound on ln p(x | M) given the memory of the episode.
 
-  1/T Σ_t [ln p(x_t | z_t) - KL(q(y_t) || p(y_t)) - KL(q(z_t) || p(z_t))]. The
-  KL of the memory is not in it: numbers of models that count it, as the Dynamic
-  Kanerva Machine does, are no peers.
+  1/T Σ_t [ln p(x_t | z_t) - KL(q(y_t) || p(y_t)) - KL(q(z_t) || p(z_t))]. It
+  does not include the KL of the memory, so it is not comparable to bounds that
+  do, such as the Dynamic Kanerva Machine's.
 
   Args:
     log_px: ln p(x_t | z_t), summed over an item's dimensions, [T].
-    kl_address: of each item's latent address, [T].
+    kl_address: KL of each item's latent address, [T].
     kl_code: as from `code_kl`, [T].
 
   Returns:
-    The bound, in nats for an item, [], to be made large; and its terms.
+    The bound, in nats per item, [], to be maximised; and its terms.
 
   Raises:
     ValueError: if T is 0.
@@ -154,7 +154,7 @@ def conditional_bound(
 
 
 def _checked(noise_variance, dtype):
-  """The noise's variance in the memory's type, one for all items."""
+  """The noise variance in the memory's dtype, one for all items."""
   is_number = isinstance(noise_variance, numbers.Real)
   if is_number and not 0 < float(noise_variance) < math.inf:
     raise ValueError(

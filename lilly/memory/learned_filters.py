@@ -1,9 +1,9 @@
-"""Filters of scores: a threshold, and a backup for what falls below it.
+"""Learned filters: a score threshold, and a backup filter for missed members.
 
-A network scores elements. Those above a threshold are said to be in the set,
-and so are those that a classical filter holds, the backup: the members that
-fall below. So there are no false negatives, whatever the scores are; the better
-they are, the smaller the backup.
+A network scores elements. Those above a threshold are classified as members, as
+are those found in the backup, a classical filter that holds the members below
+the threshold. So there are no false negatives, whatever the scores are; better
+scores make the backup smaller.
 """
 
 import math
@@ -21,24 +21,25 @@ __all__ = [
   "contains",
   "false_positive_rate",
   "fill_backup",
+  "find_missed",
   "make_backup",
-  "missed",
   "space",
 ]
 
 
 def auc(members: jax.Array, non_members: jax.Array) -> jax.Array:
-  """Measures how well scores separate: the area under the ROC curve.
+  """Computes how well scores separate members: the area under the ROC curve.
 
-  P(s > s') + P(s = s') / 2, of any member's score s and any non-member's s'.
+  P(s > s') + P(s = s') / 2, with s the score of a random member and s' that of
+  a random non-member.
 
   Args:
-    members: scores of elements of the set, [n]; those that are not numbers
-      pass no threshold, and count as the least.
-    non_members: of others, [t]; of these they count as the largest.
+    members: scores of members, [n]; NaN passes no threshold and counts as the
+      lowest score.
+    non_members: scores of non-members, [t]; NaN counts as the highest score.
 
   Returns:
-    The area, []: 1 where a threshold separates all, 0.5 by chance. Time is
+    The area, []: 1 for perfect separation, 0.5 for chance. Time is
     O((n + t) log t).
 
   Raises:
@@ -66,19 +67,20 @@ def auc(members: jax.Array, non_members: jax.Array) -> jax.Array:
 
 
 def calibrate(scores: jax.Array, *, fpr: float | jax.Array) -> jax.Array:
-  """Finds the least threshold that few scores of no members are above.
+  """Finds the lowest threshold with a given false-positive rate.
 
-  An answer is yes where a score is above the threshold. The paper has "not
-  below": by that, a threshold among equal scores would let all of them in.
+  An element is classified as a member if its score is above the threshold. The
+  paper has "at or above", by which a threshold among tied scores would admit
+  all of them.
 
   Args:
-    scores: of queries that are not in their sets, of many sets, [n]; one that
-      is not a number counts as the largest.
-    fpr: ε, which part of them may be above, from 0 to 1.
+    scores: scores of non-members, pooled over many sets, [n]; NaN counts as the
+      highest score.
+    fpr: ε, the fraction of them allowed above the threshold, from 0 to 1.
 
   Returns:
-    τ, []: of all thresholds with at most ε n scores above them the least, so
-    that most members are above; -inf where ε is 1.
+    τ, []: the lowest threshold with at most ε n scores above it, which admits
+    the most members; -inf if ε is 1.
 
   Raises:
     ValueError: if n is 0, or ε is a number that is not from 0 to 1.
@@ -93,30 +95,29 @@ def calibrate(scores: jax.Array, *, fpr: float | jax.Array) -> jax.Array:
   if not scores.size:
     raise ValueError("scores has 0 items; give 1 or more.")
   _check_rate("fpr", fpr)
-  # A rate of 0.29 and 100 scores are 29, for all that products round: by one
-  # place, or of millions of scores one too many would be let through.
+  # 0.29 of 100 scores is 29 despite rounding of the product: add one unit in
+  # the last place. More would let one too many of millions of scores pass.
   most = jnp.floor(jnp.asarray(fpr, jnp.float32) * (scores.size * (1 + 2**-23)))
   most = most.astype(jnp.int32)
   sorted_scores = jnp.sort(scores, descending=True)
   return sorted_scores.at[most].get(mode="fill", fill_value=-jnp.inf)
 
 
-def missed(
+def find_missed(
   scores: jax.Array, threshold: jax.Array, *, margin: float = 1e-3
 ) -> jax.Array:
-  """Tells which elements of a set need the backup.
+  """Computes which members need the backup.
 
   Args:
-    scores: of elements of the set, after the last write, [...].
+    scores: scores of members, after the last write, [...].
     threshold: τ, [].
-    margin: so much above the threshold a score must be, times |τ| where that
-      is more than 1: computed again, in another program or a batch of another
-      size, it may differ by rounding. Of scores of few bits it is never less
-      than rounding is. 0 is the paper's.
-
+    margin: how far above the threshold a score must be, relative to
+      max(1, |τ|): recomputed in another program or batch size, a score may
+      change by rounding. A positive margin is raised to at least the rounding
+      error of the dtype. 0 is the paper's.
   Returns:
-    Whether, booleans, [...]; also where a score is not a number. They are n_fn
-    of `space`.
+    Booleans, [...]; true also if a score is NaN. Their count is n_fn in
+    `space`.
 
   Raises:
     ValueError: if the margin is negative.
@@ -124,7 +125,7 @@ def missed(
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304; the margin is ours.
 
-  >>> missed(jnp.array([1.0, 2.0, 3.0]), jnp.array(2.0)).tolist()
+  >>> find_missed(jnp.array([1.0, 2.0, 3.0]), jnp.array(2.0)).tolist()
   [True, True, False]
   """
   if not margin >= 0:
@@ -146,24 +147,24 @@ def fill_backup(
   *,
   margin: float = 1e-3,
 ) -> bloom.State:
-  """Inserts what the network misses.
+  """Inserts the members that the network misses into the backup.
 
-  Each write moves the scores of what was written before. So later elements of a
-  set either go to the backup alone, by this, the memory left as it is; or all
-  elements are scored by the new memory, and an empty backup is filled.
+  Each write changes the scores of elements written before. So to add elements
+  to a set, either insert them into the backup only and leave the memory as it
+  is; or rescore all elements with the new memory and fill an empty backup.
 
   Args:
-    backup: a classical filter; `bloom.optimal_size` tells how large.
-    elements: of the set, [n, ...].
-    scores: of these, by the memory that will be queried, [n].
+    backup: a Bloom filter; see `bloom.optimal_size` for its size.
+    elements: members of the set, [n, ...].
+    scores: their scores under the memory that will be queried, [n].
     threshold: τ, [].
-    margin: as of `missed`.
+    margin: see `find_missed`.
 
   Returns:
     The backup.
 
   Raises:
-    ValueError: as `missed`.
+    ValueError: as `find_missed`.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
@@ -174,7 +175,7 @@ def fill_backup(
   [True, False]
   """
   chex.assert_shape(scores, elements.shape[:1])
-  where = missed(scores, threshold, margin=margin)
+  where = find_missed(scores, threshold, margin=margin)
   return bloom.insert(backup, elements, where=where)
 
 
@@ -187,23 +188,23 @@ def make_backup(
   fpr: float,
   margin: float = 1e-3,
 ) -> bloom.State:
-  """Makes a backup of what the network misses, as large as that needs.
+  """Creates a backup of the members that the network misses, sized to fit.
 
   Args:
-    key: typed key; draws the hashes.
-    elements: of the set, [n, ...].
-    scores: of these, [n].
+    key: typed PRNG key for the hash functions.
+    elements: members of the set, [n, ...].
+    scores: their scores, [n].
     threshold: τ, [].
-    fpr: δ, of the backup, between 0 and 1.
-    margin: as of `missed`.
+    fpr: false-positive rate δ of the backup, between 0 and 1.
+    margin: see `find_missed`.
 
   Returns:
     The backup. Its array has room for all elements, so that shapes do not
-    depend on scores; it uses the first `num_bits`, as many as what is missed
-    needs with as many hashes as are best for all n.
+    depend on scores. Only the first `num_bits` are used, as many as the missed
+    members need with the number of hash functions that is optimal for n.
 
   Raises:
-    ValueError: as `missed` and `bloom.optimal_size`.
+    ValueError: as `find_missed` and `bloom.optimal_size`.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
@@ -217,11 +218,11 @@ def make_backup(
   """
   num_bits, num_hashes = bloom.optimal_size(len(elements), fpr)
   empty = bloom.init(key, num_bits, num_hashes)
-  count = jnp.sum(missed(scores, threshold, margin=margin))
-  # As `optimal_size`, of a count that is known when the program runs.
+  count = jnp.sum(find_missed(scores, threshold, margin=margin))
+  # As in `optimal_size`, for a count known only at run time.
   is_zero = math.log1p(-(fpr ** (1 / num_hashes))) / num_hashes
   used = jnp.ceil(-1 / jnp.expm1(is_zero / jnp.maximum(count, 1)))
-  # Whole before it is compared: a float next to `num_bits` may be more.
+  # Cast before comparing: the float nearest to `num_bits` may exceed it.
   used = jnp.minimum(used.astype(empty.num_bits.dtype), num_bits)
   empty = empty._replace(num_bits=used)
   return fill_backup(empty, elements, scores, threshold, margin=margin)
@@ -233,16 +234,16 @@ def contains(
   threshold: jax.Array,
   backup: bloom.State,
 ) -> jax.Array:
-  """Answers: by the network, or by the backup.
+  """Tests whether an element may be in the set, by network or backup.
 
   Args:
-    score: of the element, [].
-    element: as the backup's, [...].
+    score: score of the element, [].
+    element: shaped as the backup's elements, [...].
     threshold: τ, [].
-    backup: filled with what the network misses.
+    backup: filter filled with the members that the network misses.
 
   Returns:
-    Whether the element may be in the set, [] bool: always true where it is.
+    Bool []; always true for members.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
@@ -258,11 +259,11 @@ def contains(
 def false_positive_rate(
   fpr: float | jax.Array, backup_fpr: float | jax.Array
 ) -> jax.Array:
-  """Returns the rate of false positives of the whole: ε + (1 - ε) δ.
+  """Computes the false-positive rate of network and backup: ε + (1 - ε) δ.
 
   Args:
     fpr: ε, of the network, from 0 to 1, [].
-    backup_fpr: δ, of the backup, from 0 to 1, []. With ε = δ = α / 2 the whole
+    backup_fpr: δ, of the backup, from 0 to 1, []. With ε = δ = α / 2 the total
       is at most α.
 
   Returns:
@@ -289,16 +290,17 @@ def space(
   fpr: float | jax.Array,
   bits: int = 32,
 ) -> jax.Array:
-  """Tells how many bits a set takes: 32 m W + n_fn log2(2/α) log2(e).
+  """Computes the bits required by a set: 32 m W + n_fn log2(2/α) log2(e).
 
-  The networks' weights, which all sets share, are not counted, nor is τ.
+  Network weights, which all sets share, and τ are not counted.
 
   Args:
-    num_floats: how many numbers the memory has: of a Neural Bloom Filter m W,
-      of a Memory Network n W.
-    num_missed: n_fn, how many elements are in the backup.
-    fpr: α, of the whole, between 0 and 1; half of it is the backup's.
-    bits: of each number.
+    num_floats: numbers in the memory: m W for a Neural Bloom Filter, n W for a
+      Memory Network.
+    num_missed: n_fn, number of elements in the backup.
+    fpr: total false-positive rate α, between 0 and 1; half of it is the
+      backup's.
+    bits: bits per number.
 
   Returns:
     Bits, [].

@@ -1,10 +1,10 @@
-"""Which words are most similar to a query: exactly, or by hashing.
+"""Nearest neighbours of a query among words: exact, or by hashing.
 
-`exact` compares all N words. The `Index` is locality-sensitive hashing as
-arrays: a word is filed under the signs of a few random projections, in several
-tables, and a query looks only at its own bucket of each table. Filing, removal
-and query take time independent of N. Neither is differentiated: slots are
-integers.
+`exact` compares all N words. `Index` implements locality-sensitive hashing with
+arrays: a word is hashed to the signs of a few random projections, in several
+tables, and a query searches only its own bucket of each table. Insertion,
+deletion and query take time independent of N. Neither is differentiable: slots
+are integers.
 """
 
 import math
@@ -20,13 +20,13 @@ __all__ = ["Index", "delete", "exact", "file", "init", "insert", "query"]
 
 
 class Index(NamedTuple):
-  """Hash tables that hold slots."""
+  """Hash tables of slots."""
 
   hyperplanes: jax.Array  # [L, b, W]
   entries: jax.Array  # [L, 2^b, C] int32 slots, each bucket a ring
-  cursors: jax.Array  # [L, 2^b] int32, entries ever made in the bucket
-  # Where a slot is filed in each table, bucket C + position, or -1. An entry
-  # counts only if its slot points back at it.
+  cursors: jax.Array  # [L, 2^b] int32, total insertions into the bucket
+  # The entry of a slot in each table, bucket * C + position, or -1. An entry is
+  # valid only if its slot points back at it.
   places: jax.Array  # [N, L] int32
 
 
@@ -42,8 +42,8 @@ def exact(
   Args:
     words: [N, W].
     query: [W].
-    count: how many to find, K.
-    similarity: of a query [W] and words [N, W], [N].
+    count: number of words to find, K.
+    similarity: maps a query [W] and words [N, W] to similarities [N].
 
   Returns:
     Slots, [K] int32, most similar first, ties to the lowest slot.
@@ -66,7 +66,7 @@ def exact(
 
 
 def _wide(x):
-  """As data, in float32 at least: rounded similarities would tie."""
+  """Stops gradients and widens to float32 at least: rounding makes ties."""
   wide = jnp.promote_types(x.dtype, jnp.float32)
   return jax.lax.stop_gradient(x).astype(wide)
 
@@ -80,16 +80,16 @@ def init(
   bucket_size: int = 32,
   num_bits: int | None = None,
 ) -> Index:
-  """Makes an empty index.
+  """Creates an empty index.
 
   Args:
-    key: draws the hyperplanes.
-    num_slots: N.
-    word_size: W.
-    num_tables: L; more find more.
-    bucket_size: C, entries of a bucket; the oldest makes room for a new one.
-    num_bits: b, hyperplanes of a table; None fills buckets to a half on average
-      when every slot is filed.
+    key: PRNG key for the hyperplanes.
+    num_slots: number of memory slots, N.
+    word_size: size of a memory word, W.
+    num_tables: number of hash tables, L; more tables raise recall.
+    bucket_size: entries per bucket, C; a new entry replaces the oldest.
+    num_bits: hyperplanes per table, b; None fills buckets to a half on average
+      when every slot is indexed.
 
   Returns:
     The index.
@@ -99,7 +99,7 @@ def init(
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3.5; Charikar (2002) for signs
-    of projections. The paper's tables are not described.
+    of projections. The paper does not describe its tables.
 
   >>> init(jax.random.key(0), 1024, 4, bucket_size=32).entries.shape
   (8, 64, 32)
@@ -124,7 +124,7 @@ def init(
 
 
 def _buckets(index: Index, words: jax.Array) -> jax.Array:
-  """Which bucket of each table a word belongs to, [..., L]."""
+  """The bucket of a word in each table, [..., L]."""
   hyperplanes = index.hyperplanes.astype(words.dtype)
   signs = jnp.einsum("lbw,...w->...lb", hyperplanes, words) > 0
   powers = 2 ** jnp.arange(signs.shape[-1], dtype=jnp.int32)
@@ -132,19 +132,20 @@ def _buckets(index: Index, words: jax.Array) -> jax.Array:
 
 
 def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
-  """Files slots under their words, anew where the word has moved.
+  """Inserts slots under their words, and moves slots whose word has changed.
 
-  O(J L (W b + J)) for J slots. A slot that is filed rightly already stays where
-  it is: writing it again and again does not push its neighbours out.
+  O(J L (W b + J)) for J slots. A slot already in the right bucket stays where
+  it is, so rewriting it repeatedly does not evict its neighbours.
 
   Args:
     index: the index.
-    slots: [J] int32; of a repeated slot the first word counts, and a slot out
-      of range is absent.
-    words: what they hold now, [J, W]; zeros have no direction and are removed.
+    slots: [J] int32; for a repeated slot the first word is used, and a slot out
+      of range is ignored.
+    words: the words these slots now hold, [J, W]; a zero word has no direction
+      and is removed.
 
   Returns:
-    The index.
+    The updated index.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3.5.
@@ -180,9 +181,9 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
   positions = (end - count + rank) % bucket_size
   new_places = jnp.where(is_new, buckets * bucket_size + positions, places)
   new_places = jnp.where(is_word[:, None], new_places, -1)
-  # A slot out of range and a repeated one change nothing.
+  # Slots out of range and repeated ones change nothing.
   kept = jnp.where(is_earliest, slots, num_slots)
-  # Of more than a bucket holds the last remain.
+  # If more are inserted than a bucket holds, the last ones remain.
   new_buckets = jnp.where(count - rank > bucket_size, num_buckets, new_buckets)
   return index._replace(
     entries=index.entries.at[tables, new_buckets, positions].set(
@@ -194,7 +195,7 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
 
 
 def _places_in_line(buckets, is_new):
-  """How many new entries share an entry's bucket, and how many before it."""
+  """Number of new entries in the same bucket, and how many come earlier."""
   same = buckets[:, None] == buckets[None]
   same &= is_new[:, None] & is_new[None]  # [J, J, L]
   count = jnp.sum(same, axis=1, dtype=jnp.int32)
@@ -203,16 +204,16 @@ def _places_in_line(buckets, is_new):
 
 
 def file(index: Index, words: jax.Array) -> Index:
-  """Files every slot under its word, as when a memory starts full.
+  """Inserts every slot under its word, e.g. for a memory that starts full.
 
-  Few at a time: `insert` takes time in the square of their number.
+  In chunks, since `insert` is quadratic in the number of slots.
 
   Args:
     index: the index.
     words: [N, W].
 
   Returns:
-    The index.
+    The updated index.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3.5: rebuilding the index.
@@ -234,14 +235,14 @@ def file(index: Index, words: jax.Array) -> Index:
 
 
 def delete(index: Index, slots: jax.Array) -> Index:
-  """Removes slots; O(J L).
+  """Deletes slots; O(J L).
 
   Args:
     index: the index.
-    slots: [J] int32; one that is not filed changes nothing.
+    slots: [J] int32; a slot that is not indexed changes nothing.
 
   Returns:
-    The index.
+    The updated index.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3.5.
@@ -263,18 +264,19 @@ def query(
   *,
   similarity: addressing.Similarity = addressing.cosine_similarity,
 ) -> jax.Array:
-  """Finds similar words among those filed with the query; O(L C (W + K)).
+  """Finds similar words in the query's buckets; O(L C (W + K)).
 
   Args:
     index: the index.
-    words: what the slots hold now, [N, W].
+    words: the words the slots now hold, [N, W].
     query: [W].
-    count: how many to find, K.
-    similarity: of a query [W] and words [M, W], [M]. The tables know directions
-      only: under another similarity than the cosine they find less.
+    count: number of words to find, K.
+    similarity: maps a query [W] and words [M, W] to similarities [M]. Tables
+      hash directions only, so recall is lower for measures other than cosine.
 
   Returns:
-    Distinct slots, [K] int32, most similar first; N where too few were found.
+    Distinct slots, [K] int32, most similar first; padded with N if fewer are
+    found.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3.5.
@@ -299,8 +301,8 @@ def query(
   scores = similarity(_wide(query), _wide(rows))
   scores = jnp.where(found < num_slots, scores, -jnp.inf)
 
-  # A word may be found in several tables: the best one at a time, K times, is
-  # cheaper than sorting all to drop the repeated.
+  # A word may be found in several tables: taking the maximum K times is cheaper
+  # than sorting to remove duplicates.
   def best(scores, _):
     slot = found[jnp.argmax(scores)]
     slot = jnp.where(scores.max() == -jnp.inf, num_slots, slot)

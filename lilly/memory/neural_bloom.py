@@ -1,13 +1,13 @@
-"""The Neural Bloom Filter: a memory that tells whether it has seen something.
+"""The Neural Bloom Filter: a learned memory for set membership.
 
-A set is written at once, as a sum of products of words and addresses, in any
-order; both are what networks make of its elements. What is read for a query is
-the whole memory, each slot times its weight: not their sum. A network turns
-that into a score; `learned_filters` makes of scores a filter that never denies
-what was written.
+A set is written in one shot, as a sum of outer products of addresses and words,
+in any order; networks compute both from the elements. A query reads the whole
+memory, each slot multiplied by its address weight, not their sum. A network
+maps the read to a score; `learned_filters` turns scores into a filter without
+false negatives.
 
-The numbers of the memory grow with the set; where that troubles what reads
-them, divide by a constant, not by a count of what was written, which would have
+Memory entries grow with the size of the set; if that hurts the network that
+reads them, divide by a constant, not by the number of writes, which would have
 to be stored. An element that is written twice counts twice.
 """
 
@@ -41,16 +41,16 @@ def init(
   *,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
-  """Makes an empty memory; each set has its own.
+  """Creates an empty memory; use one per set.
 
   Args:
-    num_slots: m.
-    word_size: W.
-    dtype: of the memory. In bfloat16, of many writes after one another the
-      later ones are lost.
+    num_slots: number of memory slots, m.
+    word_size: size of a memory word, W.
+    dtype: data type of the memory. In bfloat16, later ones of many consecutive
+      writes are lost to rounding.
 
   Returns:
-    M, zeros, [m, W]: the paper's, transposed.
+    M, zeros, [m, W]; transposed with respect to the paper.
 
   Raises:
     ValueError: if a size is not positive.
@@ -74,19 +74,19 @@ def random_keys(
   *,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
-  """Draws the keys of slots, N(0, I), each from a seed of its own.
+  """Samples the slot keys from N(0, I), with one seed per slot.
 
-  So there may be more slots later, with the same first ones.
+  So slots can be added later without changing the first ones.
 
   Args:
-    key: typed key.
-    num_slots: m.
-    query_size: D.
-    dtype: of the keys.
+    key: typed PRNG key.
+    num_slots: number of memory slots, m.
+    query_size: size of a query, D.
+    dtype: data type of the keys.
 
   Returns:
-    A, [m, D]: the paper's, transposed. Where addresses are sparse they are not
-    learned.
+    A, [m, D]; transposed with respect to the paper. With sparse addresses they
+    are not learned.
 
   Raises:
     ValueError: if a size is not positive.
@@ -111,14 +111,14 @@ def random_keys(
 
 
 def address(query: jax.Array, keys: jax.Array) -> jax.Array:
-  """Finds where an element is, softly: a = softmax(A q).
+  """Computes the soft address of an element: a = softmax(A q).
 
   Args:
-    query: q, [D], of a network and, commonly, sphered.
+    query: q, [D], a network output, usually whitened (see `sphering`).
     keys: A, [m, D].
 
   Returns:
-    a, [m], of sum 1.
+    a, [m], summing to 1.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304.
@@ -137,16 +137,16 @@ def _scores(query, keys):
 def sparse_address(
   query: jax.Array, keys: jax.Array, *, count: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Finds the k best slots of an element, and softly which of them.
+  """Computes the sparse address of an element: its k best slots.
 
   Args:
     query: q, [D].
     keys: A, [m, D].
-    count: k, from 1 to m.
+    count: number of slots k, from 1 to m.
 
   Returns:
-    Slots, [k] int32, in the order of the memory, which at k = m makes all as
-    dense; and their weights, [k], a softmax over these alone.
+    Slots, [k] int32, in ascending order, so that k = m equals the dense
+    address; and their weights, [k], a softmax over these slots only.
 
   Raises:
     ValueError: if k is not from 1 to m.
@@ -175,9 +175,8 @@ def write(
 ) -> jax.Array:
   """Writes a set: M + Σ_i a_i w_iᵀ.
 
-  No write knows of another: the result is the same in any order, in parts that
-  are added, and gradients of all are found side by side. Negative words take
-  back what was written.
+  Writes are independent: the result is the same in any order and as a sum of
+  parts, and all gradients are computed in parallel. Negated words erase.
 
   Args:
     memory: M, [m, W].
@@ -185,7 +184,7 @@ def write(
     words: w_i, [n, W].
 
   Returns:
-    M, as it was if n is 0. Sums are of float32 at least.
+    The updated M, unchanged if n is 0. Sums are in float32 or wider.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304.
@@ -204,16 +203,16 @@ def write(
 def sparse_write(
   memory: jax.Array, slots: jax.Array, weights: jax.Array, words: jax.Array
 ) -> jax.Array:
-  """Writes a set, each element at its own few slots.
+  """Writes a set, each element to its own few slots.
 
   Args:
     memory: M, [m, W].
-    slots: [n, k] int32; one out of range writes nothing.
-    weights: of the slots, [n, k].
+    slots: [n, k] int32; slots out of range are ignored.
+    weights: weights of the slots, [n, k].
     words: w_i, [n, W].
 
   Returns:
-    M. Time is O(m W + n k W).
+    The updated M. Time is O(m W + n k W).
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, algorithm 3.
@@ -227,23 +226,23 @@ def sparse_write(
   chex.assert_shape(words, (len(slots), memory.shape[1]))
   wide = jnp.promote_types(memory.dtype, jnp.float32)
   updates = weights[:, :, None].astype(wide) * words[:, None].astype(wide)
-  # In Python's manner a slot below 0 would be one from the end.
+  # Negative indices would count from the end.
   slots = jnp.where(slots < 0, len(memory), slots)
   written = memory.astype(wide).at[slots].add(updates, mode="drop")
   return written.astype(memory.dtype)
 
 
 def read(memory: jax.Array, weights: jax.Array) -> jax.Array:
-  """Reads all slots, each times its weight: the memory, not a sum of it.
+  """Reads all slots, each multiplied by its weight: not summed.
 
   r = flatten(a ⊙ M).
 
   Args:
     memory: M, [m, W].
-    weights: a, of an element, [m].
+    weights: address a of an element, [m].
 
   Returns:
-    r, [m W], slot by slot.
+    r, [m W], in slot order.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304.
@@ -260,15 +259,15 @@ def read(memory: jax.Array, weights: jax.Array) -> jax.Array:
 def sparse_read(
   memory: jax.Array, slots: jax.Array, weights: jax.Array
 ) -> jax.Array:
-  """Reads few slots, each times its weight.
+  """Reads a few slots, each multiplied by its weight.
 
   Args:
     memory: M, [m, W].
-    slots: of an element, [k] int32, from 0 to m - 1.
-    weights: of the slots, [k].
+    slots: slots of an element, [k] int32, from 0 to m - 1.
+    weights: weights of the slots, [k].
 
   Returns:
-    r, [k W], whatever m is.
+    r, [k W], independent of m.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, algorithm 3.
@@ -283,13 +282,13 @@ def sparse_read(
 
 
 def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Measures answers to queries of one set: their mean cross-entropy.
+  """Computes the mean cross-entropy over queries of one set.
 
   -1/t Σ_j y_j ln σ(o_j) + (1 - y_j) ln(1 - σ(o_j)).
 
   Args:
     logits: o, [t].
-    labels: y, whether the query was in the set, [t]; not whether it is like it.
+    labels: y, [t], 1 if the query is a member, 0 otherwise.
 
   Returns:
     The loss, in nats, [].
@@ -299,7 +298,7 @@ def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, whose algorithm 2
-    prints it with a slip.
+    prints it with an error.
 
   >>> f"{float(loss(jnp.zeros(2), jnp.array([0.0, 1.0]))):.3f}"
   '0.693'

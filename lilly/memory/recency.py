@@ -1,9 +1,9 @@
-"""Which slots of a memory were least recently accessed, in O(sqrt N).
+"""Least recently accessed slots of a memory, in O(sqrt N).
 
-Slots are kept in about sqrt(N) blocks of about sqrt(N) slots with the oldest
-access of each block beside them: an access refreshes its own block only, and
-the search looks at the blocks first. A flat search over a million slots would
-cost more than all the rest of a step of a sparse memory.
+Slots are kept in about sqrt(N) blocks of about sqrt(N) slots, together with the
+oldest access of each block: an access updates its own block only, and the
+search looks at the blocks first. A flat search over a million slots would cost
+more than the rest of a sparse memory step.
 """
 
 import math
@@ -19,17 +19,17 @@ _NEVER = jnp.iinfo(jnp.int32).max
 
 
 class State(NamedTuple):
-  """When slots were accessed last; slot i is in block i // S."""
+  """Time of the last access of each slot; slot i is in block i // S."""
 
   times: jax.Array  # [B, S] int32
-  oldest: jax.Array  # [B] int32, the least of each block
+  oldest: jax.Array  # [B] int32, the minimum of each block
 
 
 def init(num_slots: int) -> State:
-  """Makes a state in which slot 0 is the oldest, then slot 1, and so on.
+  """Creates a state in which slot 0 is the oldest, then slot 1, and so on.
 
   Args:
-    num_slots: N.
+    num_slots: number of memory slots, N.
 
   Returns:
     The state; last accesses are -N ... -1.
@@ -54,16 +54,17 @@ def init(num_slots: int) -> State:
 
 
 def touch(state: State, slots: jax.Array, time: jax.Array) -> State:
-  """Notes that slots are accessed now; O(J sqrt N).
+  """Records an access to slots; O(J sqrt N).
 
   Args:
     state: last accesses.
-    slots: accessed slots, [J] int32; may repeat, and a slot out of range is
-      absent.
-    time: now, [] int32; an earlier one than the last changes nothing.
+    slots: accessed slots, [J] int32; may repeat, and slots out of range are
+      ignored.
+    time: time of the access, [] int32; a time before a slot's last access
+      changes nothing.
 
   Returns:
-    The state.
+    The updated state.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3.2.
@@ -74,41 +75,41 @@ def touch(state: State, slots: jax.Array, time: jax.Array) -> State:
   """
   chex.assert_rank([slots, time], [1, 0])
   slots = jnp.where(slots < 0, state.times.size, slots)
-  if slots.size == 1:  # Of one slot the compiler makes another kind of edit,
+  if slots.size == 1:  # A single slot is compiled to another kind of update,
     slots = jnp.append(
       slots, state.times.size
-    )  # for which it copies all times.
+    )  # for which XLA copies all times.
   blocks, places = jnp.divmod(slots, state.times.shape[1])
-  # An array is edited in place if every read of its last version is known to
-  # precede the edit. The times were last read to find `oldest`: what is written
-  # is therefore made to depend on it, by a bound that always holds.
+  # XLA updates an array in place if every read of its previous version is known
+  # to precede the update. The times were last read to find `oldest`, so make
+  # the written value depend on it, by a bound that always holds.
   time = jnp.asarray(time, jnp.int32)
   now = jnp.maximum(time, state.oldest.at[blocks].get(mode="clip"))
-  # The maximum leaves alone the places that fill up the last block.
+  # The maximum does not change the padding of the last block.
   times = state.times.at[blocks, places].max(now, mode="drop")
   oldest = times.at[blocks].get(mode="clip").min(axis=1)
   return State(times, state.oldest.at[blocks].set(oldest, mode="drop"))
 
 
 def least_recent(state: State, count: int) -> jax.Array:
-  """Finds the slots accessed longest ago; O(count sqrt N).
+  """Finds the least recently accessed slots; O(count sqrt N).
 
-  In a loop, what is touched next should depend on what this finds, as it does
-  when it is among it: otherwise the compiler copies all times at every step.
+  In a loop, the slots touched next should depend on this result, as they do if
+  they include it: otherwise XLA copies all times at every step.
 
-  The paper's equation 6 asks for the minimum of the steps since the last
-  access, which would be the slot used last; its text asks for the least used.
+  The paper's equation 6 minimises the steps since the last access, which would
+  select the slot used last; its text describes the least recently used.
 
   Args:
     state: last accesses.
-    count: how many slots.
+    count: number of slots.
 
   Returns:
-    Distinct slots, [count] int32, oldest first and ties to the lowest slot. If
-    there are fewer than `count`, slots out of range follow.
+    Distinct slots, [count] int32, oldest first, ties to the lowest slot. If
+    there are fewer than `count`, they are followed by slots out of range.
 
   Raises:
-    ValueError: if `count` is not from 1 to the size of the blocks together.
+    ValueError: if `count` is not from 1 to the total size of the blocks.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equation 6 with U^(2).
@@ -119,8 +120,8 @@ def least_recent(state: State, count: int) -> jax.Array:
   blocks, size = state.times.shape
   if not 1 <= count <= blocks * size:
     raise ValueError(f"count must be from 1 to {blocks * size}, got {count}.")
-  # The c oldest slots lie in the c blocks whose oldest slots are oldest: were
-  # one elsewhere, each of these c blocks would hold an older one.
+  # The c oldest slots are in the c blocks with the oldest minima: were one
+  # elsewhere, each of these c blocks would contain an older one.
   chosen = jnp.sort(_smallest(state.oldest, min(count, blocks)))
   within = _smallest(state.times[chosen].reshape(-1), count)
   return chosen[within // size] * size + within % size

@@ -1,10 +1,10 @@
 """Sparse Access Memory (SAM): reads of K words and writes of K + 1.
 
-One step of a recurrent network is `write`, then `read`. No work is O(N), be it
-forward or backward, but for an exact search: with an `Index` the search takes
-constant time. The least recently used slot takes O(sqrt N). See `sparse_rows`
-for how gradients travel: along the returned states; a loss of the numbers in
-`state.words.words` themselves has none.
+One step of a recurrent network is `write`, then `read`. Neither pass, forward
+or backward, does O(N) work, except for an exact search: with an `Index` the
+search takes constant time. The least recently used slot is found in O(sqrt N).
+See `sparse_rows` for gradients: they flow along the returned states; a loss of
+`state.words.words` itself has none.
 
 A patent exists on this family of memories (US 11,151,443).
 """
@@ -36,14 +36,14 @@ __all__ = [
 
 
 class Address(NamedTuple):
-  """Few slots and their weights, for each head."""
+  """A few slots and their weights, per head."""
 
-  slots: jax.Array  # [H, K] int32; N: absent, of weight 0
+  slots: jax.Array  # [H, K] int32; N marks an absent slot, of weight 0
   weights: jax.Array  # [H, K]
 
 
 class State(NamedTuple):
-  """The memory and what a step needs of the step before."""
+  """State of the memory between steps."""
 
   words: sparse_rows.State  # [N, W]
   accesses: recency.State  # when each slot was accessed last
@@ -64,21 +64,22 @@ def init(
   fill: float = 1e-6,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> State:
-  """Makes an empty memory.
+  """Creates an empty memory.
 
   Args:
-    num_slots: N.
-    word_size: W.
-    num_heads: H, each of which reads and writes at every step.
-    num_reads: K, words a head reads.
-    index: an empty one, which finds only what was written; None searches all.
-    gradient_rows: as in `sparse_rows.init`; num_heads * (num_reads + 1) times
+    num_slots: number of memory slots, N.
+    word_size: size of a memory word, W.
+    num_heads: number of heads, H; each reads and writes at every step.
+    num_reads: words read per head, K.
+    index: an empty index, which finds only written words; None searches all
+      words exactly.
+    gradient_rows: see `sparse_rows.init`; num_heads * (num_reads + 1) times
       the steps between two calls of `detach` are enough, and so is N.
-    fill: value of every number of the memory.
-    dtype: of the words.
+    fill: initial value of all memory entries.
+    dtype: data type of the words.
 
   Returns:
-    The state, at time 0 and with nothing read.
+    The state at time 0, with no reads or writes.
 
   Raises:
     ValueError: if a size is not positive, there are fewer slots than heads or
@@ -86,7 +87,8 @@ def init(
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3. The initial words are not
-    stated there; small constants as Collier and Beel (2018), arXiv:1807.08518.
+    stated there; a small constant follows Collier and Beel (2018),
+    arXiv:1807.08518.
 
   >>> init(1024, 32).reads.slots.shape
   (4, 4)
@@ -132,7 +134,7 @@ def _check(fill, index, *sizes):
 
 
 def detach(state: State) -> State:
-  """Ends a segment of truncated backpropagation; the words stay.
+  """Ends a segment of truncated backpropagation; the words are kept.
 
   Args:
     state: the memory.
@@ -151,7 +153,7 @@ def detach(state: State) -> State:
 
 
 def _touch(state: State, *addresses: Address, delta: float) -> recency.State:
-  """Notes slots whose weights, those of the present step together, exceed δ."""
+  """Records slots whose weights, summed over this step's accesses, exceed δ."""
   if not 0 <= delta < 1:
     raise ValueError(f"delta is {delta}; it must be in [0, 1).")
   slots = jnp.concatenate([a.slots.reshape(-1) for a in addresses])
@@ -160,7 +162,7 @@ def _touch(state: State, *addresses: Address, delta: float) -> recency.State:
   is_same = slots[:, None] == slots[None]
   total = jnp.sum(jnp.where(is_same, weights[None], 0), axis=1)
   slots = jnp.where(total > delta, slots, state.words.words.shape[0])
-  # Those of the write, if the last address is one, have been noted by it.
+  # The write's own accesses, if the last address is one, are recorded by it.
   return recency.touch(
     state.accesses, slots[: addresses[0].slots.size], state.time
   )
@@ -174,26 +176,26 @@ def write(
   *,
   delta: float = 0.005,
 ) -> State:
-  """Writes each head's word where it last read and to an unused slot.
+  """Writes each head's word to its last read slots and to an unused slot.
 
   w^W = α (γ w^R_tm1 + (1 - γ) I^U);  M_t = (1 - I^U 1ᵀ) M_tm1 + w^W aᵀ.
 
-  The slot u of I^U is the one accessed longest ago, another for each head. It
-  is erased at every step, whatever the gates. O(H K (W + sqrt N)), and with an
-  index the cost of `nearest_neighbors.insert`.
+  The slot u of I^U is the least recently accessed, a different one per head. It
+  is erased at every step, regardless of the gates. O(H K (W + sqrt N)), plus
+  the cost of `nearest_neighbors.insert` with an index.
 
   Args:
     state: the memory.
     word: a, [H, W].
     write_gate: α in (0, 1), [H].
-    interpolation_gate: γ in (0, 1), [H]; 1 writes only where it was read.
+    interpolation_gate: γ in (0, 1), [H]; 1 writes only to the slots last read.
     delta: δ, the weight above which a slot counts as accessed.
 
   Returns:
-    The state. No gradient passes through the choice of slots.
+    The updated state. No gradient passes through the choice of slots.
 
   Raises:
-    ValueError: delta is not in [0, 1).
+    ValueError: if delta is not in [0, 1).
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equations 3, 5, 6 and 8, with U^(2).
@@ -227,7 +229,7 @@ def write(
 
 
 def _filed(state, slots):
-  """Files what slots now hold in the index, if there is one."""
+  """Inserts the slots' new words into the index, if there is one."""
   if state.index is None:
     return state
   written = jax.lax.stop_gradient(state.words.words)
@@ -243,25 +245,24 @@ def content_address(
   *,
   similarity: addressing.Similarity = addressing.cosine_similarity,
 ) -> tuple[State, Address, jax.Array]:
-  """Finds the K words most similar to each query, and weighs them.
+  """Finds the K words most similar to each query, and computes their weights.
 
   w(s_k) = exp(β d(q, M(s_k))) / Σ_k' exp(β d(q, M(s_k'))).
 
   Args:
     state: the memory.
-    query: q, [H, W]. Where it is not finite, neither are the weights.
-    strength: β, [H].
-    similarity: d, of a query [W] and words [K, W], [K].
+    query: q, [H, W]. A non-finite query gives NaN weights.
+    strength: key strength β, [H].
+    similarity: d, maps a query [W] and words [K, W] to similarities [K].
 
   Returns:
-    The state, the address, and the words there, [H, K, W]. Gradients reach q, β
-    and these words.
+    The updated state, the address, and the words there, [H, K, W]. Gradients
+    reach q, β and these words.
 
   Reference:
-    Rae et al. (2016), arXiv:1610.09027, section 3.1. That the weights are
-    normalised over the K words is a reading of the paper (unconfirmed), and β
-    is not among its heads' parameters: without it a cosine could not weigh the
-    best word more than e² times the worst.
+    Rae et al. (2016), arXiv:1610.09027, section 3.1. Normalising over the K
+    words is our interpretation (unconfirmed), and the paper has no β: without
+    it a cosine could not weight the best word more than e² times the worst.
 
   >>> state, address, words = content_address(
   ...   init(8, 2, num_heads=1), jnp.ones((1, 2)), jnp.ones(1)
@@ -304,16 +305,16 @@ def _search(state, query, count, similarity):
 def read_at(
   state: State, address: Address, *, delta: float = 0.005
 ) -> tuple[State, jax.Array]:
-  """Reads at given slots, as when content is mixed with other addresses.
+  """Reads at given slots, e.g. to mix content with other addresses.
 
   Args:
     state: the memory.
-    address: where, [H, K']; absent slots read as zeros. A K' other than K
-      changes the shape of the state.
+    address: slots and weights, [H, K']; absent slots read as zeros. A K' other
+      than K changes the shape of the state.
     delta: δ, the weight above which a slot counts as accessed.
 
   Returns:
-    The state and r, [H, W].
+    The updated state and r, [H, W].
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equation 4.
@@ -332,7 +333,7 @@ def read_at(
 def _finish(state, address, rows, delta):
   dtype = state.reads.weights.dtype
   r = jax.vmap(addressing.weighted_sum)(address.weights, rows).astype(dtype)
-  # A head that read NaN read nothing: it must not write there.
+  # A head whose read is NaN must not write to its slots at the next step.
   weights = jnp.where(jnp.isfinite(address.weights), address.weights, 0)
   reads = address._replace(weights=weights.astype(dtype))
   accesses = _touch(state, reads, state.writes, delta=delta)
@@ -352,15 +353,15 @@ def read(
   r = Σ_k w(s_k) M(s_k), with w of `content_address`.
 
   Args:
-    state: the memory, after the write of the same step.
-    query: q, [H, W]. Where it is not finite the read is NaN and counts as
-      weights of 0: the head has read nothing.
-    strength: β, [H].
-    similarity: d, of a query [W] and words [K, W], [K].
+    state: the memory, after this step's write.
+    query: q, [H, W]. A non-finite query reads NaN, and zero weights are stored
+      for its head.
+    strength: key strength β, [H].
+    similarity: d, maps a query [W] and words [K, W] to similarities [K].
     delta: δ, the weight above which a slot counts as accessed.
 
   Returns:
-    The state and r, [H, W].
+    The updated state and r, [H, W].
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equation 4 and section 3.1.

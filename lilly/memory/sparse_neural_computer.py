@@ -1,9 +1,9 @@
-"""Sparse Differentiable Neural Computer (SDNC): SAM that follows its writes.
+"""Sparse Differentiable Neural Computer (SDNC): SAM with temporal links.
 
 Reads, writes and usage are those of `sparse_access`; there is no allocation by
-free gates. Each head also keeps the order in which it wrote, by
-`temporal_links`, and reads a mixture of content, what was written after, and
-what was written before the words it read last. Links have no gradient.
+free gates. Each head also records the order of its writes, see
+`temporal_links`, and its read mixes three addresses: by content, and the slots
+written after and before those it last read. Links have no gradient.
 """
 
 from typing import NamedTuple
@@ -18,18 +18,18 @@ __all__ = ["State", "detach", "init", "read", "write"]
 
 
 class State(NamedTuple):
-  """The memory, and the order of the writes."""
+  """The memory, and the temporal links of its writes."""
 
   memory: sparse_access.State
-  links: temporal_links.State  # each head's own, [H, N, L]
+  links: temporal_links.State  # one per head, [H, N, L]
 
 
 def init(memory: sparse_access.State, *, num_links: int = 8) -> State:
-  """Makes a state in which nothing was written.
+  """Creates the state of an empty memory.
 
   Args:
-    memory: of `sparse_access.init`.
-    num_links: K_L, links kept of each slot.
+    memory: as from `sparse_access.init`.
+    num_links: links kept per slot, K_L.
 
   Returns:
     The state.
@@ -38,8 +38,8 @@ def init(memory: sparse_access.State, *, num_links: int = 8) -> State:
     ValueError: if `num_links` is not positive or above the number of slots.
 
   Reference:
-    Rae et al. (2016), arXiv:1610.09027, supplement D. With several heads the
-    paper does not say whether they share the links; here they do not.
+    Rae et al. (2016), arXiv:1610.09027, supplement D. The paper does not say
+    whether several heads share the links; here they do not.
 
   >>> init(sparse_access.init(16, 2)).links.precedence_slots.shape
   (4, 8)
@@ -55,7 +55,7 @@ def init(memory: sparse_access.State, *, num_links: int = 8) -> State:
 
 
 def detach(state: State) -> State:
-  """Ends a segment of truncated backpropagation; the words stay.
+  """Ends a segment of truncated backpropagation; the words are kept.
 
   Args:
     state: the memory.
@@ -81,7 +81,7 @@ def write(
   *,
   delta: float = 0.005,
 ) -> State:
-  """Writes as `sparse_access.write`, and notes the order.
+  """Writes as `sparse_access.write`, and updates the temporal links.
 
   Args:
     state: the memory.
@@ -91,7 +91,7 @@ def write(
     delta: δ, the weight above which a slot counts as accessed.
 
   Returns:
-    The state.
+    The updated state.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equations 3, 5, 6 and supplement D.
@@ -120,22 +120,22 @@ def read(
 ) -> tuple[State, jax.Array]:
   """Reads by content and along the order of the writes.
 
-  w = π_1 b + π_2 c + π_3 f, of which the K heaviest words are read.
+  w = π_1 b + π_2 c + π_3 f, reduced to the K largest weights.
 
   Args:
-    state: the memory, after the write of the same step.
+    state: the memory, after this step's write.
     query: q, [H, W].
-    strength: β, [H].
-    modes: π, [H, 3], of sum 1: backward, by content, forward.
-    similarity: d, of a query [W] and words [K, W], [K].
+    strength: key strength β, [H].
+    modes: π, [H, 3], sums to 1: backward, content, forward.
+    similarity: d, maps a query [W] and words [K, W] to similarities [K].
     delta: δ, the weight above which a slot counts as accessed.
 
   Returns:
-    The state and r, [H, W].
+    The updated state and r, [H, W].
 
   Reference:
-    Rae et al. (2016), arXiv:1610.09027, supplement D. How the mixture is made
-    sparse is not stated: see `temporal_links.strongest`.
+    Rae et al. (2016), arXiv:1610.09027, supplement D, which does not state how
+    the mixture is sparsified: see `temporal_links.strongest`.
 
   >>> state = init(sparse_access.init(16, 2, num_heads=1))
   >>> modes = jnp.array([[0.0, 1.0, 0.0]])
@@ -145,7 +145,7 @@ def read(
   """
   num_heads, count = state.memory.reads.slots.shape
   chex.assert_shape(modes, (num_heads, 3))
-  previous = state.memory.reads  # from which a gradient flows, links or not
+  previous = state.memory.reads  # carries gradients, unlike the links
   memory, content, _ = sparse_access.content_address(
     state.memory, query, strength, similarity=similarity
   )

@@ -1,18 +1,18 @@
-"""A matrix of words that a scan reads and edits in place, backward too.
+"""A matrix of words that a scan reads and updates in place, backward too.
 
-Differentiating an edit of an [N, W] array costs O(N W) a step: the cotangent of
-a gather is a matrix of zeros with few rows filled, and the carried cotangent is
-copied where the compiler cannot order its reads and writes. Here the words are
-data that no gradient passes through. Gradients travel along a tape that is
-threaded through every read and write: its value is never looked at, its
-cotangent is that of the words. By default the tape has a row for every word,
-and the initial words get their gradient. With `gradient_rows` it holds only the
-words written since `detach`, and the initial words have no gradient; the
-backward pass then neither works nor stores O(N), not even once.
+Differentiating an update of an [N, W] array costs O(N W) per step: the
+cotangent of a gather is a zero matrix with few non-zero rows, and XLA copies
+the carried cotangent if it cannot order its reads and writes. Here the words
+are data without gradients. Gradients flow along a tape that is threaded through
+every read and write: its value is never used, its cotangent is that of the
+words. By default the tape has one row per word, and the initial words get their
+gradient. With `gradient_rows` it holds only the words written since `detach`,
+and the initial words have no gradient; the backward pass then needs neither
+O(N) time nor O(N) memory.
 
-What stays in place is a loop whose step is one write and then one read. Other
-orders may copy the words at every step, and `jax.checkpoint` around single
-steps does, for it keeps the state of each.
+Updates are in place in a loop whose step is one write and then one read. Other
+orders may copy the words at every step, and so does `jax.checkpoint` around
+single steps, since it saves the state of each.
 """
 
 from typing import NamedTuple
@@ -25,19 +25,19 @@ __all__ = ["State", "detach", "init", "read", "write"]
 
 
 class State(NamedTuple):
-  """Words, and the path their gradients take."""
+  """The words, and the tape that carries their gradients."""
 
   words: jax.Array  # [N, W]
-  tape: jax.Array  # [N or gradient_rows, W]; its value says nothing
-  # A slot written in this segment has the tape's row tickets[slot] - first.
-  tickets: jax.Array | None  # [N] int32; None: the tape's rows are the slots
-  first: jax.Array  # [] int32; smaller tickets are of earlier segments
+  tape: jax.Array  # [N or gradient_rows, W]; its value has no meaning
+  # A slot written in this segment uses the tape's row tickets[slot] - first.
+  tickets: jax.Array | None  # [N] int32; None: tape rows are slots
+  first: jax.Array  # [] int32; smaller tickets belong to earlier segments
   following: jax.Array  # [] int32, the next ticket
 
 
 @jax.custom_vjp
 def _note_read(values, tape, rows):
-  """Is (values, tape); the values' cotangents go to rows of the tape's."""
+  """Returns (values, tape); cotangents of values go to rows of the tape's."""
   del rows
   return values, tape
 
@@ -47,7 +47,7 @@ def _note_read_bwd(rows, cotangents):
   return None, ct_tape.at[rows].add(ct_values, mode="drop"), None
 
 
-# Forward it calls itself, so that gradients of gradients keep to the tape too.
+# The forward pass calls itself, so higher-order gradients use the tape too.
 _note_read.defvjp(
   lambda values, tape, rows: (_note_read(values, tape, rows), rows),
   _note_read_bwd,
@@ -56,10 +56,10 @@ _note_read.defvjp(
 
 @jax.custom_vjp
 def _note_write(tape, additions, rows, erased_rows):
-  """Is the tape; its cotangent's rows are what the additions receive."""
+  """Returns the tape; the additions receive rows of its cotangent."""
   del erased_rows
-  # Under `vmap` each example must have its own tape from the first write on,
-  # though all begin with the same: cotangents of a shared one would be summed.
+  # Under `vmap` each example needs its own tape from the first write on, though
+  # all start equal: the cotangents of a shared tape would be summed.
   return tape.at[rows].set(0 * additions, mode="drop")
 
 
@@ -67,11 +67,11 @@ def _note_write_bwd(residuals, ct_tape):
   rows, erased_rows = residuals
   every = jnp.concatenate([rows, erased_rows])
   taken = ct_tape.at[every].get(mode="fill", fill_value=0)
-  # A row that the tape had no room for would be a wrong gradient: make it loud.
+  # A write without room on the tape would have a wrong gradient: make it NaN.
   overflow = jnp.where(rows > ct_tape.shape[0], jnp.nan, 0)
   ct_additions = taken[: rows.size] + overflow[:, None].astype(taken.dtype)
-  # Erasing by adding what was gathered orders this write after that read, so
-  # that the compiler edits in place. Setting to zero would copy the tape.
+  # Erasing by subtracting the gathered rows orders this write after that read,
+  # so that XLA updates in place. Setting to zero would copy the tape.
   ct_tape = ct_tape.at[erased_rows].add(-taken[rows.size :], mode="drop")
   return ct_tape, ct_additions, None, None
 
@@ -83,25 +83,25 @@ _note_write.defvjp(
 
 
 def init(words: jax.Array, *, gradient_rows: int | None = None) -> State:
-  """Makes a state of given words.
+  """Creates a state with the given words.
 
   Args:
     words: initial words, [N, W].
-    gradient_rows: words that may be written between two calls of `detach` if
-      gradients are taken over all that lies between; the initial words have
-      none then. None: any number, and the initial words have a gradient.
+    gradient_rows: maximum number of words written between two calls of `detach`
+      for gradients over that span; the initial words then have no gradient.
+      None: unlimited, and the initial words have a gradient.
 
   Returns:
-    The state. More than `gradient_rows` words make gradients NaN, not wrong;
-    values are not touched by it.
+    The state. Writing more than `gradient_rows` words makes gradients NaN, not
+    wrong; values are unaffected.
 
   Raises:
     ValueError: if `gradient_rows` is not positive.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3.4 (sparse backpropagation
-    through time), whose roll-back of the memory this replaces: what a read saw
-    is kept, O(K W) a step.
+    through time). Instead of rolling back the memory, this stores the words
+    that each read returned, O(K W) per step.
 
   >>> init(jnp.zeros((8, 3)), gradient_rows=4).tape.shape
   (4, 3)
@@ -110,7 +110,7 @@ def init(words: jax.Array, *, gradient_rows: int | None = None) -> State:
   num_slots, word_size = words.shape
   counters = jnp.int32(0), jnp.int32(0)  # two, so that a state can be donated
   if gradient_rows is None:
-    tape = words - jax.lax.stop_gradient(words)  # zeros, but for the gradient
+    tape = words - jax.lax.stop_gradient(words)  # zeros that carry a gradient
     return State(words, tape, None, *counters)
   if gradient_rows < 1:
     raise ValueError(
@@ -121,7 +121,7 @@ def init(words: jax.Array, *, gradient_rows: int | None = None) -> State:
 
 
 def detach(state: State) -> State:
-  """Ends a segment: no gradient passes, and the tape is free again.
+  """Ends a segment: stops gradients and frees the tape.
 
   Args:
     state: the state at a boundary of truncated backpropagation through time.
@@ -141,13 +141,13 @@ def detach(state: State) -> State:
 
 
 def _in_range(state: State, slots: jax.Array) -> jax.Array:
-  """Gives what is no slot the number N: nothing counts from the end."""
+  """Maps slots out of range to N: negative indices would count from the end."""
   num_slots, _ = state.words.shape
   return jnp.where((slots < 0) | (slots > num_slots), num_slots, slots)
 
 
 def _lookup(state: State, slots: jax.Array) -> jax.Array:
-  """Rows of the tape; its length or more for slots that have none."""
+  """Rows of the tape; its length or more for slots without a row."""
   num_rows, _ = state.tape.shape
   if state.tickets is None:
     return slots
@@ -157,7 +157,7 @@ def _lookup(state: State, slots: jax.Array) -> jax.Array:
 
 
 def _claim(state: State, slots: jax.Array) -> tuple[State, jax.Array]:
-  """Rows of the tape, a fresh one for each slot that has none."""
+  """Rows of the tape, with a new one for each slot that has none."""
   num_slots, _ = state.words.shape
   num_rows, _ = state.tape.shape
   if state.tickets is None or not slots.size:
@@ -173,7 +173,7 @@ def _claim(state: State, slots: jax.Array) -> tuple[State, jax.Array]:
     tickets=state.tickets.at[slots].set(tickets, mode="drop"),
     following=state.following + jnp.sum(is_new, dtype=jnp.int32),
   )
-  # One past the end is for slots out of range, beyond that there is no room.
+  # num_rows marks slots out of range; num_rows + 1 that the tape is full.
   rows = tickets - state.first
   rows = jnp.where(rows >= num_rows, num_rows + 1, rows)
   return state, jnp.where(slots < num_slots, rows, num_rows)
@@ -184,11 +184,11 @@ def read(state: State, slots: jax.Array) -> tuple[State, jax.Array]:
 
   Args:
     state: the words.
-    slots: which ones, [J] int32; a slot out of range reads as zeros.
+    slots: slots to read, [J] int32; a slot out of range reads as zeros.
 
   Returns:
-    The state and the words, [J, W]. Gradients reach the words through the
-    returned state's tape: use that state from here on.
+    The updated state and the words, [J, W]. Gradients reach the words through
+    the returned state's tape: use that state from here on.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equation 4 and section 3.4.
@@ -208,20 +208,20 @@ def read(state: State, slots: jax.Array) -> tuple[State, jax.Array]:
 def write(
   state: State, erased: jax.Array, slots: jax.Array, additions: jax.Array
 ) -> State:
-  """Zeroes some words, then adds to some; O(J), forward and backward.
+  """Erases some words, then adds to some; O(J), forward and backward.
 
   M(erased) <- 0, then M(slots) <- M(slots) + additions.
 
   Args:
     state: the words.
-    erased: slots to zero, [E] int32, distinct or out of range.
+    erased: slots to set to zero, [E] int32, distinct or out of range.
     slots: slots to add to, [J] int32; additions to equal slots are summed, and
-      a slot out of range is absent.
-    additions: words to add, [J, W]; the sums have the type of the words.
+      slots out of range are ignored.
+    additions: words to add, [J, W]; cast to the dtype of the words.
 
   Returns:
-    The state. The gradient of the additions is the words' own at that time; the
-    words before the write have none where they were erased.
+    The updated state. The additions receive the gradient of the written words;
+    erased words have no gradient before the write.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equation 3.

@@ -1,9 +1,9 @@
-"""Moving ZCA: features made uncorrelated and of variance 1, over batches.
+"""Moving ZCA: whitens features by moving averages over batches.
 
-ZCA turns features as little as it can, so what is learned from them hardly
-notices a new projection. Moments and projection are moving averages, not
-learned; only `update` and `refresh` change them, so to evaluate is not to call
-these.
+ZCA is the whitening closest to the identity, so networks trained on its output
+are hardly disturbed by a new projection. Moments and projection are moving
+averages, not learned; only `update` and `refresh` change them, so do not call
+them in evaluation.
 """
 
 import functools
@@ -16,12 +16,12 @@ import jax.numpy as jnp
 __all__ = ["State", "apply", "init", "refresh", "update"]
 
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-_NUM_ITERATIONS = 32  # for eigenvalues down to 1e-7 of the greatest
-_ROUNDINGS = 64  # of moments that are averaged in many steps
+_NUM_ITERATIONS = 32  # enough for eigenvalues down to 1e-7 of the largest
+_ROUNDINGS = 64  # rounding errors that accumulate in the averaged moments
 
 
 class State(NamedTuple):
-  """What is known of the features, and what is made of it."""
+  """Moving averages of the features' moments, and the whitening projection."""
 
   mean: jax.Array  # μ, [D]
   second_moment: jax.Array  # Σ, not centred, [D, D]
@@ -29,21 +29,21 @@ class State(NamedTuple):
 
 
 def init(size: int, *, dtype: jax.typing.DTypeLike = jnp.float32) -> State:
-  """Makes a state that changes nothing: as of features that are spheres.
+  """Creates a state whose projection is the identity.
 
   Args:
-    size: D.
-    dtype: of all arrays.
+    size: number of features, D.
+    dtype: data type of all arrays.
 
   Returns:
-    The state: μ is 0, Σ and θ are the identity.
+    The state: μ is 0; Σ and θ are the identity.
 
   Raises:
     ValueError: if D is not positive.
 
   Reference:
-    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, which tells no initial
-    values: these are ours.
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, which states no
+    initial values: these are ours.
 
   >>> init(2).projection.tolist()
   [[1.0, 0.0], [0.0, 1.0]]
@@ -57,18 +57,17 @@ def init(size: int, *, dtype: jax.typing.DTypeLike = jnp.float32) -> State:
 def update(
   state: State, features: jax.Array, *, decay: float | jax.Array = 0.99
 ) -> State:
-  """Moves the moments towards those of a batch.
+  """Updates the moving moments with a batch.
 
   μ <- γ μ + (1 - γ) mean(s),  Σ <- γ Σ + (1 - γ) sᵀ s / b.
 
   Args:
     state: the state.
-    features: s, [b, D]. No gradient goes through them.
-    decay: γ, from 0, which keeps nothing, to 1, which learns nothing; the paper
-      tells no value.
+    features: s, [b, D]. No gradient passes through them.
+    decay: γ, from 0 (no averaging) to 1 (no update); the paper states no value.
 
   Returns:
-    The state; its projection is the old one.
+    The state with new moments and the old projection.
 
   Raises:
     ValueError: if b is 0, or γ is a number that is not from 0 to 1.
@@ -100,23 +99,23 @@ def refresh(
   every: int = 1,
   epsilon: float | jax.Array = 1e-3,
 ) -> State:
-  """Moves the projection towards the one of the moments.
+  """Updates the moving projection from the moments.
 
   θ <- η^T θ + (1 - η^T) (C + ε I)^(-1/2),  C = Σ - μ μᵀ.
 
   Args:
     state: the state.
-    decay: η, from 0, which keeps nothing, to 1, which learns nothing.
-    every: T, how many updates of the moments there are between two of these:
-      the projection then moves as fast as if there were one. The paper prints
-      η / T, by which it would move faster.
-    epsilon: ε, positive: the variance of features that never change, which
-      else would be divided by 0. Of features whose means are far larger than
-      their deviations it is what rounding leaves of C.
+    decay: η, from 0 (no averaging) to 1 (no update).
+    every: T, updates of the moments per call of this function: the projection
+      then moves as fast as with T = 1. The paper prints η / T, which would move
+      it faster.
+    epsilon: ε, positive: regularises the inverse root for constant features.
+      It is raised to the rounding error of C where means are much larger than
+      standard deviations.
 
   Returns:
-    The state; its projection is the old one if the moments are not numbers.
-    Time is O(D³); no LAPACK is called.
+    The state; it keeps its projection if the moments are not finite. Time is
+    O(D³); no LAPACK is called.
 
   Raises:
     ValueError: if η is a number that is not from 0 to 1, T is not positive, or
@@ -142,13 +141,13 @@ def refresh(
   rounding = jnp.finfo(mean.dtype).eps * jnp.diag(second_moment)
   cov += jnp.diag(jnp.maximum(epsilon, _ROUNDINGS * rounding))
   new = kept * projection + (1 - kept) * _inverse_root(cov)
-  # One that is not a number would stay so for ever.
+  # A NaN would never leave the moving average.
   new = jnp.where(jnp.isfinite(new).all(), new, projection)
   return state._replace(projection=new)
 
 
 def _inverse_root(matrix):
-  """A^(-1/2) by products alone: Newton's iteration, after Schulz."""
+  """A^(-1/2) by matrix products only: the Newton-Schulz iteration."""
   wide = jnp.promote_types(matrix.dtype, jnp.float32)
   eye = jnp.eye(len(matrix), dtype=wide)
   scale = jnp.sqrt(jnp.sum(jnp.square(matrix.astype(wide))))
@@ -167,12 +166,12 @@ def _inverse_root(matrix):
 def apply(
   state: State, features: jax.Array, *, is_centred: bool = False
 ) -> jax.Array:
-  """Projects features: q = θ s, or θ (s - μ).
+  """Whitens features: q = θ s, or θ (s - μ).
 
   Args:
-    state: the state, a constant: gradients go to the features only.
+    state: the state, treated as constant: gradients reach the features only.
     features: s, [D].
-    is_centred: whether μ is taken off; the paper prints that it is not.
+    is_centred: whether to subtract μ; the paper's equation does not.
 
   Returns:
     q, [D].

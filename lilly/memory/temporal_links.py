@@ -1,10 +1,10 @@
 """Temporal links of the sparse differentiable neural computer.
 
-Which slot was written after which, with at most `num_links` links out of and
-into a slot: a step costs the same whatever the number of slots is. One access
-head; `vmap` over heads. A list of slots and weights stands for a sparse vector:
-a slot outside [0, num_slots) is absent, and the same slot twice counts as the
-sum of both.
+Records which slot was written after which, with at most `num_links` links out
+of and into a slot, so the cost of a step does not depend on the number of
+slots. Functions take one head; `vmap` over heads. Sparse vectors are lists of
+slots and weights: a slot outside [0, num_slots) is ignored, and the weights of
+a repeated slot are summed.
 """
 
 import functools
@@ -20,17 +20,17 @@ __all__ = ["State", "follow", "init", "strongest", "update"]
 class State(NamedTuple):
   """Links of one head.
 
-  Entries stand from the heaviest to the lightest, at equal weight by slot; free
-  entries come last, with slot num_slots and weight 0.
+  Entries are sorted by weight, largest first, then by slot; unused entries come
+  last, with slot num_slots and weight 0.
   """
 
-  # rows of P: what was written after each slot, int32 [N, L] and [N, L]
+  # rows of P: slots written after each slot, int32 [N, L], and weights [N, L]
   successor_slots: jax.Array
   successor_weights: jax.Array
-  # rows of N: what was written before each slot, int32 [N, L] and [N, L]
+  # rows of N: slots written before each slot, int32 [N, L], and weights [N, L]
   predecessor_slots: jax.Array
   predecessor_weights: jax.Array
-  # p: what was written last, int32 [L] and [L]
+  # p: slots written last, int32 [L], and weights [L]
   precedence_slots: jax.Array
   precedence_weights: jax.Array
 
@@ -38,14 +38,14 @@ class State(NamedTuple):
 def init(
   num_slots: int, *, num_links: int = 8, dtype: Any = jnp.float32
 ) -> State:
-  """Makes links of a memory that nothing was written to.
+  """Creates the links of an empty memory.
 
   N_0 = P_0 = 0, p_0 = 0.
 
   Args:
-    num_slots: words in the memory, N.
+    num_slots: number of memory slots, N.
     num_links: entries kept in each row and in the precedence, L.
-    dtype: of the weights.
+    dtype: data type of the weights.
 
   Returns:
     The state.
@@ -68,39 +68,39 @@ def init(
     )
   absent = jnp.full((num_slots, num_links), num_slots, jnp.int32)
   zeros = jnp.zeros((num_slots, num_links), dtype)
-  # Arrays of their own, so that all of a state can be donated.
+  # Separate arrays, so that the whole state can be donated.
   return State(
     absent, zeros, absent.copy(), zeros.copy(), absent[0], zeros[0].copy()
   )
 
 
 def update(state: State, slots: jax.Array, weights: jax.Array) -> State:
-  """Links what is written now to what was written before.
+  """Links the slots written now to those written before.
 
   N(i, j) <- (1 - w(i)) N(i, j) + w(i) p(j)
   P(i, j) <- (1 - w(j)) P(i, j) + w(j) p(i)
   p <- (1 - sum_i w(i)) p + w
 
   with the old p on the right. Then p and each row of N keep their num_links
-  heaviest entries; each row of P keeps its num_links heaviest among those whose
-  mirror image N kept. At equal weight the lower slot is kept. O(J L) rows are
-  read and written, in O(J^2 L^2) operations, whatever num_slots is; in a scan
-  this happens in place if a step calls `update` before it calls `follow`.
+  largest entries; each row of P keeps its num_links largest among those whose
+  transposed entry N kept. Ties go to the lower slot. O(J L) rows are read and
+  written, in O(J^2 L^2) operations, independent of num_slots; in a scan this
+  happens in place if a step calls `update` before it calls `follow`.
 
   Args:
     state: the links.
     slots: slots written in this step, int [J].
-    weights: their write weights, [J], at least 0. Where their sum exceeds 1
-      they are divided by it, so that p sums to at most 1. What is negative or
-      not finite counts as 0.
+    weights: their write weights, [J], non-negative. If their sum exceeds 1 they
+      are divided by it, so that p sums to at most 1. Negative and non-finite
+      weights count as 0.
 
   Returns:
-    The new state. It has no gradient, nor has what follows it one through it.
+    The updated state. No gradient passes through it.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, supplementary D. The paper keeps
     num_links entries in each row and does not say how an entry of P decays once
-    N has dropped its image, by which it would be found; here both are dropped.
+    N has dropped the transposed entry, which locates it; here both are dropped.
 
   >>> state = init(9, num_links=2)
   >>> for slot in (4, 7, 4, 1):
@@ -114,8 +114,8 @@ def update(state: State, slots: jax.Array, weights: jax.Array) -> State:
   weights = weights.astype(state.precedence_weights.dtype)
   j, w = _distinct(slots, weights, len(state.successor_slots))
   old, new = _written_predecessors(state, j, w)
-  # Rows of P that the written columns have entries in; no other row has. One
-  # that is listed twice is computed and written twice alike.
+  # Rows of P with entries in the written columns; no others have any. Repeated
+  # rows are computed and written with equal values.
   i = jnp.concatenate([state.precedence_slots, old[0].reshape(-1)])
   successors = _written_successors(state, j, w, i, new[0])
   p = _merge(
@@ -167,11 +167,11 @@ def _written_successors(state, j, w, i, predecessor_slots):
 def follow(
   state: State, slots: jax.Array, weights: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-  """Finds what was written after and before the slots that were read.
+  """Computes forward and backward weights from the last read weights.
 
   f = N w = sum_i w(i) P(i, .),  b = P w = sum_i w(i) N(i, .)
 
-  where the sums need rows of the kept links only: O(K L).
+  where the sums only need the kept rows of the links: O(K L).
 
   Args:
     state: the links.
@@ -179,8 +179,8 @@ def follow(
     weights: their read weights, [K].
 
   Returns:
-    Forward and backward, each a pair of slots, int32 [K * L], and weights,
-    [K * L]. The gradient reaches the read weights but not the links.
+    Forward and backward addresses, each a pair of slots, int32 [K * L], and
+    weights, [K * L]. Gradients reach the read weights but not the links.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, supplementary D.
@@ -209,30 +209,29 @@ def follow(
 def strongest(
   slots: jax.Array, weights: jax.Array, count: int, *, num_slots: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Keeps the heaviest entries of a mixture of addresses.
+  """Keeps the largest entries of a mixture of addresses.
 
-  A read by content, forward and backward has 2 K L + K entries where the next
-  step has room for K. At equal weight the lower slot is kept.
+  A mixture of content, forward and backward addresses has 2 K L + K entries,
+  while the next step has room for K. Ties go to the lower slot.
 
   Args:
     slots: int [M].
-    weights: their weights, [M], at least 0.
-    count: entries to keep, K.
-    num_slots: words in the memory, N.
+    weights: their weights, [M], non-negative.
+    count: number of entries to keep, K.
+    num_slots: number of memory slots, N.
 
   Returns:
-    Distinct slots, int32 [K], from the heaviest to the lightest and N where
-    there are no more, and their weights, [K], each the sum of its slot's. Where
-    the weights kept sum to more than 1 they are divided by their sum: a row of
-    links has no bound. Gradients reach the weights that are kept. A weight that
-    is not a number stays one.
+    Distinct slots, int32 [K], in order of decreasing weight and padded with N,
+    and their weights, [K], summed over repeated slots. Weights that sum to more
+    than 1 are divided by their sum, since rows of links are not bounded.
+    Gradients reach the kept weights. NaN weights stay NaN.
 
   Raises:
     ValueError: if count is not from 1 to M.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, supplementary D, which does not say how
-    the mixture is made sparse; as its reads by content, section 3.1.
+    the mixture is sparsified; this follows its reads by content, section 3.1.
 
   >>> entries = jnp.array([1, 2, 0, 2]), jnp.array([0.25, 0.125, 0.0, 0.25])
   >>> slots, weights = strongest(*entries, 3, num_slots=9)
@@ -251,7 +250,7 @@ def strongest(
   absent = (slots == num_slots) | (weights == 0) | _is_repeated(slots)
   slots = jnp.where(absent, num_slots, slots)
   weights = jnp.where(absent, 0, weights)
-  # Which are kept has no gradient. What is no number comes first, to be seen.
+  # The selection has no gradient. NaN comes first, so that it is not hidden.
   order = jnp.where(jnp.isnan(weights), -jnp.inf, -weights)
   kept = jnp.lexsort((slots, jax.lax.stop_gradient(order)))[:count]
   weights = weights[kept]
@@ -259,13 +258,13 @@ def strongest(
 
 
 def _in_range(slots, num_slots):
-  """Gives what is no slot the number num_slots."""
+  """Maps slots out of range to num_slots."""
   outside = (slots < 0) | (slots >= num_slots)
   return jnp.where(outside, num_slots, slots).astype(jnp.int32)
 
 
 def _rows(slots, weights, rows):
-  """Rows of a matrix; those out of range are free of entries."""
+  """Rows of a matrix; rows out of range are empty."""
   return (
     slots.at[rows].get(mode="fill", fill_value=len(slots)),
     weights.at[rows].get(mode="fill", fill_value=0),
@@ -273,18 +272,18 @@ def _rows(slots, weights, rows):
 
 
 def _is_repeated(slots):
-  """Whether a slot stands earlier in the list."""
+  """Whether a slot occurs earlier in the list."""
   return jnp.any(jnp.tril(slots[:, None] == slots[None], -1), axis=1)
 
 
 def _look_up(slots, weights, wanted):
-  """Entries of a sparse vector."""
+  """Weights of the wanted slots in a sparse vector."""
   same = wanted[:, None] == slots[None]
   return jnp.sum(jnp.where(same, weights[None], 0), axis=1)
 
 
 def _distinct(slots, weights, num_slots):
-  """Sums the weights of equal slots, at most 1 in all."""
+  """Sums the weights of equal slots, normalised to sum to at most 1."""
   slots = _in_range(slots, num_slots)
   weights = _look_up(slots, weights, slots)
   present = (slots < num_slots) & (weights > 0) & jnp.isfinite(weights)
@@ -301,7 +300,7 @@ def _merge(num_slots, slots, weights, more_slots, more_weights):
   more_weights = jnp.where(jnp.any(both, axis=0), 0, more_weights)
   weights, size = jnp.concatenate([weights, more_weights]), slots.size
   slots = jnp.concatenate([slots, more_slots])
-  # From here on slots count down from num_slots, so that free entries add 0.
+  # From here slots count down from num_slots, so that unused entries add 0.
   slots = jnp.where(weights > 0, num_slots - slots, 0)
   is_before = weights[None] > weights[:, None]
   is_tied = weights[None] == weights[:, None]

@@ -198,7 +198,7 @@ def recall(
     found = memory.read(params["memory"], {}, content, code)
     numbers = nets.decode(own, found.code)
     log_px = nets.likelihood.log_density(numbers, x)
-    following = nets.likelihood.likeliest(numbers)
+    following = nets.likelihood.mode(numbers)
     value = dynamic_kanerva.lyapunov(log_px, found.kl)
     return following, (following, value)
 

@@ -347,4 +347,4 @@ def reread(
   b = nets.expand(own, nets.address(own, e)[0])
   prior = memory.read(params["memory"], {}, content, b).code
   z = nets.reading(own, e, prior)[0]
-  return nets.likelihood.likeliest(nets.decode(own, z))
+  return nets.likelihood.mode(nets.decode(own, z))

@@ -32,20 +32,19 @@ def broadcast_error(
   hiddens: Sequence[jax.Array],
   feedbacks: Sequence[jax.Array],
 ) -> jax.Array:
-  """Returns `output`, and hands its error to every hidden layer directly.
+  """Returns `output`, and sends its error directly to every hidden layer.
 
   doutput = dy,  dh_l = dy B_l,  dB_l = 0.
 
-  The network stops the gradient between its layers itself: h_l is computed from
-  `stop_gradient(h_{l-1})` and the output from `stop_gradient(h_L)`. Hand in the
-  activations h_l, and the gradient on to the layer's weights passes the true f'
+  The network must stop the gradient between its layers itself: compute h_l from
+  `stop_gradient(h_{l-1})` and the output from `stop_gradient(h_L)`. Pass the
+  activations h_l; the gradient to the layer's weights then includes the true f'
   once. With one hidden layer this is feedback alignment.
 
   Args:
     output: pre-activation of the output layer, [..., out].
     hiddens: activations of the hidden layers, [..., n_l] each, with the leading
-      axes of `output`. Images do not fit: flatten them, and let `feedbacks`
-      reach the flat size.
+      axes of `output`. Flatten images, with `feedbacks` of the flat size.
     feedbacks: matrices of the backward pass, [out, n_l] each.
 
   Returns:

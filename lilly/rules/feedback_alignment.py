@@ -1,15 +1,16 @@
-"""Feedback alignment: backpropagation through a matrix of its own.
+"""Feedback alignment: backpropagation through separate feedback weights.
 
-The forward pass, the loss and the outer-product update of backpropagation stay;
-only the matrix that carries the signal to the layer below changes from the
-transposed weights to `feedback`. Every rule that is no more than another choice
-of that matrix (`sign_symmetry`, `weight_mirror`, `pseudo_backprop`, low-rank
-feedback) calls the functions of this module with its own.
+The forward pass, the loss and the outer-product update are those of
+backpropagation; only the matrix that carries the signal to the layer below is
+`feedback` instead of the transposed weights. Every rule that differs only in
+the choice of that matrix (`sign_symmetry`, `weight_mirror`, `pseudo_backprop`,
+low-rank feedback) calls the functions of this module with its own matrix.
 
-Storage is haiku's: `w [in, out]`, `feedback [out, in]`, an example is a row. In
-the papers an example is a column: their W and B are the transposes of these.
+Weights are stored as in haiku: `w [in, out]`, `feedback [out, in]`, an example
+is a row. In the papers an example is a column: their W and B are the
+transposes.
 
-The functions have a reverse-mode rule only: `jax.jvp`, `jax.jacfwd` and
+The functions define a reverse-mode rule only: `jax.jvp`, `jax.jacfwd` and
 `jax.hessian` raise a TypeError.
 """
 
@@ -46,12 +47,12 @@ _linear.defvjp(_linear_fwd, _linear_bwd)
 
 
 def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
-  """Multiplies by `w`, and by `feedback` on the way back.
+  """Multiplies by `w`; the backward pass multiplies by `feedback`.
 
   y = x w;  dx = dy feedback,  dw = xᵀ dy,  dfeedback = 0.
 
-  The backward pass keeps `x` and `feedback`, not `w`. With `feedback = w.T` it
-  is backpropagation, with `feedback = 0` nothing reaches the layer below.
+  The backward pass stores `x` and `feedback`, not `w`. With `feedback = w.T` it
+  is backpropagation; with `feedback = 0` no gradient reaches the layer below.
 
   Args:
     x: inputs, [..., in].
@@ -59,7 +60,7 @@ def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
     feedback: matrix of the backward pass, [out, in].
 
   Returns:
-    Outputs, [..., out], of the type that `x @ w` has.
+    Outputs, [..., out], with the dtype of `x @ w`.
 
   Reference:
     Lillicrap, Cownden, Tweed and Akerman (2014), arXiv:1411.0247, the rule
@@ -88,7 +89,7 @@ def _conv_fwd(convolve, x, w, feedback):
 
 def _conv_bwd(convolve, residuals, g):
   x, feedback = residuals
-  # Exact for every stride, padding, dilation and grouping, and no primal work.
+  # Exact for every stride, padding, dilation and grouping, without primal work.
   (dx,) = jax.linear_transpose(lambda x: convolve(x, feedback), x)(g)
   (dw,) = jax.linear_transpose(lambda w: convolve(x, w), feedback)(g)
   return dx, dw, jnp.zeros_like(feedback)
@@ -108,7 +109,7 @@ def conv(
   rhs_dilation: int | tuple[int, int] | None = None,
   feature_group_count: int = 1,
 ) -> jax.Array:
-  """Convolves with `w`, and with `feedback` on the way back.
+  """Convolves with `w`; the backward pass uses `feedback`.
 
   y = x * w;  dx = the transpose of (x -> x * feedback) at dy,
   dw = the transpose of (w -> x * w) at dy,  dfeedback = 0.
@@ -116,18 +117,18 @@ def conv(
   Args:
     x: images, [..., height, width, in_channels].
     w: kernel, [height, width, in_channels / groups, out_channels].
-    feedback: kernel of the backward pass, of w's shape (not transposed).
-    stride: steps of the window, in pixels.
+    feedback: kernel of the backward pass, shaped as w (not transposed).
+    stride: stride of the window, in pixels.
     padding: "SAME", "VALID", or the (low, high) pixels of each spatial axis.
-    rhs_dilation: distance between the kernel's taps, in pixels; None is 1.
-    feature_group_count: number of groups of channels.
+    rhs_dilation: dilation of the kernel, in pixels; None is 1.
+    feature_group_count: number of channel groups.
 
   Returns:
     Images, [..., out_height, out_width, out_channels].
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247. The paper has dense layers only;
-    the convolution is the same rule on the convolution's own linear map.
+    here the same rule is applied to the linear map of the convolution.
 
   >>> x, w = jnp.ones((4, 4, 1)), jnp.ones((3, 3, 1, 2))
   >>> conv(x, w, jnp.zeros_like(w), padding="VALID").shape

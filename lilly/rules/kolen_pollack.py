@@ -1,9 +1,10 @@
-"""Kolen-Pollack learning: feedback that takes the weights' own update.
+"""Kolen-Pollack learning: feedback that receives the weights' own update.
 
-Both paths receive the same update, so under the same learning rate and the same
-decay their difference dies out geometrically: feedback becomes the transposed
-weights and is never copied from them. It is therefore a trained parameter and
-belongs under the optimiser that `w` has; decay both or neither.
+Forward and feedback weights receive the same update, so with equal learning
+rates and equal weight decay their difference decays geometrically: feedback
+converges to the transposed weights without copying them. It is therefore a
+trained parameter and belongs to the same optimiser as `w`; decay both or
+neither.
 """
 
 import chex
@@ -17,7 +18,7 @@ __all__ = ["conv", "linear"]
 
 @jax.custom_vjp
 def _share(w, feedback):
-  """Is `w`, and hands its cotangent to both arguments."""
+  """Returns `w`; its cotangent goes to both arguments."""
   del feedback
   return w
 
@@ -26,13 +27,13 @@ _share.defvjp(lambda w, feedback: (w, None), lambda _, dw: (dw, dw))
 
 
 def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
-  """Multiplies by `w`; `feedback` goes back, and takes the weights' gradient.
+  """Multiplies by `w`; backward by `feedback`, which gets w's gradient.
 
   y = x w;  dx = dy feedback,  dw = xᵀ dy,  dfeedback = dwᵀ.
 
   With w <- (1 - λ) w - η dw and the same for feedback,
   (w - feedbackᵀ)_t = (1 - λ)^t (w - feedbackᵀ)_0 exactly under plain SGD. Under
-  momentum or Adam the optimiser must treat both alike from equal statistics.
+  momentum or Adam both must have the same optimiser state at the start.
 
   Args:
     x: inputs, [..., in].
@@ -44,9 +45,9 @@ def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
 
   Reference:
     Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019), arXiv:1904.05391,
-    "Kolen-Pollack"; after Kolen and Pollack (1994). Without
-    decay (the default of the authors' code) the difference never shrinks; here
-    the decay is the optimiser's.
+    "Kolen-Pollack"; after Kolen and Pollack (1994). Without decay (the default
+    of the authors' code) the difference never shrinks; here the decay is left
+    to the optimiser.
 
   >>> x, w, feedback = jnp.ones(3), jnp.ones((3, 2)), jnp.zeros((2, 3))
   >>> jax.grad(lambda b: linear(x, w, b).sum())(feedback).tolist()
@@ -68,17 +69,17 @@ def conv(
   rhs_dilation: int | tuple[int, int] | None = None,
   feature_group_count: int = 1,
 ) -> jax.Array:
-  """Convolves with `w`; `feedback` goes back, and takes the kernel's gradient.
+  """Convolves with `w`; backward with `feedback`, which gets w's gradient.
 
   As `feedback_alignment.conv`, with dfeedback = dw.
 
   Args:
     x: images, [..., height, width, in_channels].
     w: kernel, [height, width, in_channels / groups, out_channels].
-    feedback: kernel of the backward pass, of w's shape.
-    stride: steps of the window, in pixels.
+    feedback: kernel of the backward pass, shaped as w.
+    stride: stride of the window, in pixels.
     padding: "SAME", "VALID", or the (low, high) pixels of each spatial axis.
-    rhs_dilation: distance between the kernel's taps, in pixels; None is 1.
+    rhs_dilation: dilation of the kernel, in pixels; None is 1.
     feature_group_count: number of groups of channels.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Node perturbation: gradients from noise and a scalar, without a way back."""
+"""Node perturbation: gradients from noise and a scalar, no feedback path."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -18,24 +18,24 @@ def estimate(
   *,
   noise_std: jax.typing.ArrayLike = 1e-2,
 ) -> chex.ArrayTree:
-  """Estimates the gradient of `loss` in its taps from one perturbation.
+  """Estimates the gradient of `loss` with respect to taps, by one perturbation.
 
   ξ ~ N(0, I),  estimate = (loss(taps + σ ξ) - loss(taps)) ξ / σ.
 
-  The mean is the gradient, exactly so for a quadratic loss and up to O(σ²)
-  otherwise; the variance grows with the number of taps. Pull the result back to
-  the parameters as the cotangent of the tapped signals. In float32 a σ below
-  about 1e-3 loses the difference in rounding.
+  The estimate is unbiased for a quadratic loss and has bias O(σ²) otherwise;
+  its variance grows with the number of taps. To obtain gradients of parameters,
+  use it as the cotangent of the tapped signals. In float32 a σ below about 1e-3
+  loses the difference to rounding.
 
   Args:
-    key: random key, consumed.
+    key: typed PRNG key.
     loss: maps taps to a scalar, for one example; `vmap` over examples, with a
       key each.
     taps: signals to perturb, usually zeros added to hidden pre-activations.
     noise_std: σ, positive; a traced value is not checked.
 
   Returns:
-    The estimate, in the shapes of `taps`.
+    The estimate, shaped as `taps`.
 
   Raises:
     ValueError: if noise_std is not positive.
@@ -70,21 +70,21 @@ def gradient(
 ) -> tuple[jax.Array, Any]:
   """Computes the loss of one example and its gradient by node perturbation.
 
-  The output layer learns from its error, as under all rules here; hidden layer
-  l from the estimate of dL/da_l: ΔW_l = -η estimate_l h_{l-1}ᵀ.
+  The output layer is trained on its exact error, as under all rules here;
+  hidden layer l on the estimate of dL/da_l: ΔW_l = -η estimate_l h_{l-1}ᵀ.
 
   Args:
-    key: random key, consumed.
+    key: typed PRNG key.
     signals: maps parameters and taps to the pre-activations of all layers, the
       output layer last, with no gradient from a layer to the one below:
       `lilly.nets.feedback.MLP.pre_activations` under the rule "output_only".
     loss: maps the last pre-activation to a scalar.
     params: parameters.
-    taps: zeros in the shapes of the hidden pre-activations.
-    noise_std: σ, as in `estimate`.
+    taps: zeros, shaped as the hidden pre-activations.
+    noise_std: σ, see `estimate`.
 
   Returns:
-    The loss, and the gradient in the structure of `params`.
+    The loss, and the gradient with the structure of `params`.
 
   Raises:
     ValueError: if noise_std is not positive.

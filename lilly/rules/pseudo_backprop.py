@@ -9,18 +9,18 @@ __all__ = ["feedback"]
 
 
 def feedback(w: jax.Array, *, rtol: float | None = None) -> jax.Array:
-  """Returns the Moore-Penrose inverse of `w`, as feedback.
+  """Computes the Moore-Penrose inverse of `w`, as feedback.
 
-  A reference signal rather than a learning rule: from small weights, feedback
-  alignment ends nearer to this than to backpropagation. Costs a singular value
-  decomposition, O(in out min(in, out)), without LAPACK. The gradient is
-  stopped.
+  A reference signal rather than a learning rule: from small initial weights,
+  feedback alignment converges closer to it than to backpropagation. Costs a
+  singular value decomposition, O(in out min(in, out)), without LAPACK. The
+  gradient is stopped.
 
   Args:
     w: weights, [in, out].
     rtol: singular values up to `rtol` times the largest count as zero; None is
-      10 max(in, out) times the type's resolution, float32's where the type has
-      fewer bits.
+      10 max(in, out) times the machine epsilon of the dtype, or of float32 for
+      narrower dtypes.
 
   Returns:
     Feedback, [out, in].

@@ -1,9 +1,9 @@
-"""Sign symmetry: feedback that knows the weights' signs, not their sizes.
+"""Sign symmetry: feedback with the signs of the weights, not their sizes.
 
-Each function returns the matrix to hand to `feedback_alignment.linear` (or
-`conv`). Dense weights `[in, out]` give feedback `[out, in]`; a convolution's
-kernel gives feedback of the kernel's shape. An exact zero of `w`, as in a
-sparse layer, is a zero of the feedback.
+Each function returns the matrix to pass to `feedback_alignment.linear` (or
+`conv`). Dense weights `[in, out]` give feedback `[out, in]`; convolution
+kernels give feedback of the same shape. Exact zeros of `w`, as in a sparse
+layer, are zeros of the feedback.
 """
 
 import chex
@@ -14,14 +14,14 @@ __all__ = ["brsf", "frsf", "usf"]
 
 
 def usf(w: jax.Array, *, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
-  """Returns uniform sign-concordant feedback, scale sign(wᵀ).
+  """Computes uniform sign-concordant feedback, scale sign(wᵀ).
 
   Args:
-    w: weights, [in, out], or a kernel of more axes.
-    scale: size of every entry, positive; a traced value is not checked.
+    w: weights, [in, out], or a convolution kernel.
+    scale: magnitude of every entry, positive; a traced value is not checked.
 
   Returns:
-    Feedback, [out, in], or of the kernel's shape.
+    Feedback, [out, in], or shaped as the kernel.
 
   Raises:
     ValueError: if scale is not positive.
@@ -40,23 +40,25 @@ def usf(w: jax.Array, *, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
 def brsf(
   key: jax.Array, w: jax.Array, *, scale: jax.typing.ArrayLike = 1.0
 ) -> jax.Array:
-  """Draws sign-concordant feedback of random size, |R_t| sign(wᵀ).
+  """Samples batchwise-random sign-concordant feedback, |R_t| sign(wᵀ).
 
   Call it with a new key for every batch: |R_t| ~ U[0, scale].
 
   Args:
-    key: random key, consumed.
-    w: weights, [in, out], or a kernel of more axes.
-    scale: upper bound of the sizes, positive; a traced value is not checked.
+    key: typed PRNG key.
+    w: weights, [in, out], or a convolution kernel.
+    scale: upper bound of the magnitudes, positive; a traced value is not
+      checked.
 
   Returns:
-    Feedback, [out, in], or of the kernel's shape.
+    Feedback, [out, in], or shaped as the kernel.
 
   Raises:
     ValueError: if scale is not positive.
 
   Reference:
-    Liao et al. (2016), arXiv:1510.05067, "brSF"; the uniform law is ours.
+    Liao et al. (2016), arXiv:1510.05067, "brSF"; the uniform distribution is
+    ours.
 
   >>> w = jnp.array([[2.0, -3.0]])
   >>> jnp.sign(brsf(jax.random.key(0), w)).tolist()
@@ -69,14 +71,14 @@ def brsf(
 
 
 def frsf(w: jax.Array, magnitude: jax.Array) -> jax.Array:
-  """Returns sign-concordant feedback of fixed random size, |R| sign(wᵀ).
+  """Computes fixed-random sign-concordant feedback, |R| sign(wᵀ).
 
   Args:
-    w: weights, [in, out], or a kernel of more axes.
-    magnitude: R, drawn once, of the feedback's shape; its sign is not used.
+    w: weights, [in, out], or a convolution kernel.
+    magnitude: R, sampled once, shaped as the feedback; its sign is not used.
 
   Returns:
-    Feedback, [out, in], or of the kernel's shape.
+    Feedback, [out, in], or shaped as the kernel.
 
   Reference:
     Liao et al. (2016), arXiv:1510.05067, "frSF".

@@ -1,4 +1,4 @@
-"""Sparse connectivity: weights that are absent, and stay absent."""
+"""Sparse connectivity: weights that are removed, and stay removed."""
 
 import math
 
@@ -17,16 +17,16 @@ def mask(
   density: float = 0.5,
   dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
-  """Draws a mask that keeps a given fraction of the entries.
+  """Samples a mask that keeps a given fraction of the entries.
 
-  Every set of round(density * size) entries is equally likely. The masks of
-  weights and of feedback are independent: draw them from different keys.
+  Every set of round(density * size) entries is equally likely. For independent
+  masks of weights and feedback use different keys.
 
   Args:
-    key: random key, consumed.
+    key: typed PRNG key.
     shape: shape of the array to mask.
     density: fraction of the entries to keep, in (0, 1].
-    dtype: type of the mask.
+    dtype: data type of the mask.
 
   Returns:
     Ones at the kept entries, zeros elsewhere.
@@ -36,7 +36,7 @@ def mask(
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247: half of W and of B removed. The
-    paper does not say how; an exact count, not a coin for each entry, is ours.
+    paper does not say how; an exact count, not independent draws, is ours.
 
   >>> mask(jax.random.key(0), (4, 5), density=0.25).sum().item()
   5.0
@@ -51,27 +51,27 @@ def mask(
 def apply_masks(
   masks: chex.ArrayTree,
 ) -> optax.GradientTransformationExtraArgs:
-  """Makes a transformation that keeps masked parameters at exactly zero.
+  """Creates a transformation that keeps masked parameters at exactly zero.
 
   Place it last in a chain. Where the mask is 0 the update is -p, so that
   `optax.apply_updates` gives exactly 0 whatever came before (momentum, decay, a
-  parameter that did not start at 0); elsewhere the update passes untouched. It
-  has no state, so that it may be made anew in every update, from masks that are
-  carried as state and batched by `vmap`.
+  non-zero initial value); elsewhere the update is unchanged. It is stateless,
+  so it can be created anew for every update, from masks that are part of a
+  training state and batched by `vmap`.
 
   Args:
-    masks: the parameters' tree, with arrays of 0 and 1 in the parameters'
-      shapes, or None for a parameter or a whole branch without a mask.
+    masks: a tree like the parameters, of arrays of 0 and 1 in the parameters'
+      shapes, or None for a parameter or a branch without a mask.
 
   Returns:
     A gradient transformation. Its update needs `params`.
 
   Raises:
-    ValueError: from the update, if `params` is not given.
+    ValueError: by the update, if `params` is not given.
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247, sparse connectivity: the mask is
-    applied again after every update.
+    reapplied after every update.
 
   >>> optimiser = apply_masks(jnp.array([1.0, 0.0]))
   >>> params = jnp.array([2.0, 2.0])

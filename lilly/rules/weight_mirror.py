@@ -26,20 +26,20 @@ def update(
   x ~ N(0, σ² I),  ỹ = f(x w) - f(0),
   feedback <- (1 - λ) feedback + η mean(ỹᵀ x).
 
-  E[ỹᵀ x] = σ² wᵀ for the identity, and σ² E[f'] wᵀ, a factor for each output,
-  for another f (Bussgang). The mean settles at (η σ² / λ) wᵀ times that factor,
-  by default at the weights themselves; without decay it grows without bound.
+  E[ỹᵀ x] = σ² wᵀ for the identity, and σ² E[f'] wᵀ, with one factor per output,
+  for another f (Bussgang). The mean converges to (η σ² / λ) wᵀ times that
+  factor, by default to wᵀ itself; without decay it grows without bound.
 
   Args:
-    key: random key, consumed.
-    w: weights, [in, out]. Biases are silenced.
+    key: typed PRNG key.
+    w: weights, [in, out]. Biases are not used.
     feedback: matrix of the backward pass, [out, in].
     noise_std: σ of the noise at the inputs, positive.
-    learning_rate: η, positive; multiplies a mean over the batch.
+    learning_rate: η, positive; applied to a mean over the batch.
     decay: λ, in [0, 1].
     activation: f of the layer, elementwise; None is the identity.
     batch_size: number of noise vectors, at least 1.
-    max_norm: Frobenius norm that a larger result is scaled down to, or None.
+    max_norm: Frobenius norm to which a larger result is rescaled, or None.
 
   Returns:
     The new feedback, [out, in].
@@ -49,8 +49,9 @@ def update(
 
   Reference:
     Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019), arXiv:1904.05391,
-    "weight mirror". Deviations: f(0) is subtracted, for less variance and the
-    same mean; decay and max_norm control the norm, as in the paper's text only.
+    "weight mirror". Deviations: f(0) is subtracted, which reduces the variance
+    and keeps the mean; decay and max_norm bound the norm, which the paper
+    mentions only in its text.
 
   >>> w, feedback = jnp.ones((3, 2)), jnp.zeros((2, 3))
   >>> update(jax.random.key(0), w, feedback, batch_size=4).shape

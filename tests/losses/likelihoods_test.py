@@ -53,7 +53,7 @@ def test_noise_on_bytes_costs_eight_bits():
 def test_the_likeliest_image_is_likelier_than_others(name):
   likelihood = getattr(likelihoods, name)
   x = numbers(2, 2, 3 * likelihood.num_numbers)
-  best = likelihood.likeliest(x)
+  best = likelihood.mode(x)
   assert best.shape == likelihood.mean(x).shape == (2, 2, 3)
   found = likelihood.log_density(x, best)
   for other in (1 - best, 0 * best, best.at[0, 0, 0].add(-0.5)):

@@ -63,6 +63,6 @@ def test_without_noise_it_is_rdpg():
 
 def test_expectations_are_means_over_samples():
   values = jnp.arange(6.0).reshape(3, 2)
-  np.testing.assert_array_equal(svg.expected(values), [2.0, 3.0])
+  np.testing.assert_array_equal(svg.average_samples(values), [2.0, 3.0])
   with pytest.raises(ValueError, match="no samples"):
-    svg.expected(jnp.zeros((0, 2)))
+    svg.average_samples(jnp.zeros((0, 2)))

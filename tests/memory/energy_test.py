@@ -216,8 +216,8 @@ def test_momentum_looks_ahead_inside_the_box():
     expected = numpy_read(
       lambda x: np.asarray(slope(wild, x)),
       queries[0],
-      energy.decayed(rates.step_size, rates.step_size_logits),
-      energy.decayed(rates.momentum, rates.momentum_logits),
+      energy.decay_rates(rates.step_size, rates.step_size_logits),
+      energy.decay_rates(rates.momentum, rates.momentum_logits),
       plain=not momentum,
     )
     assert_close(found, expected)

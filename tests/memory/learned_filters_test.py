@@ -108,7 +108,7 @@ def test_no_element_is_a_false_negative_also_after_late_ones(fpr):
   memory = write(neural_bloom.init(M, D), elements)
   threshold = learned_filters.calibrate(score_all(memory, others), fpr=fpr)
   scores = score_all(memory, elements)
-  is_missed = learned_filters.missed(scores, threshold)
+  is_missed = learned_filters.find_missed(scores, threshold)
   share = is_missed.mean()
   assert share == 1 - fpr if fpr in (0, 1) else 0 < share < 1
   backup = fill(empty(), elements, scores, threshold)
@@ -145,7 +145,7 @@ def test_scores_that_differ_by_rounding_are_no_reason_to_deny():
 
 
 def test_the_margin_is_of_the_size_of_scores():
-  missed = learned_filters.missed
+  missed = learned_filters.find_missed
   # A place in a thousandth of 10^4 is rounding.
   near = jnp.array([1e4, -1e4]) + jnp.array(0.01)
   assert missed(near, jnp.array([1e4, -1e4])).all()
@@ -289,7 +289,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match=f"fpr is {bad}; it must be between"):
       learned_filters.space(32, 1, fpr=bad)
   with pytest.raises(ValueError, match="margin is -1"):
-    learned_filters.missed(jnp.ones(3), jnp.ones(()), margin=-1)
+    learned_filters.find_missed(jnp.ones(3), jnp.ones(()), margin=-1)
   with pytest.raises(ValueError, match="members has 0 items"):
     learned_filters.auc(jnp.ones(0), jnp.ones(1))
   with pytest.raises(ValueError, match="non_members has 0 items"):

@@ -50,7 +50,7 @@ ROWS: tuple[Row, ...] = (
     arrays(()),
     lambda x: energy.read_rates(3, dtype=x.dtype),
   ),
-  _row(energy.decayed, arrays((), 3)),
+  _row(energy.decay_rates, arrays((), 3)),
   _row(
     energy.writing_terms,
     arrays((_D, _D), (_D, _D), (_N, _D)),

@@ -43,7 +43,7 @@ ROWS = (
     call=_actor_loss,
   ),
   Row(svg.action, "function", arrays(3, 3, 3)),
-  Row(svg.expected, "function", arrays((3, 2))),
+  Row(svg.average_samples, "function", arrays((3, 2))),
   Row(
     svg.actor_loss,
     "loss",

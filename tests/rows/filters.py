@@ -67,7 +67,7 @@ def _made(state, elements, scores, threshold):
 
 def _missed(state, elements, scores, threshold):
   del state, elements
-  return learned_filters.missed(scores, threshold)
+  return learned_filters.find_missed(scores, threshold)
 
 
 def _sphering(seed, dtype):
@@ -135,7 +135,7 @@ ROWS: tuple[Row, ...] = (
   ),
   Row(learned_filters.auc, "function", arrays(5, 4)),
   Row(learned_filters.make_backup, "function", _scored, call=_made),
-  Row(learned_filters.missed, "function", _scored, call=_missed),
+  Row(learned_filters.find_missed, "function", _scored, call=_missed),
   Row(learned_filters.fill_backup, "function", _scored, state=0),
   Row(learned_filters.contains, "function", _scored, call=_contains),
   Row(learned_filters.false_positive_rate, "function", arrays((), ())),
