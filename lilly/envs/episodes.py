@@ -157,7 +157,7 @@ def recorded(
   """
   _, seen, actions, steps = played
   seen = jnp.concatenate([seen, steps.observation[-1:]])
-  return replayed.masked(seen, actions, *steps[1:])
+  return replayed.mask_after_end(seen, actions, *steps[1:])
 
 
 def rollout_with_memory(

@@ -14,7 +14,7 @@ import numpy as np
 
 from lilly.envs.environment import Environment, Spec
 
-__all__ = ["CueState", "cue_only", "dropped", "noisy", "select"]
+__all__ = ["CueState", "add_noise", "cue_only", "drop_observations", "select"]
 
 
 class CueState(NamedTuple):
@@ -69,7 +69,7 @@ def select(env: Environment, indices: Sequence[int]) -> Environment:
   )
 
 
-def noisy(env: Environment, scale: float) -> Environment:
+def add_noise(env: Environment, scale: float) -> Environment:
   """Adds Gaussian noise to observations.
 
   õ_t = o_t + σ ε_t,  ε_t ~ N(0, I), independent at each step, including the
@@ -90,7 +90,7 @@ def noisy(env: Environment, scale: float) -> Environment:
     Heess et al., 2015 (arXiv 1512.04455): memory averages noisy sensors.
 
   >>> from lilly.envs import pendulum
-  >>> env = noisy(pendulum.make(start=(0.0, 0.0)), 0.1)
+  >>> env = add_noise(pendulum.make(start=(0.0, 0.0)), 0.1)
   >>> bool((env.reset(jax.random.key(0))[1] == jnp.array([1.0, 0, 0])).any())
   False
   """
@@ -113,7 +113,7 @@ def noisy(env: Environment, scale: float) -> Environment:
   return _sensed(env, sense, spec._replace(minimum=-far, maximum=far))
 
 
-def dropped(env: Environment, probability: float) -> Environment:
+def drop_observations(env: Environment, probability: float) -> Environment:
   """Replaces whole observations by zeros at random steps.
 
   Args:
@@ -133,7 +133,7 @@ def dropped(env: Environment, probability: float) -> Environment:
     probability 0.5.
 
   >>> from lilly.envs import pendulum
-  >>> env = dropped(pendulum.make(), 1.0)
+  >>> env = drop_observations(pendulum.make(), 1.0)
   >>> env.reset(jax.random.key(0))[1].tolist()
   [0.0, 0.0, 0.0]
   """

@@ -10,7 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Episode", "masked"]
+__all__ = ["Episode", "mask_after_end"]
 
 
 class Episode(NamedTuple):
@@ -23,7 +23,7 @@ class Episode(NamedTuple):
   mask: jax.Array  # [T], 1 up to and including the last step of the episode
 
 
-def masked(
+def mask_after_end(
   observation: jax.Array,
   action: jax.Array,
   reward: jax.Array,
@@ -46,7 +46,8 @@ def masked(
     Heess et al., 2015 (arXiv 1512.04455), algorithm 1: replay of episodes.
 
   >>> steps, ends = jnp.ones(3), jnp.array([False, True, False])
-  >>> masked(jnp.ones((4, 1)), steps[:, None], steps, steps, ends).mask.tolist()
+  >>> o, a = jnp.ones((4, 1)), jnp.ones((3, 1))
+  >>> mask_after_end(o, a, steps, steps, ends).mask.tolist()
   [1.0, 1.0, 0.0]
   """
   chex.assert_equal_shape([reward, discount, truncated])

@@ -37,8 +37,8 @@ __all__ = [
   "Task",
   "episode",
   "flip",
-  "numbers_below",
   "occlude",
+  "sample_below",
   "task",
 ]
 
@@ -122,15 +122,15 @@ def episode(
   key, key_noise = jax.random.split(key)
   if num_classes is None:
     bits = jax.random.bits(key, (2, num_items))
-    rows = numbers_below(bits, len(part.labels))
+    rows = sample_below(bits, len(part.labels))
   else:
     key_class, key_row = jax.random.split(key)
     bits = jax.random.bits(key_class, (2, num_classes))
-    classes = numbers_below(bits, len(part.starts) - 1)
+    classes = sample_below(bits, len(part.starts) - 1)
     first = part.starts[classes]
     counts = part.starts[classes + 1] - first
     ends = jnp.cumsum(counts)
-    numbers = numbers_below(jax.random.bits(key_row, (2, num_items)), ends[-1])
+    numbers = sample_below(jax.random.bits(key_row, (2, num_items)), ends[-1])
     which = jnp.searchsorted(ends, numbers, side="right")
     rows = numbers + (first - (ends - counts))[which]
   images = part.images[rows].astype(jnp.float32)
@@ -150,7 +150,7 @@ def _check(num_items, num_classes, most):
     )
 
 
-def numbers_below(bits: jax.Array, size: int | jax.Array) -> jax.Array:
+def sample_below(bits: jax.Array, size: int | jax.Array) -> jax.Array:
   """Samples T of the numbers 0 .. size - 1 by Floyd's algorithm.
 
   The numbers are distinct if size >= T. A permutation of all numbers would take
@@ -164,7 +164,7 @@ def numbers_below(bits: jax.Array, size: int | jax.Array) -> jax.Array:
     The numbers in random order, int32 [T].
 
   >>> bits = jax.random.bits(jax.random.key(0), (2, 3))
-  >>> sorted(numbers_below(bits, 3).tolist())
+  >>> sorted(sample_below(bits, 3).tolist())
   [0, 1, 2]
   """
   count = bits.shape[1]

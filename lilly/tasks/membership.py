@@ -183,7 +183,7 @@ def draw_same_class(
   starts = jnp.asarray(part.starts)
   first, end = starts[of_class], starts[of_class + 1]
   bits = jax.random.bits(key_rows, (2, num_members))
-  rows = first + image_episodes.numbers_below(bits, end - first)
+  rows = first + image_episodes.sample_below(bits, end - first)
   others = _outside(key_others, num_non_members, len(part.labels), first, end)
   scaled = lambda rows: jnp.asarray(part.images)[rows].astype(jnp.float32) / 255
   return Episode(scaled(rows), scaled(others))

@@ -78,13 +78,13 @@ def texts(
   chosen = {"all": kept >= 0, "first": is_first, "last": ~is_first}[part]
   rows = np.flatnonzero(chosen & (kept > 0))
   before = functools.partial(np.searchsorted, ends, side="right")
-  asked = before(loaded.starts[1:]) - before(starts)
-  lost = (asked - before(starts + kept) + before(starts))[chosen].sum()
+  questions = before(loaded.starts[1:]) - before(starts)
+  lost = (questions - before(starts + kept) + before(starts))[chosen].sum()
   if lost:
     _log.warning(
       "%d of %d questions lie beyond max_steps=%d and are dropped.",
       lost,
-      asked[chosen].sum(),
+      questions[chosen].sum(),
       max_steps,
     )
   if not len(rows):
@@ -156,8 +156,8 @@ def question_errors(
   >>> word = jax.nn.one_hot(jnp.array([0, 1, 1, 0, 1]), 2)
   >>> mask = jnp.array([False, True, True, False, True])
   >>> logits = word.at[2].set(0)
-  >>> wrong, asked = question_errors(Episode(word, word, mask), logits)
-  >>> int(wrong), int(asked)
+  >>> wrong, questions = question_errors(Episode(word, word, mask), logits)
+  >>> int(wrong), int(questions)
   (1, 2)
   """
   mask = episode.mask
@@ -178,12 +178,12 @@ def error(episode: Episode, logits: jax.Array) -> jax.Array:
   Returns:
     The error, [], from 0 to 1.
   """
-  wrong, asked = question_errors(episode, logits)
-  return wrong / jnp.maximum(asked, 1)
+  wrong, questions = question_errors(episode, logits)
+  return wrong / jnp.maximum(questions, 1)
 
 
 def error_by_task(
-  wrong: jax.Array, asked: jax.Array, tasks: jax.Array
+  wrong: jax.Array, questions: jax.Array, tasks: jax.Array
 ) -> jax.Array:
   """Computes the error of each of the twenty tasks.
 
@@ -191,7 +191,7 @@ def error_by_task(
 
   Args:
     wrong: number of wrong answers in each story, [N].
-    asked: number of questions in each story, [N].
+    questions: number of questions in each story, [N].
     tasks: task of each story, 1..20, [N].
 
   Returns:
@@ -202,11 +202,11 @@ def error_by_task(
     Weston et al., 2015 (arXiv 1502.05698); Rae et al., 2016 (arXiv 1610.09027),
     supplementary G.
 
-  >>> wrong, asked, tasks = jnp.array([[1, 0, 2], [1, 3, 2], [1, 1, 2]])
-  >>> error_by_task(wrong, asked, tasks)[:2].tolist()
+  >>> wrong, questions, tasks = jnp.array([[1, 0, 2], [1, 3, 2], [1, 1, 2]])
+  >>> error_by_task(wrong, questions, tasks)[:2].tolist()
   [0.25, 1.0]
   """
-  counts = jnp.stack([wrong, asked], axis=1).astype(jnp.float32)
+  counts = jnp.stack([wrong, questions], axis=1).astype(jnp.float32)
   sums = jax.ops.segment_sum(counts, tasks - 1, stories.NUM_TASKS)
   return sums[:, 0] / jnp.where(sums[:, 1] > 0, sums[:, 1], jnp.nan)
 
