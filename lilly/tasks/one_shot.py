@@ -199,8 +199,7 @@ def _check(
   ):
     if not 1 <= value <= most:
       raise ValueError(
-        f"{name} is {value}; it must be from 1 to {most}, the number in the "
-        "data set."
+        f"{name} is {value}; it must be from 1 to {most}, the number available."
       )
 
 
