@@ -1,4 +1,4 @@
-"""Records of arrays kept in one file each, in the user's cache directory."""
+"""A cache of array records, one file each, in the user's cache directory."""
 
 import contextlib
 import hashlib
@@ -16,13 +16,13 @@ import numpy as np
 
 __all__ = ["directory", "fingerprint", "path", "read", "write"]
 
-_LAYOUT = "1"  # Change it when a cached record changes its meaning.
-_STALE_S = 86400.0  # A temporary file this old belongs to nobody.
+_LAYOUT = "1"  # Change this when the meaning of a cached record changes.
+_STALE_S = 86400.0  # Age at which a temporary file counts as abandoned.
 _log = logging.getLogger(__name__)
 
 
 def directory() -> pathlib.Path:
-  """Return where the arrays are kept; it need not exist.
+  """Return the cache directory, which need not exist.
 
   Returns:
     `$LILLY_CACHE`, else `$XDG_CACHE_HOME/lilly`, else `~/.cache/lilly`.
@@ -30,16 +30,16 @@ def directory() -> pathlib.Path:
   if chosen := os.environ.get("LILLY_CACHE"):
     return pathlib.Path(os.path.expanduser(chosen))
   base = os.environ.get("XDG_CACHE_HOME", "")
-  if not os.path.isabs(base):  # The XDG specification: ignore relative ones.
+  if not os.path.isabs(base):  # The XDG specification: ignore relative paths.
     home = os.path.expanduser("~")
-    if not os.path.isabs(home):  # A user without one: nothing can be kept.
+    if not os.path.isabs(home):  # No home directory: nothing can be cached.
       home = os.devnull
     base = os.path.join(home, ".cache")
   return pathlib.Path(base) / "lilly"
 
 
 def fingerprint(files: Iterable[tuple[str, str]]) -> str:
-  """Return one name for the content of several files.
+  """Return a joint hash of the content of several files.
 
   Args:
     files: pairs of file name and SHA-256 of the content, in any order.
@@ -52,24 +52,24 @@ def fingerprint(files: Iterable[tuple[str, str]]) -> str:
 
 
 def path(name: str, split: str, source: str) -> pathlib.Path:
-  """Return the file which keeps one split of one data set.
+  """Return the cache file of one split of a data set.
 
   Args:
-    name: data set.
-    split: its part.
+    name: name of the data set.
+    split: name of the split.
     source: `fingerprint` of the files the arrays were made from.
   """
   return directory() / "data" / f"{name}-{source}" / f"{split}.npz"
 
 
 def read(file: pathlib.Path, record: type) -> Any:
-  """Read a record, or nothing when the file is absent or damaged.
+  """Read a record; return None if the file is absent or damaged.
 
-  Every array in the file carries a checksum of its bytes (zip's CRC-32); each
-  is read whole, so all of it is compared.
+  Every array in the file has a checksum (zip's CRC-32), which is verified
+  because arrays are read completely.
 
   Args:
-    file: as from `path`.
+    file: as returned by `path`.
     record: the `NamedTuple` type to return.
 
   Returns:
@@ -82,8 +82,8 @@ def read(file: pathlib.Path, record: type) -> Any:
       )
   except (FileNotFoundError, NotADirectoryError):
     return None
-  except Exception as e:  # Whatever damage provokes: a dozen kinds.
-    _log.warning("%s cannot be used and will be made anew (%r).", file, e)
+  except Exception as e:  # Damaged files raise a dozen types of exception.
+    _log.warning("%s cannot be read and will be rebuilt (%r).", file, e)
     return None
 
 
@@ -93,14 +93,14 @@ def _array(archive: zipfile.ZipFile, field: str) -> np.ndarray:
 
 
 def write(file: pathlib.Path, record: Any) -> bool:
-  """Write a record so that the file appears whole or not at all.
+  """Write a record atomically.
 
   Args:
-    file: as from `path`; its folder is made.
+    file: as returned by `path`; its folder is created.
     record: a `NamedTuple` of numpy arrays.
 
   Returns:
-    Whether it was written: a full or read-only disk costs one warning, no more.
+    Whether it was written; a full or read-only disk only logs a warning.
   """
   temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
   try:
@@ -113,7 +113,7 @@ def write(file: pathlib.Path, record: Any) -> bool:
     os.replace(temporary, file)
     return True
   except OSError as e:
-    _log.warning("%s cannot be written, so nothing is kept (%s).", file, e)
+    _log.warning("%s cannot be written; nothing is cached (%s).", file, e)
     return False
   finally:
     with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ def write(file: pathlib.Path, record: Any) -> bool:
 
 
 def _remove_stale(folder: pathlib.Path) -> None:
-  """Remove what a killed writer left behind."""
+  """Remove temporary files left by killed processes."""
   for left in folder.glob("*.tmp"):
     if time.time() - left.stat().st_mtime > _STALE_S:
       left.unlink(missing_ok=True)

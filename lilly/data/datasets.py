@@ -1,9 +1,9 @@
 """Image data sets as numpy arrays: `load(name, split, data_dir)`.
 
 `digits` is bundled with scikit-learn and needs no file and no network. The
-others come through tensorflow-datasets (without TensorFlow): from the original
-files in `data_dir`, from a prepared tensorflow-datasets directory in
-`data_dir`, or by download. The arrays are then kept in `array_cache`.
+others are read through tensorflow-datasets (without TensorFlow): from the
+original files in `data_dir`, from a prepared tensorflow-datasets directory in
+`data_dir`, or by download. The arrays are then cached by `array_cache`.
 
 | name | splits (examples) | images |
 | --- | --- | --- |
@@ -13,7 +13,7 @@ files in `data_dir`, from a prepared tensorflow-datasets directory in
 | cifar10 | train 50,000, test 10,000 | 32x32x3 |
 | cifar10_small | train 10,000, test 2,000, from JPEG (lossy) | 32x32x3 |
 
-All images are uint8 from 0 to 255.
+All images are uint8, from 0 to 255.
 
 References:
   digits: Alpaydin and Kaynak, 1998, Optical recognition of handwritten digits
@@ -36,7 +36,7 @@ from lilly.data.originals import DataError
 
 __all__ = ["SPLITS", "DataError", "Images", "Omniglot", "load"]
 
-# Data set -> its parts.
+# Data set -> its splits.
 SPLITS: dict[str, tuple[str, ...]] = {
   "digits": ("train", "test"),
   "mnist": ("train", "test"),
@@ -57,11 +57,11 @@ class Images(NamedTuple):
 
 
 class Omniglot(NamedTuple):
-  """Characters, sorted: each 20 rows are the 20 drawings of one character."""
+  """Characters, sorted: every 20 rows are the 20 drawings of one character."""
 
   images: np.ndarray  # uint8 [N,105,105], ink 0 on paper 255
   labels: np.ndarray  # int32 [N], character 0..1622
-  alphabets: np.ndarray  # int32 [N], alphabet 0..49, sorted by its name
+  alphabets: np.ndarray  # int32 [N], alphabet 0..49, numbered by name
   alphabet_char_ids: np.ndarray  # int32 [N], character within its alphabet
 
 
@@ -84,18 +84,19 @@ def load(
 ) -> Images | Omniglot:
   """Load one split of a data set.
 
-  The first call prepares all splits (half a minute for mnist) and keeps the
-  arrays in `array_cache.directory()`; later ones read them. Original files are
-  compared with their SHA-256 on every call. Nothing is written to `data_dir`.
+  The first call prepares all splits (half a minute for mnist) and caches the
+  arrays in `array_cache.directory()`; later calls read the cache. Original
+  files are verified against their SHA-256 on every call. Nothing is written to
+  `data_dir`.
 
   Args:
     name: a key of `SPLITS`.
     split: one of `SPLITS[name]`.
-    data_dir: folder which holds the originals, or holds them in a folder named
-      after the data set, or a prepared tensorflow-datasets directory
-      (`data_dir/name/version`, ArrayRecord); None to download. The originals
-      are the files named in `originals.FORMS`: any one form, whole. Not used
-      for digits.
+    data_dir: folder of the original files, or with a subfolder of them named
+      after the data set, or with a prepared tensorflow-datasets directory
+      (`data_dir/name/version`, ArrayRecord); None to download. The original
+      files are all those of any one form in `originals.FORMS`. Not used for
+      digits.
 
   Returns:
     `Images`, or `Omniglot` for omniglot.
@@ -136,7 +137,7 @@ def _from_originals(
   folder: pathlib.Path | None,
   form: tuple[originals.Original, ...],
 ) -> Any:
-  """Return the kept arrays, or prepare and keep all splits."""
+  """Return the cached arrays, or prepare and cache all splits."""
   source = array_cache.fingerprint((f.filename, f.sha256) for f in form)
   file = array_cache.path(name, split, source)
   if (kept := array_cache.read(file, _record(name))) is not None:
@@ -156,7 +157,7 @@ def _from_originals(
 
 
 def _from_prepared(name: str, split: str, directory: pathlib.Path) -> Any:
-  """Return the kept arrays, or read and keep one split."""
+  """Return the cached arrays, or read and cache one split."""
   files = sorted(f for f in directory.iterdir() if f.is_file())
   source = array_cache.fingerprint((f.name, originals.sha256(f)) for f in files)
   file = array_cache.path(name, split, source)
@@ -179,7 +180,7 @@ def _arrange(name: str, arrays: dict[str, np.ndarray]) -> Images | Omniglot:
 
 
 def _missing(name: str, data_dir: pathlib.Path) -> str:
-  """Say which file is missing: of the form with most files present."""
+  """Name the missing files of the form with the fewest missing."""
   absent = min(
     (
       [file.filename for file in form if not (folder / file.filename).is_file()]
@@ -210,7 +211,7 @@ def _digits(split: str) -> Images:
     ) from e
   pixels, labels = load_digits(return_X_y=True)
   images = np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-  # RandomState: its stream is frozen, default_rng's may change with numpy.
+  # RandomState's stream is frozen; default_rng's may change with numpy.
   order = np.random.RandomState(0).permutation(len(labels))
   first, rest = np.split(order, [_NUM_TRAIN_DIGITS])
   rows = first if split == "train" else rest

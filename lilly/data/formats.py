@@ -27,13 +27,13 @@ _CIFAR10_CLASSES: list[str] = [
 
 
 class Examples(NamedTuple):
-  """What tensorflow-datasets needs to build a data set."""
+  """Input of a tensorflow-datasets builder."""
 
   names: dict[str, list[str]]  # feature -> its class names
   splits: dict[str, Iterable[tuple[Any, dict[str, Any]]]]  # key, features
 
 
-_Paths = Mapping[str, str | os.PathLike[str]]  # file name -> where it lies
+_Paths = Mapping[str, str | os.PathLike[str]]  # file name -> its path
 
 
 def _mnist(paths: _Paths) -> Examples:
@@ -55,7 +55,7 @@ def _mnist(paths: _Paths) -> Examples:
 
 
 def _omniglot(paths: _Paths) -> Examples:
-  """Read the four zips, or all of them from one file of packed bits."""
+  """Read the four zip files, or one npz file of packed bits."""
   if "omniglot_105.npz" in paths:
     return _omniglot_bits(paths["omniglot_105.npz"])
   parts = {
@@ -98,7 +98,7 @@ def _omniglot_zip(
 
 
 def _omniglot_bits(path: str | os.PathLike[str]) -> Examples:
-  """Read one npz with a row per image, 1 = ink."""
+  """Read one npz file with a row per image; bit 1 is ink."""
   with np.load(path) as file:
     rows = dict(file)
   names = {

@@ -1,4 +1,4 @@
-"""The files in which the authors of the data sets published them."""
+"""The data sets' original files, as published by their authors."""
 
 import hashlib
 import pathlib
@@ -17,15 +17,15 @@ __all__ = [
 
 
 class DataError(Exception):
-  """A data set cannot be had; the message says what to do."""
+  """A data set is unavailable; the message says what to do."""
 
 
 class Original(NamedTuple):
   """One published file."""
 
-  url: str  # where it is published; only a file name if nowhere
+  url: str  # download URL; only a file name if there is none
   size: int  # bytes
-  sha256: str  # of the content, hexadecimal
+  sha256: str  # SHA-256 of the content, hexadecimal
 
   @property
   def filename(self) -> str:
@@ -37,8 +37,8 @@ _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _OMNIGLOT = "https://github.com/brendenlake/omniglot/raw/master/python/"
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 
-# Data set -> the forms it is accepted in, the downloadable one first. Sizes and
-# sums are those registered in tensorflow-datasets (a test compares).
+# Data set -> accepted sets of files, the downloadable one first. Sizes and
+# checksums are those registered in tensorflow-datasets (a test compares them).
 # omniglot_105.npz: every image once, packed to bits, with its labels.
 # cifar10_jpeg_10000_2000.zip: `split/class/NNNN.jpg`.
 FORMS: dict[str, tuple[tuple[Original, ...], ...]] = {
@@ -143,7 +143,7 @@ FORMS: dict[str, tuple[tuple[Original, ...], ...]] = {
 
 
 def folders(name: str, data_dir: pathlib.Path) -> list[pathlib.Path]:
-  """Return where files of a data set may lie, the likeliest first."""
+  """Return folders to search for files of a data set, most likely first."""
   own = [name, "cifar10"] if name == "cifar10_small" else [name]
   return [*(data_dir / each for each in own), data_dir]
 
@@ -155,7 +155,8 @@ def find(
 
   Args:
     name: a key of `FORMS`.
-    data_dir: folder that holds them, or a folder named after the data set.
+    data_dir: folder that holds them, or has a subfolder of them named after the
+      data set.
 
   Returns:
     The folder and the form found in it, or None.
@@ -174,10 +175,10 @@ def sha256(file: pathlib.Path) -> str:
 
 
 def verify(folder: pathlib.Path, form: Iterable[Original]) -> None:
-  """Compare files with their known sizes and sums.
+  """Verify files against their known sizes and checksums.
 
   Raises:
-    DataError: naming the first file which differs.
+    DataError: a file differs; the message names the first one.
   """
   for expected in form:
     file = folder / expected.filename
@@ -185,7 +186,7 @@ def verify(folder: pathlib.Path, form: Iterable[Original]) -> None:
     found = sha256(file)
     if (size, found) != expected[1:]:
       raise DataError(
-        f"{file} is cut, damaged or another file: it has {size} bytes and "
-        f"SHA-256 {found}, expected are {expected.size} and {expected.sha256} "
-        f"({expected.url})."
+        f"{file} is incomplete, damaged or a different file: it has {size} "
+        f"bytes and SHA-256 {found}, expected are {expected.size} and "
+        f"{expected.sha256} ({expected.url})."
       )

@@ -1,8 +1,8 @@
 """Data sets through tensorflow-datasets, without TensorFlow.
 
-The stock builders keep their name, version and features; what would need
-TensorFlow in them (unpacking archives, encoding arrays) is replaced, and the
-records are written as ArrayRecord.
+The stock builders keep their name, version and features; those parts that need
+TensorFlow (unpacking archives, encoding arrays) are replaced, and records are
+written as ArrayRecord.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from lilly.data import formats, originals
 __all__ = ["find", "prepare", "read"]
 
 _log = logging.getLogger(__name__)
-_CHUNK = 1000  # Examples read at once.
-_TIMEOUT_S = 15.0  # For the first byte from the publisher.
+_CHUNK = 1000  # Examples per read.
+_TIMEOUT_S = 15.0  # Until the first byte from the publisher.
 _STOCK = {
   "mnist": "MNIST",
   "fashion_mnist": "FashionMNIST",
@@ -36,17 +36,17 @@ _STOCK = {
 
 
 def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
-  """Find a data set which tensorflow-datasets has prepared.
+  """Find a data set prepared by tensorflow-datasets.
 
   Args:
-    name: data set.
-    data_dir: holds `<name>/<version>/`, or is one of these two folders.
+    name: name of the data set.
+    data_dir: folder that contains `<name>/<version>/`, or either of these two.
 
   Returns:
     The folder of the highest version, or None.
 
   Raises:
-    DataError: what is found has a format that needs TensorFlow.
+    DataError: the prepared data set has a format that needs TensorFlow.
   """
   found = []
   for folder in (data_dir / name, data_dir):
@@ -60,8 +60,8 @@ def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
   info = max(found)[1]
   if _info(info).get("fileFormat") != "array_record":
     raise originals.DataError(
-      f"{info.parent} is not in the ArrayRecord format, and only that is read "
-      'without TensorFlow: prepare it again with file_format="array_record".'
+      f"{info.parent} is not in the ArrayRecord format, and other formats need "
+      'TensorFlow: prepare it again with file_format="array_record".'
     )
   return info.parent
 
@@ -84,12 +84,12 @@ def prepare(
   """Prepare a data set in a temporary directory.
 
   Args:
-    name: data set.
-    folder: where the files of `form` lie, already verified; None to download.
-    form: its published files.
+    name: name of the data set.
+    folder: folder of the files of `form`, already verified; None to download.
+    form: published files of the data set.
 
   Yields:
-    The prepared directory, for `read`; removed afterwards in any case.
+    The prepared directory, for `read`; removed on exit.
 
   Raises:
     DataError: a file cannot be downloaded or is not the expected one.
@@ -119,7 +119,7 @@ def prepare(
 
 def _tfds() -> Any:
   try:
-    import importlib_resources  # noqa: F401 (tfds needs it, does not bring it)
+    import importlib_resources  # noqa: F401 (undeclared dependency of tfds)
     import PIL  # noqa: F401
     import tensorflow_datasets as tfds
   except ImportError as e:
@@ -144,7 +144,7 @@ def _builder(tfds: Any, name: str, form: Sequence[originals.Original]) -> Any:
   }
 
   def split_generators(self, manager):
-    # One after another: a failure leaves no download running behind it.
+    # Sequentially, so that a failure leaves no other download running.
     paths = {file.filename: manager.download(file.url) for file in form}
     examples = formats.READERS[name](paths)
     for feature, names in examples.names.items():
@@ -162,7 +162,7 @@ def _builder(tfds: Any, name: str, form: Sequence[originals.Original]) -> Any:
 
 
 def _reach(name: str, form: Sequence[originals.Original]) -> None:
-  """Fail soon without a network: tfds would try for minutes."""
+  """Fail fast without a network: tfds would retry for minutes."""
   import requests
 
   try:
@@ -197,13 +197,13 @@ def read(directory: pathlib.Path, split: str) -> dict[str, np.ndarray]:
   """Read one split of a prepared data set into arrays.
 
   Args:
-    directory: as from `find` or `prepare`.
-    split: its part.
+    directory: as returned by `find` or `prepare`.
+    split: name of the split.
 
   Returns:
-    The features but "id": `image` uint8 [N,H,W] where all channels are equal
-    by construction (one channel, or a black and white PNG), else [N,H,W,3];
-    the others int32 [N]. In tensorflow-datasets' order, a fixed shuffle.
+    All features except "id": `image` uint8 [N,H,W] for greyscale images, else
+    [N,H,W,3]; the others int32 [N]. In tensorflow-datasets' order, a fixed
+    shuffle.
 
   Raises:
     DataError: the directory lacks the split or is damaged.
@@ -224,7 +224,7 @@ def read(directory: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     return _stack(rows, color)
   except originals.DataError:
     raise
-  except Exception as e:  # Whatever a damaged file provokes below.
+  except Exception as e:  # Damaged files raise many types of exception.
     raise originals.DataError(
       f"{directory} cannot be read ({type(e).__name__}: {e}): prepare the data "
       "set again."

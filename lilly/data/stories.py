@@ -1,16 +1,16 @@
 """Stories with questions as numpy arrays: `load(name, split, data_dir)`.
 
-bAbI: twenty tasks of short English stories, made by simulation, each of which
-tests one kind of reasoning.
+bAbI: twenty tasks of short simulated English stories, each of which tests one
+kind of reasoning.
 
-| name | questions of each task |
+| name | questions per task |
 | --- | --- |
 | babi | train 1,000, test 1,000 |
 | babi_10k | train 10,000, test 1,000 (the same) |
 
-Words are in lower case; full stops and question marks are words. After a
-question comes one "-" for each word of its answer, which is where the answer is
-due. Line numbers and supporting facts are left out.
+Words are in lower case; full stops and question marks are words. A question is
+followed by one "-" for each word of its answer, where the network must output
+that word. Line numbers and supporting facts are omitted.
 
 Reference:
   Weston et al., 2015, Towards AI-complete question answering
@@ -37,7 +37,7 @@ from lilly.data.originals import DataError
 __all__ = ["ANSWER", "NUM_TASKS", "DataError", "Stories", "load"]
 
 NUM_TASKS = 20
-ANSWER = 0  # the number of "-", which is where an answer is due
+ANSWER = 0  # index of the word "-", where an answer is expected
 
 _log = logging.getLogger(__name__)
 _SPLITS = ("train", "test")
@@ -47,9 +47,9 @@ _ARCHIVES = {
   "babi": (f"babi_{_TREE}_en.tar.gz", f"{_TREE}.tar.gz"),
   "babi_10k": (f"babi_{_TREE}_en-10k.tar.xz", f"{_TREE}.tar.gz"),
 }
-# Texts that some archives lack, and whose sum is not known.
+# Texts that some archives lack, and whose checksums are unknown.
 _OPTIONAL = {"babi": (), "babi_10k": ((3, "train"),)}
-# SHA-256 of all other texts, joined in the order of splits and tasks.
+# SHA-256 of all other texts, concatenated in the order of splits and tasks.
 _SHA256 = {
   "babi": "cfbb60ec8da7d0fce09d735c373eea43e520be27ec836edf704932feaed05726",
   "babi_10k": (
@@ -61,10 +61,10 @@ _Texts = dict[tuple[int, str], bytes]  # (task, split) -> text
 
 
 class Stories(NamedTuple):
-  """The stories of a split, one after another, sorted by task."""
+  """The stories of a split, concatenated, sorted by task."""
 
-  words: np.ndarray  # int16 [W], numbers of words
-  answers: np.ndarray  # int16 [W], the word that is due where words is ANSWER
+  words: np.ndarray  # int16 [W], indices into the vocabulary
+  answers: np.ndarray  # int16 [W], the expected word where words is ANSWER
   starts: np.ndarray  # int32 [N + 1], story n is words[starts[n]:starts[n + 1]]
   tasks: np.ndarray  # int32 [N], 1..20
   vocabulary: np.ndarray  # str [V], the words of all training stories, sorted
@@ -75,19 +75,20 @@ def load(
 ) -> Stories:
   """Load one split of a set of stories.
 
-  The first call reads all texts (half a minute for babi_10k) and keeps the
-  arrays in `array_cache.directory()`; later ones read them. The texts are
-  compared with their SHA-256 on every call. Nothing is written to `data_dir`.
+  The first call reads all texts (half a minute for babi_10k) and caches the
+  arrays in `array_cache.directory()`; later calls read the cache. The texts are
+  verified against their SHA-256 on every call. Nothing is written to
+  `data_dir`.
 
   Args:
     name: "babi" or "babi_10k".
     split: "train" or "test".
-    data_dir: folder which holds, itself or in a folder babi/, the archive
+    data_dir: folder which holds, itself or in a subfolder babi/, the archive
       tasks_1-20_v1-2.tar.gz, babi_tasks_1-20_v1-2_en.tar.gz (babi) or
       babi_tasks_1-20_v1-2_en-10k.tar.xz (babi_10k), or the unpacked folder
-      tasks_1-20_v1-2/, or its en/ or en-10k/. There is no download. In babi_10k
-      the training text of task 3 may be missing: then there are no such
-      stories, and a warning.
+      tasks_1-20_v1-2/, or its en/ or en-10k/. There is no download. The
+      training text of task 3 in babi_10k is optional: without it a warning is
+      logged and that task has no stories.
 
   Returns:
     The stories.
@@ -95,7 +96,7 @@ def load(
   Raises:
     ValueError: no such set or split.
     FileNotFoundError: data_dir is None, does not exist or lacks a file.
-    DataError: a file is damaged or is another one.
+    DataError: a file is damaged or a different version.
   """
   if name not in _FOLDERS:
     known = ", ".join(_FOLDERS)
@@ -106,7 +107,7 @@ def load(
   texts = _read(name, data_dir)
   for k, each in _OPTIONAL[name]:
     if each == split and (k, each) not in texts:
-      _log.warning("%s: no %s stories of task %d are there.", name, split, k)
+      _log.warning("%s: there are no %s stories of task %d.", name, split, k)
   sums = ((f"{k}_{s}", _sum(text)) for (k, s), text in texts.items())
   source = array_cache.fingerprint(sums)
   file = array_cache.path(name, split, source)
@@ -119,7 +120,7 @@ def load(
 
 
 def _read(name: str, data_dir: str | os.PathLike[str] | None) -> _Texts:
-  """Find the texts, and compare them with their sum."""
+  """Find the texts, and verify them against their checksum."""
   archive = _ARCHIVES[name][0]
   if data_dir is None:
     raise FileNotFoundError(
@@ -142,7 +143,7 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> _Texts:
   known = [texts[key] for key in keys if key not in _OPTIONAL[name]]
   if (found := _sum(b"".join(known))) != (expected := _SHA256[name]):
     raise DataError(
-      f"{place} is damaged or another version: its texts of {name} have "
+      f"{place} is damaged or a different version: its texts of {name} have "
       f"SHA-256 {found}, expected is {expected}."
     )
   return texts
@@ -177,7 +178,7 @@ def _unpack(archive: pathlib.Path, folder: str) -> _Texts:
   texts = {}
   read = lzma.open if archive.suffix == ".xz" else gzip.open
   try:
-    with read(archive) as stream:  # All of it: tarfile ends early on damage.
+    with read(archive) as stream:  # Fully: tarfile may miss damage at the end.
       content = io.BytesIO(stream.read())
     with tarfile.open(fileobj=content) as members:
       for member in members:
@@ -185,15 +186,16 @@ def _unpack(archive: pathlib.Path, folder: str) -> _Texts:
         key = _key(parts[-1]) if parts[-2:-1] == (folder,) else None
         if key and (stream := members.extractfile(member)):
           texts[key] = stream.read()
-  except Exception as e:  # Whatever damage provokes in three libraries.
+  except Exception as e:  # Damaged archives raise many types of exception.
     raise DataError(
-      f"{archive} is cut or damaged ({type(e).__name__}: {e}): get it again."
+      f"{archive} is incomplete or damaged ({type(e).__name__}: {e}): download "
+      "it again."
     ) from e
   return texts
 
 
 def _stories(text: bytes) -> Iterator[list[tuple[str, str]]]:
-  """Yield stories: words, each with the answer that is due, mostly "-"."""
+  """Yield stories: words, each paired with its expected answer or "-"."""
   story: list[tuple[str, str]] = []
   for line in text.decode("ascii").lower().splitlines():
     number, _, sentence = line.partition(" ")

@@ -1,1 +1,1 @@
-"""Environments: experience as pure functions of a key, a state, an action."""
+"""Environments as pure functions of a key, a state and an action."""

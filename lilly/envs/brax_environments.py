@@ -1,7 +1,7 @@
-"""Brax's environments, and those of simulators that follow its interface.
+"""Brax's environments, and those of simulators with the same interface.
 
-Brax's own wrappers are left out: they count steps, reset and hide the true last
-observation in their own ways. Resets are dear here: use
+Brax's own wrappers are not used: they limit and reset episodes differently, and
+hide the true last observation. Resets are expensive here: use
 `wrappers.auto_reset(env, num_starts=...)`.
 """
 
@@ -27,13 +27,13 @@ def make(
 ) -> Environment:
   """Makes an environment of brax.
 
-  Its first step compiles for seconds to more than a minute. "generalized" is
+  Compiling its step takes from seconds to more than a minute. "generalized" is
   far too slow for large bodies on a CPU.
 
   Args:
-    name: as brax has it: "inverted_pendulum", "halfcheetah", ...
+    name: brax's name: "inverted_pendulum", "halfcheetah", ...
     backend: "spring", "positional", "generalized" or "mjx".
-    num_steps: of an episode; None: only the world ends it.
+    num_steps: time limit of an episode; None: no limit.
     **options: further arguments of the environment's class.
 
   Returns:
@@ -48,7 +48,7 @@ def make(
     Freeman et al., 2021 (arXiv 2106.13281).
   """
   try:
-    # It says on standard output which of its other simulators are absent.
+    # On import it prints which optional simulators are missing.
     with contextlib.redirect_stdout(None):
       from brax import envs
   except ImportError as error:
@@ -66,11 +66,11 @@ def make(
 
 
 def adapt(engine: Any) -> Environment:
-  """Adapts an environment of brax's interface that is not wrapped.
+  """Adapts an unwrapped environment with brax's interface.
 
   Args:
-    engine: has `reset(key)` and `step(state, action)`, both of which return a
-      state with `obs`, `reward` and `done`, and `action_size`.
+    engine: object with `action_size`, `reset(key)` and `step(state, action)`;
+      both methods return a state with `obs`, `reward` and `done`.
 
   Returns:
     The environment; its states are the engine's, `done` is a termination, and
@@ -81,7 +81,7 @@ def adapt(engine: Any) -> Environment:
   """
 
   def start(key):
-    # As plain numbers: some engines use a key twice, which typed keys forbid.
+    # A raw key: some engines use a key twice, which typed keys forbid.
     return engine.reset(jax.random.key_data(key))
 
   first = jax.eval_shape(start, jax.random.key(0)).obs
@@ -97,7 +97,7 @@ def adapt(engine: Any) -> Environment:
     del key
     new = engine.step(state, action)
     made = environment.make_step(new.obs, new.reward, new.done)
-    # Some rewards are Python's numbers: the state would change its types.
+    # Some rewards are Python numbers, which would change the state's types.
     new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
     return new, made
 

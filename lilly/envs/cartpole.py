@@ -1,7 +1,7 @@
-"""Cart and pole: swing the pole up, or keep it up, by pushing the cart.
+"""Cart-pole: swing the pole up, or balance it, by pushing the cart.
 
-The DM suite's cartpole: its masses, its rewards, and Runge and Kutta's fourth
-order with steps of 0.01 s.
+The DM Control suite's cartpole, with its masses and rewards, integrated by the
+fourth-order Runge-Kutta method with steps of 0.01 s.
 """
 
 import functools
@@ -36,7 +36,7 @@ _RADIUS = 0.045  # of the pole
 
 
 class State(NamedTuple):
-  """Where cart and pole are."""
+  """State of cart and pole."""
 
   position: jax.Array  # [] m, of the cart
   angle: jax.Array  # [] rad, 0 upright, positive to the right, not wrapped
@@ -56,31 +56,32 @@ def acceleration(
   pole_damping: float = 2e-6,
   rail: float = 1.8,
 ) -> tuple[jax.Array, jax.Array]:
-  """Finds the accelerations of the cart and of the pole.
+  """Computes the accelerations of the cart and the pole.
 
   (M + m) a + m h cos θ α = F - b v + m h ω² sin θ
   m h cos θ a + (I + m h²) α = m g h sin θ - c ω
 
-  with h the half length and I the pole's moment of inertia about its middle. A
-  cart beyond the rail's end is pushed back as by a damped spring.
+  with h the half length and I the pole's moment of inertia about its centre. A
+  damped spring pushes the cart back from beyond the rail's end.
 
   Args:
     state: x, θ, v and ω.
-    force: F on the cart, [].
-    cart_mass: M.
-    pole_mass: m.
-    length: 2 h.
-    gravity: g.
-    cart_damping: b.
-    pole_damping: c.
-    rail: the cart is stopped where |x| is larger; inf: never.
+    force: force F on the cart, [].
+    cart_mass: mass M of the cart.
+    pole_mass: mass m of the pole.
+    length: length 2 h of the pole.
+    gravity: gravitational acceleration g.
+    cart_damping: damping b of the cart.
+    pole_damping: damping c of the pole.
+    rail: half length of the rail, beyond which the cart is stopped; inf: no
+      end.
 
   Returns:
     a and α, [] each.
 
   Reference:
-    Tassa et al., 2018 (arXiv 1801.00690), its `cartpole.xml`; the end of the
-    rail after MuJoCo's "solreflimit", whose impedance is taken as constant.
+    Tassa et al., 2018 (arXiv 1801.00690), `cartpole.xml`; the end of the rail
+    follows MuJoCo's "solreflimit", with constant impedance.
 
   >>> a, _ = acceleration(State(0.0, 0.0, 0.0, 0.0), jnp.array(1.1))
   >>> bool(a > 1.0)
@@ -104,7 +105,7 @@ def acceleration(
 
 
 def _stop(x, v, free, rail):
-  """What the end of the rail adds to the cart's acceleration."""
+  """Computes the acceleration of the cart due to the end of the rail."""
   impedance, time = 0.95, 0.08
   side, beyond = jnp.sign(x), jnp.abs(x) - rail
   damping = 2 / (impedance * time)
@@ -117,19 +118,19 @@ def _stop(x, v, free, rail):
 def dynamics(
   state: State, force: jax.Array, *, dt: float = 0.01, **constants: float
 ) -> State:
-  """Moves cart and pole by one step of Runge and Kutta's fourth order.
+  """Simulates one time step by the fourth-order Runge-Kutta method.
 
   Args:
     state: x, θ, v and ω.
-    force: on the cart, [], held during the step.
-    dt: seconds.
+    force: force on the cart, [], constant during the step.
+    dt: time step in seconds.
     **constants: keyword arguments of `acceleration`.
 
   Returns:
     The next state.
 
   Reference:
-    Tassa et al., 2018 (arXiv 1801.00690), its `cartpole.xml`.
+    Tassa et al., 2018 (arXiv 1801.00690), `cartpole.xml`.
 
   >>> still = State(0.0, 0.0, 0.0, 0.0)
   >>> bool(dynamics(still, jnp.array(1.0)).angle < 0)
@@ -154,20 +155,20 @@ def dynamics(
 
 
 def reward(state: State, action: jax.Array) -> jax.Array:
-  """Rewards an upright and still pole, a cart in the middle, a small action.
+  """Rewards an upright and still pole, a centred cart and small actions.
 
   (1 + cos θ) / 2 times (1 + tolerance(x, 2)) / 2 times (4 + 1 - u²) / 5 times
-  (1 + tolerance(ω, 5)) / 2; tolerances by their margins.
+  (1 + tolerance(ω, 5)) / 2, where the tolerances' second arguments are margins.
 
   Args:
-    state: after the step.
-    action: u, from -1 to 1, [1].
+    state: state after the step.
+    action: action u in [-1, 1], [1].
 
   Returns:
     The reward, [], from 0 to 1.
 
   Reference:
-    Tassa et al., 2018 (arXiv 1801.00690), `cartpole.py`, the smooth one.
+    Tassa et al., 2018 (arXiv 1801.00690), `cartpole.py`, the smooth reward.
 
   >>> float(reward(State(0.0, 0.0, 0.0, 0.0), jnp.zeros(1)))
   1.0
@@ -179,7 +180,7 @@ def reward(state: State, action: jax.Array) -> jax.Array:
 
 
 def observe(state: State) -> jax.Array:
-  """Gives x, cos θ, sin θ, v and ω.
+  """Observes x, cos θ, sin θ, v and ω.
 
   Args:
     state: x, θ, v and ω.
@@ -199,13 +200,14 @@ def make(
 ) -> Environment:
   """Makes the task.
 
-  Actions are in [-1, 1], of 10 N. To be swung up, the pole hangs at first, with
-  noise of 0.01 in everything; to be balanced, x ~ U[-0.1, 0.1], θ ~ U[-0.034,
-  0.034]. No state ends an episode.
+  Actions are in [-1, 1], scaled by 10 N. For swing-up the pole initially hangs,
+  with x and θ perturbed by N(0, 0.01²); for balancing, x ~ U[-0.1, 0.1] and
+  θ ~ U[-0.034, 0.034]. Velocities start at N(0, 0.01²). Episodes do not
+  terminate.
 
   Args:
-    swing_up: whether the pole hangs at first.
-    num_steps: of an episode; None: it never ends.
+    swing_up: whether the pole initially hangs.
+    num_steps: time limit of an episode; None: no limit.
     **constants: keyword arguments of `dynamics` and `acceleration`.
 
   Returns:
@@ -257,11 +259,11 @@ def make(
 
 
 def render(state: State, size: int = 64) -> jax.Array:
-  """Draws rail, cart and pole.
+  """Renders rail, cart and pole.
 
   Args:
     state: x, θ, v and ω.
-    size: pixels of an edge.
+    size: height and width of the image, in pixels.
 
   Returns:
     [size, size, 3] uint8.

@@ -1,4 +1,4 @@
-"""Environments by name, for the flags of experiments."""
+"""Environments by name, for command-line flags."""
 
 import difflib
 import functools
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def _pendulum_angle(**options: Any) -> Environment:
-  """The pendulum without its velocity."""
+  """Makes the pendulum without velocity observations."""
   return partial_observation.select(pendulum.make(**options), [0, 1])
 
 
@@ -49,7 +49,7 @@ def _cartpole_hidden(
   num_steps: int | None = 1000,
   **options: Any,
 ) -> Environment:
-  """Swing-up of a pole of unknown length, without velocities."""
+  """Makes swing-up of a pole of hidden length, without velocities."""
   make_env = functools.partial(cartpole.make, **options)
   env = randomized.make(make_env, {"length": length}, num_steps=num_steps)
   return partial_observation.select(env, [0, 1, 2])
@@ -58,10 +58,10 @@ def _cartpole_hidden(
 def _reacher_cue(
   *, num_cue_steps: int = 1, num_steps: int | None = 1000, **options: Any
 ) -> Environment:
-  """The reacher whose target is shown at first only."""
+  """Makes the reacher whose target is shown only initially."""
   env = reacher.make(num_steps=None, **options)
   (n,) = env.action_spec.shape
-  # Cosines and sines, then the way to the target, which alone tells of it.
+  # Cosines and sines, then the vector to the target, which alone reveals it.
   target = [2 * n, 2 * n + 1]
   env = partial_observation.cue_only(env, target, num_cue_steps)
   return wrappers.time_limit(env, num_steps)
@@ -76,7 +76,7 @@ _TASKS: dict[str, Callable[..., Environment]] = {
   "point_mass": point_mass.make,
   "mountain_car": mountain_car.make,
 }
-# Beside those above, which stand for themselves in published scores.
+# Kept apart: `names()` are the fully observed tasks above.
 _PARTIALLY_OBSERVED: dict[str, Callable[..., Environment]] = {
   "pendulum_angle": _pendulum_angle,
   "cartpole_hidden": _cartpole_hidden,
@@ -92,8 +92,8 @@ _SIMULATORS: dict[str, Callable[..., Environment]] = {
   "playground": playground_environments.make,
 }
 
-# Mean returns of a random policy (1,000 episodes), and of the best policy that
-# any run has found; the reacher's is a planner's (`planning.best_return`).
+# Mean returns of a random policy (1,000 episodes) and of the best policy found
+# in any run; the reacher's best is a planner's (`planning.best_return`).
 SCORES = {
   "pendulum": (-1208.0, -142.0),
   "cartpole_swingup": (86.0, 880.0),
@@ -103,8 +103,8 @@ SCORES = {
   "point_mass": (5.0, 896.0),
   "mountain_car": (-33.0, 94.0),
 }
-# How often an action is repeated, for about 25 actions in a second; SCORES are
-# of tasks so repeated.
+# Times each action is repeated, for about 25 actions per second. SCORES are
+# measured with these repeats.
 REPEATS = {
   "cartpole_swingup": 4,
   "cartpole_balance": 4,
@@ -117,7 +117,7 @@ REPEATS = {
 
 
 def names() -> list[str]:
-  """Lists the tasks that need no simulator and whose state is seen.
+  """Lists the fully observed tasks that need no external simulator.
 
   Returns:
     Their names.
@@ -129,13 +129,13 @@ def names() -> list[str]:
 
 
 def partially_observed() -> list[str]:
-  """Lists the tasks that need no simulator and are to be solved by memory.
+  """Lists the tasks that require memory and need no external simulator.
 
-  pendulum_angle: no velocity is seen. cartpole_hidden: swing-up of a pole whose
-  length is drawn at each reset, from `length`, and no velocity is seen.
-  reacher_cue: the target is seen in the first `num_cue_steps` observations
-  only. cue_recall and water_maze: see their modules. water_maze_fast: one goes
-  twice as fast, and an episode has half the steps.
+  pendulum_angle: the velocity is not observed. cartpole_hidden: swing-up of a
+  pole whose length is drawn at each reset from the range `length`; velocities
+  are not observed. reacher_cue: only the first `num_cue_steps` observations
+  show the target. cue_recall and water_maze: see their modules.
+  water_maze_fast: twice the speed and half the time limit.
 
   Returns:
     Their names.
@@ -150,18 +150,18 @@ def make(name: str, **options: Any) -> Environment:
   """Makes an environment.
 
   Args:
-    name: one of `names()` or `partially_observed()`, or a simulator's with the
-      simulator in front: "brax/reacher", "playground/CartpoleSwingup"; of brax
-      with its backend behind, if not spring:
+    name: one of `names()` or `partially_observed()`, or a simulator's name
+      prefixed with the simulator: "brax/reacher", "playground/CartpoleSwingup".
+      A suffix selects a brax backend other than spring:
       "brax/inverted_pendulum:generalized".
     **options: keyword arguments of that task's `make`.
 
   Returns:
-    The environment, with its usual time limit.
+    The environment, with its default time limit.
 
   Raises:
     ImportError: the simulator is not installed.
-    ValueError: there is no such environment, or an option is refused.
+    ValueError: there is no such environment, or an option is invalid.
 
   >>> make("pendulum").action_spec.shape
   (1,)
@@ -177,26 +177,26 @@ def make(name: str, **options: Any) -> Environment:
     near = difflib.get_close_matches(name, tasks, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
-      f"name is {name!r}; {hint}Known: {', '.join(tasks)}, and with a "
-      "simulator in front: brax/..., playground/..."
+      f"name is {name!r}; {hint}Known: {', '.join(tasks)}, and simulators' "
+      "environments: brax/..., playground/..."
     )
   return tasks[name](**options)
 
 
 def make_normalized(name: str, repeats: int = 0, **options: Any) -> Environment:
-  """Makes an environment with actions in [-1, 1], each of them repeated.
+  """Makes an environment with repeated actions in [-1, 1].
 
   Args:
-    name: as of `make`.
-    repeats: times each action is repeated; 0: the task's default, of REPEATS.
-    **options: as of `make`.
+    name: as in `make`.
+    repeats: times each action is repeated; 0: the task's default, in REPEATS.
+    **options: as in `make`.
 
   Returns:
     The environment.
 
   Raises:
     ImportError: the simulator is not installed.
-    ValueError: there is no such environment, or an option is refused.
+    ValueError: there is no such environment, or an option is invalid.
 
   >>> make_normalized("pendulum").action_spec.maximum.tolist()
   [1.0]
@@ -206,10 +206,10 @@ def make_normalized(name: str, repeats: int = 0, **options: Any) -> Environment:
 
 
 def list_tasks(tasks: Sequence[str]) -> list[str]:
-  """Lists tasks by name; "all" alone stands for `names()`.
+  """Lists task names, where "all" alone stands for `names()`.
 
   Args:
-    tasks: their names.
+    tasks: names of tasks.
 
   Returns:
     The names.
@@ -226,11 +226,11 @@ def name_pairs(
   """Names every pair of a task and a variant.
 
   Args:
-    tasks: as of `list_tasks`.
+    tasks: as in `list_tasks`.
     variants: names of learners.
 
   Returns:
-    Name -> task and variant; the name is the task's where there is one variant.
+    Name -> task and variant; the name omits the variant if there is only one.
 
   >>> name_pairs(["brax/ant:positional"], ["ddpg"])
   {'brax_ant_positional': ('brax/ant:positional', 'ddpg')}
@@ -249,14 +249,14 @@ def name_pairs(
 def score(
   name: str, mean_return: float | jax.Array
 ) -> dict[str, float | jax.Array]:
-  """Scores a mean return: 0 is a random policy's, 1 the best known.
+  """Normalises a mean return: 0 for a random policy, 1 for the best known.
 
   Args:
-    name: of the task, as of `make`.
-    mean_return: of its episodes, [].
+    name: name of the task, as in `make`.
+    mean_return: mean return of its episodes, [].
 
   Returns:
-    Metrics: return, and score where the task is one of SCORES.
+    Metrics: return, and score if the task is in SCORES.
 
   >>> score("pendulum", -1208.0)
   {'return': -1208.0, 'score': 0.0}

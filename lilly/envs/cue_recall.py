@@ -1,7 +1,7 @@
-"""Cue recall: remember a number that was shown once, and say it at the end.
+"""Cue recall: remember a number shown once, and output it at the end.
 
-A bandit with a delay, of one number and no dynamics: nothing but memory is
-needed, for as many steps as one likes. Pictures show the cue all the time.
+A delayed bandit of one number, without dynamics: it tests memory alone, over
+any number of steps. Rendered images always show the cue.
 """
 
 from typing import NamedTuple
@@ -17,14 +17,14 @@ __all__ = ["State", "make", "observe", "render"]
 
 
 class State(NamedTuple):
-  """What is to be remembered, and for how long it has been."""
+  """The cue and its age."""
 
   cue: jax.Array  # [], from -1 to 1
   age: jax.Array  # [] int32, steps since the cue was shown
 
 
 def observe(state: State) -> jax.Array:
-  """Gives the cue before the first step, and zero after.
+  """Observes the cue before the first step, and zero afterwards.
 
   Args:
     state: the cue and its age.
@@ -41,12 +41,12 @@ def observe(state: State) -> jax.Array:
 def make(num_steps: int = 10) -> Environment:
   """Makes the task.
 
-  o_1 = c ~ U[-1, 1],  o_2 = ... = o_T = 0,  r_T = -(a_T - c)²; other actions
-  are worth 0. The world ends with the last step: this is not a time limit, and
-  nothing is to be bootstrapped. Actions are cut to [-1, 1].
+  o_1 = c ~ U[-1, 1],  o_2 = ... = o_T = 0,  r_T = -(a_T - c)²; other rewards
+  are 0. The last step terminates the episode; it is not a time limit, so no
+  value is bootstrapped. Actions are clipped to [-1, 1].
 
   Args:
-    num_steps: T, of an episode; the cue is to be kept for one step less.
+    num_steps: steps of an episode, T; the cue must be remembered for T - 1.
 
   Returns:
     The environment.
@@ -55,8 +55,8 @@ def make(num_steps: int = 10) -> Environment:
     ValueError: num_steps is None or below 2.
 
   Reference:
-    Heess et al., 2015 (arXiv 1512.04455), has tasks of remembered cues, with
-    bodies; this is their core.
+    Heess et al., 2015 (arXiv 1512.04455), whose tasks combine such a memory
+    with control.
 
   >>> env = make(num_steps=2)
   >>> state = State(jnp.float32(0.5), jnp.int32(1))
@@ -66,8 +66,8 @@ def make(num_steps: int = 10) -> Environment:
   """
   if num_steps is None or num_steps < 2:
     raise ValueError(
-      f"num_steps is {num_steps}; it must be a number from 2 on: the last "
-      "action alone is rewarded, and the cue is to be remembered until then."
+      f"num_steps is {num_steps}; it must be at least 2: only the last action "
+      "is rewarded, and the cue must be remembered until then."
     )
 
   def reset(key):
@@ -99,11 +99,11 @@ def make(num_steps: int = 10) -> Environment:
 
 
 def render(state: State, size: int = 64) -> jax.Array:
-  """Draws the cue on a scale from -1 to 1: blue while it is seen.
+  """Renders the cue on a scale from -1 to 1, in blue while it is observed.
 
   Args:
     state: the cue and its age.
-    size: pixels of an edge.
+    size: height and width of the image, in pixels.
 
   Returns:
     [size, size, 3] uint8.

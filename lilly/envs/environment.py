@@ -1,10 +1,10 @@
-"""What an environment is: two pure functions and what they take and give.
+"""The environment interface: two pure functions, specs and step records.
 
-Everything is unbatched: `vmap` gives many environments, `scan` an episode. The
-observation of a step is always the true one that followed; how an episode ended
-is in two fields, because it is learnt from in two ways: `discount` is 0 where
-the world ended, and nothing follows; `truncated` is set where only the
-recording ended, and a value may be bootstrapped.
+Everything is unbatched: use `vmap` for many environments and `scan` for an
+episode. A step always holds the true next observation. Two fields tell how an
+episode ended, because learners treat the cases differently: `discount` is 0 at
+termination; `truncated` is set when a time limit was reached, where a value may
+be bootstrapped.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,22 +26,22 @@ __all__ = [
 
 
 class Spec(NamedTuple):
-  """The form of an observation or of an action."""
+  """Shape, type and bounds of an observation or an action."""
 
   shape: tuple[int, ...]
   dtype: Any
-  minimum: np.ndarray  # broadcasts to the shape; maybe infinite
+  minimum: np.ndarray  # broadcasts to the shape; may be infinite
   maximum: np.ndarray  # likewise
-  num_values: int | None = None  # of a choice, 0 .. num_values - 1; else None
+  num_values: int | None = None  # discrete: 0 .. num_values - 1; else None
 
 
 class Step(NamedTuple):
-  """What an action led to."""
+  """Result of one environment step."""
 
-  observation: jax.Array  # the true next one, also at an end
+  observation: jax.Array  # the true next one, also at the end of an episode
   reward: jax.Array  # [] float32
-  discount: jax.Array  # [] float32, 0 only where the world ended
-  truncated: jax.Array  # [] bool, the time was up; bootstrapped
+  discount: jax.Array  # [] float32, 0 only at termination
+  truncated: jax.Array  # [] bool, time limit reached; bootstrap here
 
 
 class Environment(NamedTuple):
@@ -53,29 +53,29 @@ class Environment(NamedTuple):
   step: Callable[[jax.Array, Any, jax.Array], tuple[Any, Step]]
   observation_spec: Spec
   action_spec: Spec
-  # render(state, size) -> [size, size, 3] uint8; None: there are no pictures
+  # render(state, size) -> [size, size, 3] uint8; None: cannot be rendered
   render: Callable[[Any, int], jax.Array] | None = None
-  # For models of the state: what is seen of one, and what a step is worth.
-  # observe(state) -> observation; None: a state alone does not say it
+  # The next two serve models of the state.
+  # observe(state) -> observation; None: the state does not determine it
   observe: Callable[[Any], jax.Array] | None = None
-  # reward(state, action, following state) -> []; None: likewise
+  # reward(state, action, next state) -> []; None: likewise
   reward: Callable[[Any, jax.Array, Any], jax.Array] | None = None
 
 
 def box(
   minimum: Sequence[float] | np.ndarray, maximum: Sequence[float] | np.ndarray
 ) -> Spec:
-  """Describes a vector of float32 numbers with bounds.
+  """Makes the spec of a bounded float32 vector.
 
   Args:
-    minimum: of each number; -inf where there is none.
-    maximum: of each number; inf where there is none.
+    minimum: lower bound of each number; -inf if unbounded.
+    maximum: upper bound of each number; inf if unbounded.
 
   Returns:
     The spec.
 
   Raises:
-    ValueError: there is no number, or the bounds do not fit each other.
+    ValueError: the vector is empty, or the bounds contradict each other.
 
   >>> box([-2.0], [2.0]).shape
   (1,)
@@ -98,7 +98,7 @@ def is_last(step: Step) -> jax.Array:
   """Tells whether an episode ends with this step.
 
   Args:
-    step: of an environment.
+    step: a step of an environment.
 
   Returns:
     [] bool; True after a termination and after a truncation.
@@ -115,12 +115,12 @@ def make_step(
   reward: float | jax.Array,
   is_terminal: bool | jax.Array = False,
 ) -> Step:
-  """Makes a step that is not truncated, in the types of `Step`.
+  """Makes a step that is not truncated, with the types of `Step`.
 
   Args:
-    observation: the true next one.
-    reward: [].
-    is_terminal: whether the world ended, [] bool.
+    observation: the true next observation.
+    reward: the reward, [].
+    is_terminal: whether the episode terminated, [] bool.
 
   Returns:
     The step.
@@ -137,11 +137,11 @@ def make_step(
 
 
 def sample(key: jax.Array, spec: Spec) -> jax.Array:
-  """Draws uniformly from a spec: an action of the random policy.
+  """Samples uniformly from a spec, such as an action of the random policy.
 
   Args:
     key: typed key.
-    spec: a choice, or numbers with finite bounds.
+    spec: a discrete spec, or one with finite bounds.
 
   Returns:
     An array of the spec's shape and type.

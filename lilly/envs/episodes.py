@@ -21,7 +21,7 @@ __all__ = [
 
 # act(key, observation) -> action
 Policy = Callable[[jax.Array, Any], jax.Array]
-# act(key, memory, observation, action before) -> (memory, action)
+# act(key, memory, observation, previous action) -> (memory, action)
 RememberingPolicy = Callable[
   [jax.Array, Any, Any, jax.Array], tuple[Any, jax.Array]
 ]
@@ -30,16 +30,16 @@ RememberingPolicy = Callable[
 def discounted(
   steps: environment.Step, discount: float | jax.Array
 ) -> jax.Array:
-  """Sums the rewards from each step on, each weighed by what lies before it.
+  """Computes the discounted return from each step on.
 
   G_t = r_t + γ d_t G_{t+1},  0 after the last step.
 
   Args:
-    steps: as from `rollout`, [T, ...] each; of one episode.
-    discount: γ.
+    steps: the steps of one episode, as returned by `rollout`, [T, ...] each.
+    discount: discount factor γ.
 
   Returns:
-    G, [T]; NaN at steps after an end of the world, which mean nothing.
+    G, [T]; NaN at steps after a termination.
 
   >>> steps = environment.make_step(jnp.zeros(1), 1.0)
   >>> steps = jax.tree.map(lambda x: jnp.stack([x, x]), steps)
@@ -97,7 +97,7 @@ def mean_return(
     key: typed key; the same key gives the same starts.
     env: an environment whose episodes end, not auto-resetting.
     act: maps a key and an observation to an action.
-    num_starts: how many episodes.
+    num_starts: number of episodes.
 
   Returns:
     The mean return, [].
@@ -115,16 +115,16 @@ def mean_return(
 def rollout(
   key: jax.Array, env: Environment, act: Policy, num_steps: int
 ) -> tuple[Any, Any, jax.Array, environment.Step]:
-  """Acts for some steps, from a new start.
+  """Runs a policy for a fixed number of steps, starting with a reset.
 
   Args:
     key: typed key.
-    env: an environment; past an end go those only that reset themselves.
+    env: an environment; only an auto-resetting one may pass an episode's end.
     act: maps a key and an observation to an action.
-    num_steps: T.
+    num_steps: number of steps, T.
 
   Returns:
-    States, observations and actions at each step, and the steps that followed,
+    States, observations and actions at each step, and the resulting steps,
     [T, ...] each.
 
   >>> from lilly.envs import point_mass
@@ -140,10 +140,10 @@ def rollout(
 def recorded(
   played: tuple[Any, Any, jax.Array, environment.Step],
 ) -> replayed.Episode:
-  """Makes an item for replay of what was played.
+  """Converts a rollout of one episode into an item for replay.
 
   Args:
-    played: as from `rollout` and `rollout_with_memory`, of one episode.
+    played: as returned by `rollout` or `rollout_with_memory`.
 
   Returns:
     The episode, masked after its end.
@@ -157,7 +157,7 @@ def recorded(
   """
   _, seen, actions, steps = played
   seen = jnp.concatenate([seen, steps.observation[-1:]])
-  return replayed.masked(seen, actions, *steps[1:])
+  return replayed.mask_after_end(seen, actions, *steps[1:])
 
 
 def rollout_with_memory(
@@ -167,19 +167,19 @@ def rollout_with_memory(
   memory: Any,
   num_steps: int,
 ) -> tuple[Any, Any, jax.Array, environment.Step]:
-  """Acts for some steps, from a new start, by a policy that remembers.
+  """Runs a recurrent policy for a fixed number of steps, after a reset.
 
   Args:
     key: typed key.
-    env: an environment; what it does past an end is given as it is. Where it
-      resets itself, what is remembered begins anew too.
-    act: maps a key, what is remembered, an observation and the action before
-      it, at first zeros, to what is remembered then and an action.
-    memory: before the first observation of an episode.
-    num_steps: T.
+    env: an environment; steps after an episode's end are returned unmasked.
+      Where an auto-resetting one starts anew, the memory is reset too.
+    act: maps a key, the memory, an observation and the previous action
+      (initially zeros) to the new memory and an action.
+    memory: initial memory of an episode.
+    num_steps: number of steps, T.
 
   Returns:
-    States, observations and actions at each step, and the steps that followed,
+    States, observations and actions at each step, and the resulting steps,
     [T, ...] each.
 
   >>> from lilly.envs import point_mass
@@ -208,8 +208,8 @@ def _rollout(key, env, act, memory, num_steps):
     key, key_act, key_step = jax.random.split(key, 3)
     now, action = act(key_act, now, observation)
     following, step = env.step(key_step, state, action)
-    # An environment that resets itself says what to act on next: of another
-    # episode, of which nothing is remembered yet.
+    # An auto-resetting environment holds the observation to act on next. If it
+    # belongs to a new episode, the memory starts anew.
     seen = step.observation
     if hasattr(following, "observation"):
       seen, is_over = following.observation, environment.is_last(step)

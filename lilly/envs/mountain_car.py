@@ -1,7 +1,7 @@
 """Mountain car: drive out of a valley with a motor weaker than its slopes.
 
-Gym's MountainCarContinuous-v0, its constants and its order of integration. The
-one task here whose world ends: at the flag.
+Gym's MountainCarContinuous-v0, with its constants and its integration. Episodes
+terminate at the flag.
 """
 
 import functools
@@ -21,10 +21,10 @@ _MAX_SPEED = 0.07
 
 
 class State(NamedTuple):
-  """Where the car is."""
+  """State of the car."""
 
   position: jax.Array  # []
-  velocity: jax.Array  # [], a step
+  velocity: jax.Array  # [], distance per step
 
 
 def dynamics(
@@ -34,16 +34,16 @@ def dynamics(
   power: float = 0.0015,
   gravity: float = 0.0025,
 ) -> State:
-  """Moves the car by one step.
+  """Simulates one time step.
 
   v' = clip(v + p f - g cos 3x, -0.07, 0.07),  x' = clip(x + v', -1.2, 0.6); at
   the left end the car stops.
 
   Args:
     state: x and v.
-    force: f, [], taken as it is.
-    power: p.
-    gravity: g.
+    force: force f, [], not clipped.
+    power: power p of the motor.
+    gravity: gravity g.
 
   Returns:
     The next state.
@@ -62,7 +62,7 @@ def dynamics(
 
 
 def is_at_goal(state: State) -> jax.Array:
-  """Tells whether the car is at the flag, x >= 0.45, and does not roll back.
+  """Tells whether the car is at the flag, x >= 0.45, with v >= 0.
 
   Args:
     state: x and v.
@@ -80,7 +80,7 @@ def is_at_goal(state: State) -> jax.Array:
 
 
 def observe(state: State) -> jax.Array:
-  """Gives x and v.
+  """Observes x and v.
 
   Args:
     state: x and v.
@@ -97,11 +97,12 @@ def observe(state: State) -> jax.Array:
 def make(*, num_steps: int | None = 999, **constants: float) -> Environment:
   """Makes the task.
 
-  Actions are forces, cut to [-1, 1]. The reward is 100 at the flag, less 0.1
-  times the force squared at every step. x ~ U[-0.6, -0.4], v = 0 at first.
+  Actions are forces, clipped to [-1, 1]. The reward is 100 at the flag, minus
+  0.1 times the squared force at every step. Initially x ~ U[-0.6, -0.4] and
+  v = 0.
 
   Args:
-    num_steps: of an episode; None: only the flag ends it.
+    num_steps: time limit of an episode; None: no limit.
     **constants: keyword arguments of `dynamics`.
 
   Returns:
@@ -111,8 +112,8 @@ def make(*, num_steps: int | None = 999, **constants: float) -> Environment:
     ValueError: num_steps is not positive.
 
   Reference:
-    Gymnasium, MountainCarContinuous-v0, where an action beyond the bounds costs
-    more than the force that it is cut to.
+    Gymnasium, MountainCarContinuous-v0, where the cost is that of the unclipped
+    action.
 
   >>> make().observation_spec.shape, make().action_spec.shape
   ((2,), (1,))
@@ -151,11 +152,11 @@ def make(*, num_steps: int | None = 999, **constants: float) -> Environment:
 
 
 def render(state: State, size: int = 64) -> jax.Array:
-  """Draws the valley, the flag and the car.
+  """Renders the valley, the flag and the car.
 
   Args:
     state: x and v.
-    size: pixels of an edge.
+    size: height and width of the image, in pixels.
 
   Returns:
     [size, size, 3] uint8.
@@ -168,7 +169,7 @@ def render(state: State, size: int = 64) -> jax.Array:
   slope = jnp.arctan(1.35 * jnp.cos(3 * x))
   # The wheels' height above the ground, along its normal.
   middle = (x - 0.07 * jnp.sin(slope), _height(x) + 0.07 * jnp.cos(slope))
-  # Near the curve, its distance is the height above it over its steepness.
+  # Near the curve, the distance is the height above it times cos(slope angle).
   steep = jnp.sqrt(1 + jnp.square(1.35 * jnp.cos(3 * scene.x)))
   ground = (scene.y - _height(scene.x)) / steep
   foot, top = _height(_GOAL), _height(_GOAL) + 0.25

@@ -1,8 +1,7 @@
-"""Environments of which less is seen: hidden numbers, noise, gaps, cues.
+"""Partially observed environments: masking, noise, dropout, initial cues.
 
-Only observations change. Rewards and pictures remain those of the whole state,
-so that a hidden number is hidden from the agent alone; `rendering.pixels`
-would show it again.
+Only observations change. Rewards and rendered images still depend on the full
+state, so `rendering.pixels` would reveal a hidden component again.
 """
 
 import math
@@ -15,7 +14,7 @@ import numpy as np
 
 from lilly.envs.environment import Environment, Spec
 
-__all__ = ["CueState", "cue_only", "dropped", "noisy", "select"]
+__all__ = ["CueState", "add_noise", "cue_only", "drop_observations", "select"]
 
 
 class CueState(NamedTuple):
@@ -26,18 +25,18 @@ class CueState(NamedTuple):
 
 
 def select(env: Environment, indices: Sequence[int]) -> Environment:
-  """Shows some numbers of the observation, and hides the others.
+  """Keeps some components of the observation and hides the others.
 
   Args:
     env: an environment whose observations are vectors.
-    indices: of the numbers that are seen, in the order in which they are seen.
+    indices: indices of the components to keep, in output order.
 
   Returns:
-    The environment, with its states.
+    The environment, with unchanged states.
 
   Raises:
-    ValueError: observations are no vectors, or indices are none, repeated, or
-      out of range.
+    ValueError: observations are not vectors, or indices are empty, repeated,
+      or out of range.
 
   Reference:
     Wierstra et al., 2007: poles balanced without their velocities.
@@ -70,18 +69,19 @@ def select(env: Environment, indices: Sequence[int]) -> Environment:
   )
 
 
-def noisy(env: Environment, scale: float) -> Environment:
-  """Adds Gaussian noise to observations: sensors that are not exact.
+def add_noise(env: Environment, scale: float) -> Environment:
+  """Adds Gaussian noise to observations.
 
-  õ_t = o_t + σ ε_t,  ε_t ~ N(0, 1), of each number and at each step anew, the
-  first observation of an episode included.
+  õ_t = o_t + σ ε_t,  ε_t ~ N(0, I), independent at each step, including the
+  first observation of an episode.
 
   Args:
-    env: an environment whose observations are real numbers.
-    scale: σ.
+    env: an environment with floating-point observations.
+    scale: standard deviation σ.
 
   Returns:
-    The environment, with its states; no state alone says what is seen of it.
+    The environment, with unchanged states and without `observe`, since the
+    state does not determine the observation.
 
   Raises:
     ValueError: scale is negative or infinite, or observations are integers.
@@ -90,14 +90,14 @@ def noisy(env: Environment, scale: float) -> Environment:
     Heess et al., 2015 (arXiv 1512.04455): memory averages noisy sensors.
 
   >>> from lilly.envs import pendulum
-  >>> env = noisy(pendulum.make(start=(0.0, 0.0)), 0.1)
+  >>> env = add_noise(pendulum.make(start=(0.0, 0.0)), 0.1)
   >>> bool((env.reset(jax.random.key(0))[1] == jnp.array([1.0, 0, 0])).any())
   False
   """
   spec = env.observation_spec
   if not 0 <= scale < math.inf:
     raise ValueError(
-      f"scale is {scale}; a standard deviation must be a number from 0 on."
+      f"scale is {scale}; a standard deviation must be finite and at least 0."
     )
   if not jnp.issubdtype(spec.dtype, jnp.floating):
     raise ValueError(
@@ -113,24 +113,27 @@ def noisy(env: Environment, scale: float) -> Environment:
   return _sensed(env, sense, spec._replace(minimum=-far, maximum=far))
 
 
-def dropped(env: Environment, probability: float) -> Environment:
-  """Loses whole observations: all numbers, or pixels, of some steps are zero.
+def drop_observations(env: Environment, probability: float) -> Environment:
+  """Replaces whole observations by zeros at random steps.
 
   Args:
     env: an environment.
-    probability: of a loss, at each step anew, and at the first observation.
+    probability: probability of dropping an observation, independently at each
+      step, including the first observation of an episode.
 
   Returns:
-    The environment, with its states; no state alone says what is seen of it.
+    The environment, with unchanged states and without `observe`, since the
+    state does not determine the observation.
 
   Raises:
     ValueError: probability is not from 0 to 1.
 
   Reference:
-    Hausknecht and Stone, 2015 (arXiv 1507.06527): flickering Atari, 0.5.
+    Hausknecht and Stone, 2015 (arXiv 1507.06527): flickering Atari, with
+    probability 0.5.
 
   >>> from lilly.envs import pendulum
-  >>> env = dropped(pendulum.make(), 1.0)
+  >>> env = drop_observations(pendulum.make(), 1.0)
   >>> env.reset(jax.random.key(0))[1].tolist()
   [0.0, 0.0, 0.0]
   """
@@ -150,25 +153,25 @@ def dropped(env: Environment, probability: float) -> Environment:
 def cue_only(
   env: Environment, indices: Sequence[int], num_cue_steps: int = 1
 ) -> Environment:
-  """Shows some numbers of the observation at first only; then they are zero.
+  """Shows some components of the observation initially, then zeroes them.
 
   Args:
-    env: an environment whose observations are vectors. One with a time limit
-      is better limited outside, as it would be without a cue.
-    indices: of the numbers that become zero: all that tell of the cue, those
-      that are measured from it too.
-    num_cue_steps: how many observations show them, that of the reset included.
+    env: an environment whose observations are vectors. Apply `time_limit`
+      outside this wrapper, not inside.
+    indices: indices of the components to zero: all that reveal the cue,
+      including those measured relative to it.
+    num_cue_steps: number of observations that show them, including the first.
 
   Returns:
     The environment; its states are `CueState`.
 
   Raises:
-    ValueError: observations are no vectors, indices are none, repeated, or out
-      of range, or num_cue_steps is not positive.
+    ValueError: observations are not vectors, indices are empty, repeated, or
+      out of range, or num_cue_steps is not positive.
 
   Reference:
     Heess et al., 2015 (arXiv 1512.04455): an arm has to reach for a target
-    that was shown at first.
+    that was shown only initially.
 
   >>> from lilly.envs import pendulum
   >>> env = cue_only(pendulum.make(start=(0.0, 0.0)), [0])
@@ -208,7 +211,7 @@ def cue_only(
 
 
 def _places(env: Environment, indices: Sequence[int]) -> np.ndarray:
-  """Checks indices of an observation's numbers."""
+  """Checks indices of an observation's components."""
   shape, given = env.observation_spec.shape, list(indices)
   if len(shape) != 1:
     raise ValueError(
@@ -217,8 +220,8 @@ def _places(env: Environment, indices: Sequence[int]) -> np.ndarray:
   is_known = all(0 <= index < shape[0] for index in given)
   if not given or not is_known or len(set(given)) < len(given):
     raise ValueError(
-      f"indices is {given}; it must be at least one number from 0 to "
-      f"{shape[0] - 1}, none twice."
+      f"indices is {given}; it must be one or more distinct numbers from 0 to "
+      f"{shape[0] - 1}."
     )
   return np.array(given, np.int32)
 
@@ -227,12 +230,12 @@ def _check_shown(num_cue_steps):
   if num_cue_steps < 1:
     raise ValueError(
       f"num_cue_steps is {num_cue_steps}; it must be at least 1. To hide "
-      "numbers from the start, use select."
+      "components from the start, use select."
     )
 
 
 def _with_zero(spec: Spec, where: np.ndarray) -> Spec:
-  """Widens the bounds, so that zero is between them."""
+  """Widens the bounds to include zero."""
   low = np.where(where, np.minimum(spec.minimum, 0), spec.minimum)
   high = np.where(where, np.maximum(spec.maximum, 0), spec.maximum)
   dtype = np.asarray(spec.minimum).dtype
@@ -244,10 +247,10 @@ def _sensed(
   sense: Callable[[jax.Array, jax.Array], jax.Array],
   spec: Spec,
 ) -> Environment:
-  """Observes through `sense(key, observation)`, with a key of its own."""
+  """Applies `sense(key, observation)` to every observation."""
 
   def reset(key):
-    # Faster than a split, of which tasks without noise need only one half.
+    # Faster than a split, where tasks without noise use only one of the keys.
     inner_key, sensor_key = (jax.random.fold_in(key, i) for i in range(2))
     state, observation = env.reset(inner_key)
     return state, sense(sensor_key, observation)

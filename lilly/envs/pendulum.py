@@ -1,7 +1,6 @@
-"""Pendulum: swing a rod up with a torque too weak to lift it at once.
+"""Pendulum: swing a rod up with a torque too weak to lift it directly.
 
-Gym's Pendulum-v1, its constants and its order of integration: the new velocity
-moves the rod.
+Gym's Pendulum-v1, with its constants and its semi-implicit Euler integration.
 """
 
 import functools
@@ -21,7 +20,7 @@ _MAX_TORQUE, _MAX_SPEED = 2.0, 8.0
 
 
 class State(NamedTuple):
-  """Where the rod is."""
+  """State of the rod."""
 
   angle: jax.Array  # [] rad, 0 upright, not wrapped
   velocity: jax.Array  # [] rad/s
@@ -37,18 +36,18 @@ def dynamics(
   length: float = 1.0,
   max_speed: float = _MAX_SPEED,
 ) -> State:
-  """Moves the rod by one step.
+  """Simulates one time step.
 
   ω' = clip(ω + (3 g / 2 l sin θ + 3 / (m l²) u) dt),  θ' = θ + ω' dt.
 
   Args:
     state: θ and ω.
-    torque: u, [], taken as it is.
-    dt: seconds.
-    gravity: g.
-    mass: m.
-    length: l.
-    max_speed: bound of |ω'|; where it binds, ω' has gradient 0.
+    torque: torque u, [], not clipped.
+    dt: time step in seconds.
+    gravity: gravitational acceleration g.
+    mass: mass m of the rod.
+    length: length l of the rod.
+    max_speed: bound of |ω'|; where it is reached, ω' has gradient 0.
 
   Returns:
     The next state.
@@ -66,13 +65,13 @@ def dynamics(
 
 
 def cost(state: State, torque: jax.Array) -> jax.Array:
-  """Measures how far from resting upright a state is: minus the reward.
+  """Computes the cost of not resting upright: minus the reward.
 
   θ² + 0.1 ω² + 0.001 u², θ wrapped to [-π, π).
 
   Args:
     state: θ and ω, before the torque acts.
-    torque: u, [].
+    torque: torque u, [].
 
   Returns:
     The cost, [].
@@ -89,7 +88,7 @@ def cost(state: State, torque: jax.Array) -> jax.Array:
 
 
 def observe(state: State) -> jax.Array:
-  """Gives cos θ, sin θ and ω.
+  """Observes cos θ, sin θ and ω.
 
   Args:
     state: θ and ω.
@@ -112,11 +111,12 @@ def make(
 ) -> Environment:
   """Makes the task.
 
-  Actions are torques, cut to [-2, 2]. θ ~ U[-π, π], ω ~ U[-1, 1] at first.
+  Actions are torques, clipped to [-2, 2]. Initially θ ~ U[-π, π] and
+  ω ~ U[-1, 1]. Episodes do not terminate.
 
   Args:
-    num_steps: of an episode; None: it never ends.
-    start: θ and ω at first; None: as above.
+    num_steps: time limit of an episode; None: no limit.
+    start: initial θ and ω; None: drawn as above.
     **constants: keyword arguments of `dynamics`.
 
   Returns:
@@ -167,11 +167,11 @@ def make(
 
 
 def render(state: State, size: int = 64) -> jax.Array:
-  """Draws the rod.
+  """Renders the rod.
 
   Args:
     state: θ and ω.
-    size: pixels of an edge.
+    size: height and width of the image, in pixels.
 
   Returns:
     [size, size, 3] uint8.
@@ -180,7 +180,7 @@ def render(state: State, size: int = 64) -> jax.Array:
   (8, 8, 3)
   """
   scene = rendering.canvas(size, 2.6)
-  # Positive angles are counter-clockwise, as in Gym's pictures.
+  # Positive angles are counter-clockwise, as in Gym's rendering.
   tip = (-jnp.sin(state.angle), jnp.cos(state.angle))
   rod = rendering.capsule(scene, (0.0, 0.0), tip, 0.12)
   axle = rendering.circle(scene, (0.0, 0.0), 0.06)

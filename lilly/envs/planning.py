@@ -1,4 +1,4 @@
-"""Plans for environments: iLQG with the simulator, or with a fitted model."""
+"""Planning in environments: iLQG with the simulator or with a fitted model."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from lilly.envs.environment import Environment
 
 __all__ = ["Plan", "act", "best_return", "blank", "mean_return", "replan"]
 
-# At 1 the environment cuts actions, and the slope with them.
+# The environment clips actions at 1, where their gradient vanishes.
 _LIMIT = 0.999
 
 
@@ -24,11 +24,11 @@ class Plan(NamedTuple):
 
 
 def blank(env: Environment, horizon: int) -> Plan:
-  """Makes a plan of zeros, for its form.
+  """Makes a plan of zeros, as a template.
 
   Args:
-    env: without a time limit.
-    horizon: T.
+    env: an environment without a time limit.
+    horizon: steps of an episode, T.
 
   Returns:
     The plan.
@@ -41,15 +41,15 @@ def blank(env: Environment, horizon: int) -> Plan:
 
 
 def act(plan: Plan, env: Environment, state: Any) -> jax.Array:
-  """Acts by a plan, without its noise: u = û + k + K (x - x̂).
+  """Computes a plan's action, without noise: u = û + k + K (x - x̂).
 
   Args:
-    plan: for episodes of the environment.
-    env: without a time limit.
+    plan: a plan for episodes of the environment.
+    env: an environment without a time limit.
     state: a `TimeLimitState`.
 
   Returns:
-    The action, which may be beyond the bounds, [m].
+    The unclipped action, [m].
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), section 5.1.
@@ -68,15 +68,15 @@ def replan(
   max_kl: float = 10.0,
   least_variance: float | jax.Array = 0.04,
 ) -> Plan:
-  """Takes one step of iLQG on a fitted model, near what was done lately.
+  """Takes one KL-limited iLQG step on a fitted model, near recent episodes.
 
   Args:
-    env: without a time limit, with `reward`.
-    model: of episodes of T steps.
-    visits: of the latest episodes, as of `state_vectors.trajectories`.
-    max_kl: nats between the rollouts of the plan and of what was done: actions
-      of their mean and variance at each step, blind to states.
-    least_variance: added to that variance.
+    env: an environment without a time limit, with `reward`.
+    model: dynamics model of episodes of T steps.
+    visits: steps of the latest episodes, as in `state_vectors.trajectories`.
+    max_kl: KL limit in nats between rollouts of the plan and of an open-loop
+      Gaussian policy with the recent actions' mean and variance at each step.
+    least_variance: number added to that variance.
 
   Returns:
     The plan.
@@ -86,7 +86,7 @@ def replan(
 
   Reference:
     Levine and Abbeel, 2014; Gu et al., 2016 (arXiv 1603.00748), algorithm 2.
-    Whether its step was limited is not stated (unconfirmed).
+    Whether that step was KL-limited is not stated (unconfirmed).
   """
   form, (_, known) = state_vectors.vectors(env), state_vectors.known(env)
   horizon = len(model.offset)
@@ -131,30 +131,32 @@ def best_return(
   num_guesses: int = 16,
   num_passes: int = 5,
 ) -> jax.Array:
-  """Plans an episode with the simulator: iLQG in a window that moves along.
+  """Plans an episode with the simulator: iLQG in a receding horizon.
 
-  A plan is the best that iLQG makes of the plan before it and of some guesses:
-  from one alone it stays where small changes bring nothing. In the end all that
-  was executed is improved once more, as one plan for the whole episode.
+  iLQG starts from the previous plan and from several random guesses, and the
+  best result is kept: a single start can get stuck where gradients vanish. In
+  the end the executed actions are improved once more, as one plan for the whole
+  episode.
 
   Args:
     key: typed key.
-    env: without a time limit, with actions in [-1, 1].
-    state: where the episode starts.
+    env: an environment without a time limit, with actions in [-1, 1].
+    state: initial state of the episode.
     horizon: steps of the episode.
     window: steps of a plan.
-    execute: how many of them are executed.
-    num_guesses: sequences of actions from which a plan begins.
-    num_passes: of iLQG, for each; ten times as many in the end.
+    execute: steps of a plan that are executed before replanning.
+    num_guesses: initial action sequences per plan.
+    num_passes: iLQG iterations for each; ten times as many in the end.
 
   Returns:
-    The return of what is planned in the end, [].
+    The return of the final plan, [].
 
   Raises:
-    ValueError: num_passes is not positive, or execute is not 1 to window.
+    ValueError: num_passes is not positive, or execute is not in 1..window.
 
   Reference:
-    Lillicrap et al., 2016 (arXiv 1509.02971), section 4: a planner scores 1.
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 4: returns are normalised
+    so that a planner scores 1.
   """
   if not 1 <= execute <= window:
     raise ValueError(f"execute is {execute}; it must be from 1 to {window}.")
@@ -190,14 +192,14 @@ def mean_return(
   num_starts: int = 50,
   **options: Any,
 ) -> jax.Array:
-  """Plans from the starts that `episodes.mean_return` plays from.
+  """Plans episodes with the same starts as `episodes.mean_return`.
 
   Args:
-    key: typed key; the one of `episodes.mean_return`.
-    env: as of `best_return`.
-    horizon: as of `best_return`.
-    num_starts: how many.
-    **options: of `best_return`.
+    key: typed key; the same key gives the starts of `episodes.mean_return`.
+    env: as in `best_return`.
+    horizon: as in `best_return`.
+    num_starts: number of episodes.
+    **options: further arguments of `best_return`.
 
   Returns:
     The mean return, [].
@@ -213,7 +215,7 @@ def mean_return(
 
 
 def _guesses(key, shape):
-  """Noise that wanders, of several strengths, [n, T, m]."""
+  """Ornstein-Uhlenbeck noise of several scales, [n, T, m]."""
   n, length, m = shape
 
   def step(carry, _):

@@ -1,4 +1,4 @@
-"""The DM suite of MuJoCo Playground, by MuJoCo's simulator in JAX."""
+"""The DM Control suite of MuJoCo Playground, simulated by MJX."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ def make(
 ) -> Environment:
   """Makes an environment of MuJoCo Playground.
 
-  Compiles for about a minute. Resets are dear: use
+  Compilation takes about a minute. Resets are expensive: use
   `wrappers.auto_reset(env, num_starts=...)`.
 
   Args:
-    name: as Playground has it: "CartpoleSwingup", "ReacherEasy", ...
-    num_steps: of an episode; None: only the world ends it.
-    **overrides: of Playground's configuration of the environment. `impl` is
+    name: Playground's name: "CartpoleSwingup", "ReacherEasy", ...
+    num_steps: time limit of an episode; None: no limit.
+    **overrides: overrides of Playground's configuration. `impl` defaults to
       "jax", which runs anywhere; Playground's own default is slow on a CPU.
 
   Returns:

@@ -1,7 +1,8 @@
-"""Point mass: bring a ball on a plane to the middle.
+"""Point mass: move a ball in the plane to the centre.
 
-The DM suite's easy point mass: its mass, friction and motors, velocities first
-and friction implicitly. Its walls are soft; here the ball stops at them.
+The DM Control suite's easy point mass, with its mass, friction, motors and
+integration: semi-implicit Euler, implicit in the friction. Its walls are soft;
+here they stop the ball.
 """
 
 import functools
@@ -18,13 +19,13 @@ from lilly.envs.environment import Environment
 
 __all__ = ["State", "dynamics", "make", "observe", "render", "reward"]
 
-_WALL = 0.29  # m from the middle
+_WALL = 0.29  # m from the centre
 _FORCE = 0.1  # newtons at an action of 1
 _TARGET_SIZE = 0.015
 
 
 class State(NamedTuple):
-  """Where the ball is."""
+  """State of the ball."""
 
   position: jax.Array  # [2] m
   velocity: jax.Array  # [2] m/s
@@ -39,24 +40,24 @@ def dynamics(
   damping: float = 1.0,
   wall: float = _WALL,
 ) -> State:
-  """Moves the ball by one step.
+  """Simulates one time step.
 
-  v' = v + dt (f - b v) / (m + dt b),  x' = x + dt v'; what would pass a wall
-  stays there, at rest across it.
+  v' = v + dt (f - b v) / (m + dt b),  x' = x + dt v'; a ball that would pass a
+  wall stops there, with zero velocity across it.
 
   Args:
     state: x and v.
-    force: f, [2].
-    dt: seconds.
-    mass: m.
-    damping: b.
-    wall: bound of |x|, of each coordinate; inf: there is none.
+    force: force f, [2].
+    dt: time step in seconds.
+    mass: mass m of the ball.
+    damping: damping b.
+    wall: bound of each coordinate's |x|; inf: no walls.
 
   Returns:
     The next state.
 
   Reference:
-    Tassa et al., 2018 (arXiv 1801.00690), its `point_mass.xml`.
+    Tassa et al., 2018 (arXiv 1801.00690), `point_mass.xml`.
 
   >>> state = State(jnp.array([0.289, 0.0]), jnp.array([0.1, 0.1]))
   >>> print(dynamics(state, jnp.zeros(2)).velocity.round(3))
@@ -73,14 +74,14 @@ def dynamics(
 def reward(
   state: State, action: jax.Array, *, margin: float = _TARGET_SIZE
 ) -> jax.Array:
-  """Rewards a ball at the middle, and small actions.
+  """Rewards a ball at the centre and small actions.
 
   tolerance(|x|) (4 + mean(1 - u²)) / 5; the tolerance is 1 up to 0.015.
 
   Args:
-    state: after the step.
-    action: u, from -1 to 1, [2].
-    margin: how far beyond 0.015 the tolerance is 0.1.
+    state: state after the step.
+    action: action u in [-1, 1], [2].
+    margin: distance beyond 0.015 where the tolerance is 0.1.
 
   Returns:
     The reward, [], from 0 to 1.
@@ -91,14 +92,14 @@ def reward(
   >>> float(reward(State(jnp.zeros(2), jnp.zeros(2)), jnp.zeros(2)))
   1.0
   """
-  # Its gradient is finite in the middle too.
+  # A safe norm: its gradient is finite at the centre.
   distance = optax.safe_norm(state.position, 1e-6)
   near = rewards.tolerance(distance, upper=_TARGET_SIZE, margin=margin)
   return near * rewards.small_control(action)
 
 
 def observe(state: State) -> jax.Array:
-  """Gives position and velocity.
+  """Observes position and velocity.
 
   Args:
     state: x and v.
@@ -120,12 +121,13 @@ def make(
 ) -> Environment:
   """Makes the task.
 
-  Actions are in [-1, 1], of 0.1 N. The ball is anywhere and still at first. No
-  state ends an episode.
+  Actions are in [-1, 1], scaled by 0.1 N. The ball starts at rest at a random
+  position. Episodes do not terminate.
 
   Args:
-    num_steps: of an episode; None: it never ends.
-    margin: of the reward; a wider one than the DM suite's guides from afar.
+    num_steps: time limit of an episode; None: no limit.
+    margin: margin of the reward; one wider than the DM Control suite's rewards
+      distant positions too.
     **constants: keyword arguments of `dynamics`.
 
   Returns:
@@ -144,7 +146,7 @@ def make(
   move = functools.partial(dynamics, **constants)
 
   def reset(key):
-    # A wall at infinity leaves the starts where they are.
+    # Distant or infinite walls do not change the starts.
     high = min(wall, _WALL)
     position = jax.random.uniform(key, (2,), minval=-high, maxval=high)
     state = State(position, jnp.zeros(2))
@@ -174,11 +176,11 @@ def make(
 
 
 def render(state: State, size: int = 64) -> jax.Array:
-  """Draws walls, target and ball, larger than they are.
+  """Renders walls, target and ball, larger than their true sizes.
 
   Args:
     state: x and v.
-    size: pixels of an edge.
+    size: height and width of the image, in pixels.
 
   Returns:
     [size, size, 3] uint8.

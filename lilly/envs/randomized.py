@@ -1,7 +1,7 @@
-"""Tasks whose constants differ from episode to episode, and are not told.
+"""Tasks with hidden physical constants that vary between episodes.
 
-What an episode's constants are shows only in how the world answers to actions:
-to act well is to identify the system first.
+The constants show only in the response to actions, so that the agent must
+identify the system in order to control it.
 """
 
 import functools
@@ -19,7 +19,7 @@ __all__ = ["State", "make"]
 
 
 class State(NamedTuple):
-  """A state of the task, and the constants that hold in its episode."""
+  """A state of the task, and the constants of its episode."""
 
   constants: dict[str, jax.Array]  # [] float32 each
   state: Any
@@ -33,25 +33,25 @@ def make(
 ) -> Environment:
   """Makes a task whose constants are drawn uniformly at each reset.
 
-  Specs and pictures are those of the task in the middle of the ranges.
+  Specs and `render` are those of the task with each constant at the middle of
+  its range.
 
   Args:
-    make_env: a task's `make`, that takes constants as keyword arguments and
+    make_env: a task's `make`, which takes constants as keyword arguments and
       num_steps=None for no limit.
-    ranges: lowest and highest value of each constant, by its name. Constants
-      that shape the task before it runs, such as a number of links or a bound
-      of its specs, cannot be drawn.
-    num_steps: of an episode; None: it never ends.
+    ranges: constant name -> lowest and highest value. Constants that determine
+      shapes or specs, such as a number of links, cannot be drawn.
+    num_steps: time limit of an episode; None: no limit.
 
   Returns:
-    The environment; inside of its time limit its states are `State`.
+    The environment; inside its time limit its states are `State`.
 
   Raises:
     ValueError: ranges is empty, a range is out of order, make_env does not take
       a constant of that name, or num_steps is not positive.
 
   Reference:
-    Heess et al., 2015 (arXiv 1512.04455): a pole of a length that varies.
+    Heess et al., 2015 (arXiv 1512.04455): a pole of varying length.
 
   >>> from lilly.envs import pendulum
   >>> env = make(pendulum.make, {"mass": (0.5, 2.0)}, num_steps=None)
@@ -78,7 +78,7 @@ def make(
 
 
 def _draw(key, ranges):
-  # The order in which a caller names them makes no difference.
+  # Sorted: the result does not depend on the order of the ranges.
   names = sorted(ranges)
   low, high = jnp.array([ranges[name] for name in names], jnp.float32).T
   drawn = jax.random.uniform(key, low.shape, jnp.float32, low, high)
@@ -86,7 +86,7 @@ def _draw(key, ranges):
 
 
 def _of_states(task, typical):
-  """The functions of states that the task has, with their own constants."""
+  """The task's functions of a state, evaluated with that state's constants."""
 
   def observe(state):
     return task(**state.constants).observe(state.state)
@@ -118,7 +118,7 @@ def _check(make_env, ranges):
 
 
 def _check_name(make_env, name, value):
-  """Tries a constant: most tasks hand it on, and refuse it only in a step."""
+  """Tries a constant: most tasks reject an unknown one only in a step."""
 
   def attempt(key, value):
     reset_key, step_key = jax.random.split(key)
@@ -130,6 +130,6 @@ def _check_name(make_env, name, value):
     jax.eval_shape(attempt, jax.random.key(0), jnp.float32(value))
   except TypeError as error:
     raise ValueError(
-      f"ranges names {name!r}; make_env must take a constant of that name that "
-      "may differ between episodes."
+      f"ranges names {name!r}; make_env must accept a traced constant of that "
+      "name."
     ) from error

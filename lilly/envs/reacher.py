@@ -1,8 +1,8 @@
 """Reacher: bring the tip of a planar arm onto a target.
 
-An arm of n links that lies flat, so that nothing pulls it down. Links are
-capsules of the DM suite's thickness and density, and the motors' gain, the
-damping and the integration are its too: velocities first, friction implicitly.
+An arm of n links in a horizontal plane, so that gravity has no effect. The
+links' thickness and density, the motors' gain, the damping and the integration
+are those of the DM Control suite: semi-implicit Euler, implicit in the damping.
 """
 
 import functools
@@ -40,18 +40,18 @@ __all__ = [
 ]
 
 _LENGTHS = (0.12, 0.12)
-_RADIUS, _DENSITY = 0.01, 1000.0  # of links
+_RADIUS, _DENSITY = 0.01, 1000.0  # of the links
 _TORQUE = 0.05  # at an action of 1
 _TARGET_SIZE = 0.05
 
-# Not in the coarser products that accelerators offer by default.
+# Accelerators multiply matrices in lower precision by default.
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class State(NamedTuple):
-  """Where the arm and its target are."""
+  """State of the arm and its target."""
 
-  angles: jax.Array  # [n] rad, each from the link before it, not wrapped
+  angles: jax.Array  # [n] rad, relative to the previous link, not wrapped
   velocities: jax.Array  # [n] rad/s
   target: jax.Array  # [2] m
 
@@ -59,11 +59,11 @@ class State(NamedTuple):
 def joints(
   angles: jax.Array, *, lengths: Sequence[float] = _LENGTHS
 ) -> jax.Array:
-  """Finds where the links end.
+  """Computes the positions of the links' ends.
 
   Args:
-    angles: of the joints, [n].
-    lengths: of the links, n.
+    angles: joint angles, [n].
+    lengths: lengths of the n links.
 
   Returns:
     The ends of all links, the tip of the arm last, [n, 2].
@@ -78,7 +78,7 @@ def joints(
 
 
 def _links(lengths):
-  """What links resist with, for their directions φ.
+  """Computes the inertia coefficients of the links, with directions φ.
 
   Twice the kinetic energy is
   Σ_jk C_jk cos(φ_j - φ_k) φ'_j φ'_k + Σ_k I_k φ'_k².
@@ -100,16 +100,16 @@ def _links(lengths):
 def mass_matrix(
   angles: jax.Array, *, lengths: Sequence[float] = _LENGTHS
 ) -> jax.Array:
-  """Finds how the arm resists accelerations of its joints.
+  """Computes the joint-space mass matrix.
 
   The kinetic energy is q'ᵀ M(q) q' / 2.
 
   Args:
-    angles: q, [n].
-    lengths: of the links, n.
+    angles: joint angles q, [n].
+    lengths: lengths of the n links.
 
   Returns:
-    M, [n, n], symmetric and positive.
+    M, [n, n], symmetric and positive definite.
 
   >>> M = mass_matrix(jnp.zeros(2))
   >>> bool((M == M.T).all()), bool(jnp.linalg.eigvalsh(M).min() > 0)
@@ -119,7 +119,7 @@ def mass_matrix(
 
 
 def _forces(angles, velocities, lengths):
-  """The mass matrix and the torques by which the joints' motions interact."""
+  """Computes the mass matrix and the centrifugal and Coriolis torques."""
   chex.assert_shape([angles, velocities], (len(lengths),))
   coupling, turns = _links(lengths)
   directions, speeds = jnp.cumsum(angles), jnp.cumsum(velocities)
@@ -127,7 +127,7 @@ def _forces(angles, velocities, lengths):
   mass = jnp.asarray(coupling) * jnp.cos(between) + jnp.diag(turns)
   swing = jnp.asarray(coupling) * jnp.sin(between)
   swing = _product(swing, jnp.square(speeds))
-  # A joint turns its own link and all that follow.
+  # A joint turns its own link and all subsequent ones.
   follow = jnp.tril(jnp.ones_like(mass)).T
   return _product(_product(follow, mass), follow.T), _product(follow, swing)
 
@@ -140,19 +140,21 @@ def dynamics(
   dt: float = 0.02,
   damping: float = 0.01,
 ) -> State:
-  """Moves the arm by one step.
+  """Simulates one time step.
 
-  (M + dt b 1) a = τ - h - b q',  q' <- q' + dt a,  q <- q + dt q'.
+  (M + dt b 1) a = τ - h - b q',  q' <- q' + dt a,  q <- q + dt q',
+
+  with the centrifugal and Coriolis torques h.
 
   Args:
     state: q, q' and the target.
-    torques: τ at the joints, [n].
-    lengths: of the links, n.
-    dt: seconds.
-    damping: b, of each joint.
+    torques: joint torques τ, [n].
+    lengths: lengths of the n links.
+    dt: time step in seconds.
+    damping: damping b of each joint.
 
   Returns:
-    The next state; the target stays.
+    The next state; the target is unchanged.
 
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), its `reacher.xml`; MuJoCo's "Euler"
@@ -172,29 +174,29 @@ def dynamics(
 def reward(
   state: State, action: jax.Array, *, lengths: Sequence[float] = _LENGTHS
 ) -> jax.Array:
-  """Rewards a tip near the target, and small actions.
+  """Rewards a tip near the target and small actions.
 
   tolerance(|tip - target|) (4 + mean(1 - u²)) / 5; the tolerance is 1 where tip
-  and target touch and 0.1 as far from there as the arm is long.
+  and target touch, and decays to 0.1 at one arm length from there.
 
   Args:
-    state: after the step.
-    action: u, from -1 to 1, [n].
-    lengths: of the links, n.
+    state: state after the step.
+    action: action u in [-1, 1], [n].
+    lengths: lengths of the n links.
 
   Returns:
     The reward, [], from 0 to 1.
 
   Reference:
-    Lillicrap et al., 2016 (arXiv 1509.02971), section 9.2, asks for a smooth
-    reward and a small cost of actions and gives no numbers. The DM suite's is 1
-    where tip and target touch and 0 elsewhere.
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 9.2, describes a smooth
+    reward and a small cost of actions without numbers. The DM Control suite's
+    reward is 1 where tip and target touch and 0 elsewhere.
 
   >>> on_target = State(jnp.zeros(2), jnp.zeros(2), jnp.array([0.2, 0.0]))
   >>> float(reward(on_target, jnp.zeros(2)))
   1.0
   """
-  # Its gradient is finite on the target too.
+  # A safe norm: its gradient is finite at zero distance.
   distance = optax.safe_norm(_to_target(state, lengths), 1e-6)
   near = rewards.tolerance(
     distance, upper=_TARGET_SIZE + _RADIUS, margin=sum(lengths)
@@ -207,13 +209,13 @@ def _to_target(state, lengths):
 
 
 def observe(state: State, *, lengths: Sequence[float] = _LENGTHS) -> jax.Array:
-  """Gives cos q, sin q, the way from the tip to the target, and q'.
+  """Observes cos q, sin q, the vector from tip to target, and q'.
 
-  The DM suite gives q itself, which grows without end.
+  The DM Control suite observes q itself, which is unbounded.
 
   Args:
     state: q, q' and the target.
-    lengths: of the links, n.
+    lengths: lengths of the n links.
 
   Returns:
     The observation, [3 n + 2].
@@ -237,25 +239,26 @@ def make(
 ) -> Environment:
   """Makes the task.
 
-  Actions are in [-1, 1], of 0.05 N m at each joint. Joints are anywhere and
-  still at first. No state ends an episode.
+  Actions are in [-1, 1], scaled by 0.05 N m at each joint. Initial angles are
+  uniform, initial velocities 0. Episodes do not terminate.
 
   Args:
-    lengths: of the links in m, from the shoulder on.
-    target: its place; None: 5/24 to 20/24 of the arm's length away.
-    start: the joints' angles at first; None: anywhere.
-    num_steps: of an episode; None: it never ends.
+    lengths: lengths of the links in m, starting at the shoulder.
+    target: position of the target in m; None: drawn at a distance of 5/24 to
+      20/24 of the arm's length.
+    start: initial joint angles in rad; None: drawn uniformly.
+    num_steps: time limit of an episode; None: no limit.
     **constants: keyword arguments of `dynamics`.
 
   Returns:
     The environment.
 
   Raises:
-    ValueError: lengths, target, start or num_steps do not fit.
+    ValueError: lengths, target, start or num_steps is invalid.
 
   Reference:
-    Tassa et al., 2018 (arXiv 1801.00690), reacher; its second link is shorter,
-    bears a ball, and stops at 160 degrees.
+    Tassa et al., 2018 (arXiv 1801.00690), reacher; there the second link is
+    shorter, carries a ball, and is limited to 160 degrees.
 
   >>> make(lengths=(0.1, 0.1, 0.1)).action_spec.shape
   (3,)
@@ -293,19 +296,19 @@ def make(
 def _check(lengths, target, start):
   if not lengths or min(lengths) <= 0:
     raise ValueError(
-      f"lengths is {list(lengths)}; it must be one positive number or more."
+      f"lengths is {list(lengths)}; it must be one or more positive numbers."
     )
   if target is not None and len(target) != 2:
     raise ValueError(f"target is {list(target)}; it must be two numbers.")
   if start is not None and len(start) != len(lengths):
     raise ValueError(
-      f"start is {list(start)}; it must be an angle for each of {len(lengths)} "
-      "joints."
+      f"start is {list(start)}; it must be {len(lengths)} angles, one for each "
+      "joint."
     )
 
 
 def _start(key, lengths, target, start):
-  """A still arm, anywhere unless a start is given."""
+  """Makes a still arm, with random angles unless a start is given."""
   angle_key, target_key = jax.random.split(key)
   n = len(lengths)
   q = jax.random.uniform(angle_key, (n,), minval=-jnp.pi, maxval=jnp.pi)
@@ -314,7 +317,7 @@ def _start(key, lengths, target, start):
 
 
 def _place(key, target, reach):
-  """Where the target is in an episode."""
+  """Returns the target of an episode, drawn at random if None."""
   if target is not None:
     return jnp.asarray(target, jnp.float32)
   low = jnp.array([5 / 24 * reach, -jnp.pi])
@@ -330,14 +333,14 @@ def play_distances(
   num_steps: int,
   num_starts: int,
 ) -> jax.Array:
-  """Plays episodes and measures how far the tip is from the target.
+  """Plays episodes and measures the distance between tip and target.
 
   Args:
     key: typed key; the same key gives the same starts.
     env: a reacher.
     act: maps a key and an observation to an action.
     num_steps: steps per episode, T.
-    num_starts: how many episodes, N.
+    num_starts: number of episodes, N.
 
   Returns:
     The distances after each step, [N, T], in metres.
@@ -363,14 +366,14 @@ def measure_precision(
   num_steps: int,
   num_starts: int,
 ) -> dict[str, jax.Array]:
-  """Measures how near and how still the tip is held at the end of episodes.
+  """Measures how accurately and steadily the tip is held at episode ends.
 
   Args:
-    key: as of `play_distances`.
-    env: as of `play_distances`.
-    act: as of `play_distances`.
-    num_steps: steps per episode, of which the last 20 count.
-    num_starts: how many episodes.
+    key: as in `play_distances`.
+    env: as in `play_distances`.
+    act: as in `play_distances`.
+    num_steps: steps per episode, of which the last 20 are evaluated.
+    num_starts: number of episodes.
 
   Returns:
     distance, the mean distance, and jitter, the mean over episodes of its
@@ -391,12 +394,12 @@ def measure_precision(
 def render(
   state: State, size: int = 64, *, lengths: Sequence[float] = _LENGTHS
 ) -> jax.Array:
-  """Draws target and arm.
+  """Renders target and arm.
 
   Args:
     state: q, q' and the target.
-    size: pixels of an edge.
-    lengths: of the links, n.
+    size: height and width of the image, in pixels.
+    lengths: lengths of the n links.
 
   Returns:
     [size, size, 3] uint8.

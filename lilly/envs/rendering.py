@@ -1,9 +1,9 @@
-"""Pictures by signed distance: drawn inside `jit`, as bytes.
+"""Rendering with signed distances: images as uint8, drawn inside `jit`.
 
-A shape is its signed distance to every pixel, in the units of the world:
-negative inside. Painting covers a pixel in part where an edge runs through it,
-so that small movements show in small pictures. Shapes are painted one over
-another onto a canvas; `image` gives its bytes.
+A shape is an array of signed distances to every pixel, in world units:
+negative inside. Edges are anti-aliased, so that small movements are visible in
+small images. Shapes are painted over one another onto a canvas; `image`
+converts it to uint8.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ __all__ = [
   "pixels",
 ]
 
-Point = Sequence[float | jax.Array] | jax.Array  # x and y, of scalars
+Point = Sequence[float | jax.Array] | jax.Array  # x and y, scalars
 
-# Told apart by colour-blind readers.
+# Distinguishable by colour-blind readers.
 BLACK = (0.15, 0.15, 0.15)
 GREY = (0.75, 0.75, 0.75)
 BLUE = (0.0, 0.447, 0.698)
@@ -43,12 +43,12 @@ GREEN = (0.0, 0.62, 0.451)
 
 
 class Canvas(NamedTuple):
-  """A picture in the making."""
+  """An unfinished image."""
 
   colours: jax.Array  # [size, size, 3], from 0 to 1; first row on top
-  x: jax.Array  # [size, size], of the centres of pixels, in the world
+  x: jax.Array  # [size, size], pixel centres in world units
   y: jax.Array  # [size, size], upwards
-  pixel: float  # its width in the world
+  pixel: float  # width of a pixel in world units
 
 
 def canvas(
@@ -57,9 +57,9 @@ def canvas(
   """Makes a white canvas.
 
   Args:
-    size: pixels of an edge.
-    width: of the part of the world that is shown, a square.
-    centre: of that square.
+    size: height and width of the image, in pixels.
+    width: width of the visible square, in world units.
+    centre: centre of that square.
 
   Returns:
     The canvas.
@@ -82,9 +82,9 @@ def circle(canvas: Canvas, centre: Point, radius: float) -> jax.Array:
   """Measures the signed distance to a disc.
 
   Args:
-    canvas: where it is to be painted.
-    centre: of the disc.
-    radius: of the disc.
+    canvas: the canvas to be painted on.
+    centre: centre of the disc.
+    radius: radius of the disc.
 
   Returns:
     Distances, [size, size].
@@ -101,9 +101,9 @@ def capsule(
   """Measures the signed distance to a thick line with round ends.
 
   Args:
-    canvas: where it is to be painted.
+    canvas: the canvas to be painted on.
     start: one end of the line.
-    end: the other end; not the same.
+    end: the other end, a different point.
     radius: half the thickness.
 
   Returns:
@@ -128,10 +128,10 @@ def box(
   """Measures the signed distance to a rectangle.
 
   Args:
-    canvas: where it is to be painted.
-    centre: of the rectangle.
+    canvas: the canvas to be painted on.
+    centre: centre of the rectangle.
     half_sizes: half its width and half its height.
-    angle: by which it is turned, counter-clockwise, in radians.
+    angle: counter-clockwise rotation, in radians.
 
   Returns:
     Distances, [size, size].
@@ -155,8 +155,8 @@ def paint(
   A pixel is covered by clip(1/2 - distance / width of a pixel, 0, 1).
 
   Args:
-    canvas: what is there.
-    distances: to the shape, [size, size].
+    canvas: the canvas so far.
+    distances: signed distances to the shape, [size, size].
     colour: red, green and blue, from 0 to 1.
 
   Returns:
@@ -172,10 +172,10 @@ def paint(
 
 
 def image(canvas: Canvas) -> jax.Array:
-  """Gives the bytes of a picture.
+  """Converts a canvas to a uint8 image.
 
   Args:
-    canvas: what was painted.
+    canvas: the painted canvas.
 
   Returns:
     [size, size, 3] uint8.
@@ -189,22 +189,22 @@ def image(canvas: Canvas) -> jax.Array:
 def pixels(
   env: Environment, size: int = 64, num_frames: int = 3
 ) -> Environment:
-  """Lets an agent see pictures instead of numbers.
+  """Replaces observations by rendered images.
 
-  Each action is taken `num_frames` times, and the observation is the pictures
-  after each, oldest first along the channels.
+  Each action is repeated `num_frames` times, and the frames after each repeat
+  are stacked along the channels, oldest first.
 
   Args:
-    env: an environment with pictures.
-    size: pixels of an edge.
-    num_frames: pictures in an observation, and repeats of an action.
+    env: an environment with `render`.
+    size: height and width of the frames, in pixels.
+    num_frames: frames in an observation, and repeats of an action.
 
   Returns:
     The environment, with the states of `env`; observations are
     [size, size, 3 num_frames] uint8.
 
   Raises:
-    ValueError: env has no pictures, or a size is not positive.
+    ValueError: env has no `render`, or a size is not positive.
 
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), section 4: 64 x 64 pixels, 3
@@ -216,7 +216,7 @@ def pixels(
   """
   render = env.render
   if render is None:
-    raise ValueError("env has no render; pixels need one.")
+    raise ValueError("env has no render function; pixels needs one.")
   if size < 1:
     raise ValueError(f"size is {size}; it must be at least 1.")
 

@@ -1,4 +1,4 @@
-"""Smooth rewards that more than one task uses."""
+"""Smooth reward terms shared by several tasks."""
 
 import math
 
@@ -15,23 +15,23 @@ def tolerance(
   margin: float = 0.0,
   value_at_margin: float = 0.1,
 ) -> jax.Array:
-  """Rewards sizes of at most a bound, and falls off beyond it.
+  """Rewards magnitudes within a bound, with a smooth decay beyond it.
 
   1 where |x| <= upper; beyond, exp(log(value_at_margin) ((|x| - upper) /
   margin)²), and 0 where the margin is 0.
 
   Args:
-    x: any shape.
-    upper: the bound.
-    margin: how far beyond the bound the value is `value_at_margin`.
-    value_at_margin: between 0 and 1.
+    x: array of any shape.
+    upper: bound of |x|.
+    margin: distance beyond the bound where the value is `value_at_margin`.
+    value_at_margin: number between 0 and 1.
 
   Returns:
     Values from 0 to 1, of the shape of x.
 
   Reference:
-    Tassa et al., 2018 (arXiv 1801.00690), section 3; the Gaussian one, with an
-    interval that is symmetric about 0.
+    Tassa et al., 2018 (arXiv 1801.00690), section 3; the Gaussian variant, with
+    an interval symmetric about 0.
 
   >>> print(tolerance(jnp.array([1.0, 3.0]), upper=1.0, margin=2.0).round(3))
   [1.  0.1]
@@ -43,18 +43,18 @@ def tolerance(
 
 
 def small_control(action: jax.Array) -> jax.Array:
-  """Rewards small actions: 1 for none, 4/5 for the largest.
+  """Rewards small actions: 1 for zero, 4/5 for the largest.
 
   (4 + mean(1 - a²)) / 5.
 
   Args:
-    action: from -1 to 1, [m].
+    action: action in [-1, 1], [m].
 
   Returns:
     The factor, [].
 
   Reference:
-    Tassa et al., 2018 (arXiv 1801.00690); the same in several of its tasks.
+    Tassa et al., 2018 (arXiv 1801.00690), where several tasks use it.
 
   >>> round(float(small_control(jnp.array([1.0, 0.0]))), 3)
   0.9

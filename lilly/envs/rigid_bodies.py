@@ -1,4 +1,4 @@
-"""Masses of the bodies that arms and poles are made of."""
+"""Masses and moments of inertia of the bodies of arms and poles."""
 
 import math
 
@@ -6,14 +6,14 @@ __all__ = ["capsule_inertia", "capsule_mass"]
 
 
 def capsule_mass(length: float, radius: float, density: float) -> float:
-  """Weighs a cylinder with half a ball at each end.
+  """Computes the mass of a capsule: a cylinder with half a ball at each end.
 
   m = ρ π r² (l + 4 r / 3).
 
   Args:
-    length: l, of the cylinder.
-    radius: r, of cylinder and balls.
-    density: ρ.
+    length: length l of the cylinder.
+    radius: radius r of cylinder and balls.
+    density: density ρ.
 
   Returns:
     The mass.
@@ -25,12 +25,12 @@ def capsule_mass(length: float, radius: float, density: float) -> float:
 
 
 def capsule_inertia(mass: float, length: float, radius: float) -> float:
-  """Finds a capsule's moment of inertia about an axis across its middle.
+  """Computes a capsule's moment of inertia about an axis across its middle.
 
   Args:
-    mass: of the whole.
-    length: l, of the cylinder.
-    radius: r, of cylinder and balls.
+    mass: mass of the capsule.
+    length: length l of the cylinder.
+    radius: radius r of cylinder and balls.
 
   Returns:
     The moment of inertia.

@@ -1,7 +1,6 @@
 """States of environments as vectors, for planners and linear models.
 
-The environment must be one whose state says everything: without a time limit,
-and deterministic.
+The environment must be deterministic and without a time limit.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ Predict = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Vectors(NamedTuple):
-  """An environment as `control.lqr` wants it."""
+  """An environment in the form that `control.lqr` takes."""
 
   size: int  # d
   flatten: Callable[[Any], jax.Array]  # state -> [d]
@@ -34,16 +33,17 @@ class Vectors(NamedTuple):
 
 
 def vectors(env: Environment) -> Vectors:
-  """Describes an environment by vectors: its true dynamics and rewards.
+  """Expresses an environment's dynamics and rewards by state vectors.
 
   Args:
-    env: deterministic, without a time limit, of states of float32 arrays.
+    env: deterministic environment without a time limit; all arrays of its
+      states are float32.
 
   Returns:
-    The functions. Time and keys make no difference to them.
+    The functions, which ignore the time.
 
   Raises:
-    ValueError: the state has arrays that are not floats.
+    ValueError: the state has arrays that are not float32.
 
   >>> from lilly.envs import pendulum
   >>> found = vectors(pendulum.make(num_steps=None))
@@ -79,16 +79,16 @@ def vectors(env: Environment) -> Vectors:
 def trajectories(
   env: Environment, visits: Any, horizon: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Cuts steps in a row into episodes of one length.
+  """Cuts consecutive steps into episodes of equal length.
 
   Args:
-    env: without a time limit.
-    visits: has fields state (a `TimeLimitState`), action and following, [n T,
-      ...] each.
-    horizon: T.
+    env: an environment without a time limit.
+    visits: has fields state (a `TimeLimitState`), action and following (the
+      next state), [n T, ...] each.
+    horizon: steps of an episode, T.
 
   Returns:
-    States [n, T, d], actions [n, T, m], the states that followed [n, T, d].
+    States [n, T, d], actions [n, T, m] and next states [n, T, d].
   """
   flatten = jax.vmap(vectors(env).flatten)
   count = len(visits.action) // horizon
@@ -103,7 +103,7 @@ def trajectories(
 def known(
   env: Environment,
 ) -> tuple[Callable[[Any], jax.Array], Callable[..., jax.Array]]:
-  """Gives what is seen of a state and what a step is worth.
+  """Returns an environment's observation and reward functions.
 
   Args:
     env: an environment.
@@ -112,12 +112,12 @@ def known(
     Its `observe` and `reward`.
 
   Raises:
-    ValueError: it lacks one.
+    ValueError: one of them is missing.
   """
   if env.observe is None or env.reward is None:
     raise ValueError(
-      "env does not say what is seen of a state, or what a step between two "
-      "states is worth; give its observe and reward, and repeat no actions."
+      "env has no observe or no reward function of states; define both, and "
+      "repeat no actions."
     )
   return env.observe, env.reward
 
@@ -125,21 +125,21 @@ def known(
 def model(
   env: Environment, predict: Predict, horizon: int
 ) -> Callable[[jax.Array, Any, jax.Array], tuple[Any, environment.Step]]:
-  """Makes a step of an environment from a prediction of its states.
+  """Makes an environment's step function from a model of its states.
 
-  What is seen and what it is worth are taken as known: they are the
-  environment's, of the predicted state.
+  The environment's observation and reward functions are taken as known and
+  applied to the predicted states.
 
   Args:
-    env: with `observe` and `reward`, without a time limit.
-    predict: the model.
+    env: an environment without a time limit, with `observe` and `reward`.
+    predict: dynamics model of state vectors.
     horizon: steps of an episode; the last one is truncated.
 
   Returns:
-    A step of `TimeLimitState`s, for `control.imagination`.
+    A step function of `TimeLimitState`s, for `control.imagination`.
 
   Raises:
-    ValueError: as `known`.
+    ValueError: as in `known`.
   """
   form, (observe, reward) = vectors(env), known(env)
 

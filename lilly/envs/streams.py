@@ -1,7 +1,6 @@
-"""Streams: an agent's life in an environment that resets itself, step by step.
+"""Streams of transitions from an auto-resetting environment, step by step.
 
-A stream gives transitions to learn from. The environment is one of
-`wrappers.auto_reset`.
+The environment must be wrapped in `wrappers.auto_reset`.
 """
 
 from typing import NamedTuple
@@ -23,14 +22,14 @@ class Transition(NamedTuple):
   action: jax.Array  # a, [m]
   reward: jax.Array  # r, []
   discount: jax.Array  # [], 0 where s' is terminal, else 1, also at time limits
-  next_observation: jax.Array  # s', the true one
+  next_observation: jax.Array  # s', also at the end of an episode
 
 
 class State(NamedTuple):
-  """Where a stream is."""
+  """State of a stream."""
 
   env: AutoResetState  # with the observation to act on
-  # of exploration, [m]; 0 when an episode begins
+  # exploration noise, [m]; 0 at the start of an episode
   noise: jax.Array
   total: jax.Array  # [], return of the episode so far
   last_total: jax.Array  # [], return of the last complete episode
@@ -41,7 +40,7 @@ def start(key: jax.Array, env: Environment) -> State:
 
   Args:
     key: typed key.
-    env: one that resets itself.
+    env: an auto-resetting environment.
 
   Returns:
     The stream.
@@ -71,9 +70,9 @@ def step(
   Args:
     key: typed key.
     state: the stream.
-    env: of the stream.
-    action: the one executed, [m].
-    noise: the exploration's, which is kept within an episode.
+    env: the stream's environment.
+    action: the executed action, [m].
+    noise: exploration noise, carried over within an episode.
     reward_scale: factor of the transition's reward.
 
   Returns:

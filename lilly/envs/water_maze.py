@@ -1,9 +1,9 @@
-"""Water maze: find a platform that is not seen, and find it again.
+"""Water maze: find a hidden platform, and find it again from memory.
 
-Morris' water maze, simplified. The platform stays where it is for the episode,
-while the agent is taken away from it again and again: the first search is
-blind, and those after can go straight where memory says. The sizes and times of
-the published task are not confirmed; those here are this library's own.
+Morris' water maze, simplified. The platform is fixed during an episode, while
+the agent is repeatedly moved away after reaching it: the first search is blind,
+later ones can go straight to the remembered place. The published task's sizes
+and durations are not known (unconfirmed); those here are our own.
 """
 
 import functools
@@ -34,16 +34,16 @@ _NUM_STAY = 5
 
 
 class State(NamedTuple):
-  """Where agent and platform are; the pool is a disc of radius 1."""
+  """State of agent and platform; the pool is a disc of radius 1."""
 
   position: jax.Array  # [2], of the agent
-  platform: jax.Array  # [2], its centre
-  stay: jax.Array  # [] int32, steps on the platform since it came here
+  platform: jax.Array  # [2], centre of the platform
+  stay: jax.Array  # [] int32, steps on the platform since the last move
 
 
 def _cut(x):
   """Shortens a vector to length 1."""
-  # Its gradient is finite at zero too. Rounding must not lead out of bounds.
+  # The safe norm's gradient is finite at zero; the clip bounds rounding errors.
   return jnp.clip(x / jnp.maximum(1, optax.safe_norm(x, 1e-6)), -1, 1)
 
 
@@ -53,14 +53,14 @@ def _is_on(position, platform, platform_radius):
 
 
 def _arrive(state, action, speed, platform_radius):
-  """Where a step leads, and whether that is on the platform."""
+  """Computes the next position, and whether it is on the platform."""
   chex.assert_shape(action, (2,))
   position = _cut(state.position + speed * _cut(jnp.clip(action, -1, 1)))
   return position, _is_on(position, state.platform, platform_radius)
 
 
 def _place(key, radius):
-  """Draws a place, uniformly over a disc."""
+  """Draws a position uniformly from a disc."""
   high = jnp.array([1.0, jnp.pi])
   low = jnp.array([0.0, -jnp.pi])
   area, angle = jax.random.uniform(key, (2,), jnp.float32, low, high)
@@ -71,11 +71,11 @@ def _place(key, radius):
 def observe(
   state: State, *, platform_radius: float = _PLATFORM_RADIUS
 ) -> jax.Array:
-  """Gives where the agent is, and whether that is on the platform, 0 or 1.
+  """Observes the agent's position, and 1 if it is on the platform, else 0.
 
   Args:
-    state: of agent and platform.
-    platform_radius: of the platform.
+    state: state of agent and platform.
+    platform_radius: radius of the platform.
 
   Returns:
     The observation, [3].
@@ -89,14 +89,14 @@ def observe(
 
 
 def seek(state: State, *, speed: float = _SPEED) -> jax.Array:
-  """Goes straight to the platform: what one who knew its place would do.
+  """Goes straight to the platform, as an agent that knew its position would.
 
   Args:
-    state: of agent and platform.
-    speed: of the agent.
+    state: state of agent and platform.
+    speed: length of the longest step.
 
   Returns:
-    The action, [2], not longer than 1.
+    The action, [2], of norm at most 1.
 
   >>> state = State(jnp.zeros(2), jnp.array([0.0, 0.5]), 0)
   >>> seek(state).tolist()
@@ -108,21 +108,21 @@ def seek(state: State, *, speed: float = _SPEED) -> jax.Array:
 def latencies(
   on_platform: jax.Array, *, num_stay: int = _NUM_STAY, max_visits: int = 8
 ) -> jax.Array:
-  """Measures how long each search of an episode took.
+  """Measures the duration of each search in an episode.
 
-  A search begins with the episode, or where the agent was taken away, and takes
-  as many steps as there are until one ends on the platform, that one included.
-  What a remembering agent needs is long first and short after.
+  A search begins with the episode or when the agent is moved away, and ends
+  with the first step onto the platform, which is counted. With memory, the
+  first search is long and later ones are short.
 
   Args:
     on_platform: whether each step ended on the platform, before the agent was
-      taken away: where the reward is 1. [T] bool.
-    num_stay: after how many steps on the platform the agent is taken away.
-    max_visits: how many searches are told of, the first ones.
+      moved away: where the reward is 1. [T] bool.
+    num_stay: steps on the platform after which the agent is moved away.
+    max_visits: number of searches to report, starting with the first.
 
   Returns:
-    Steps of each search, [max_visits] float32; NaN where there was none, or
-    none that ended.
+    Steps of each search, [max_visits] float32; NaN for searches that did not
+    end or did not take place.
 
   >>> on_platform = jnp.array([0, 0, 1, 1, 0, 1, 0], bool)
   >>> latencies(on_platform, num_stay=2, max_visits=3).tolist()
@@ -142,7 +142,7 @@ def latencies(
   start = zero, zero, jnp.zeros((), bool)
   on_platform = jnp.asarray(on_platform, bool)
   _, (is_arrival, age) = jax.lax.scan(step, start, on_platform)
-  # What is not an arrival goes to a place that there is not.
+  # Steps that are not arrivals get an index out of bounds, which is dropped.
   visit = jnp.where(is_arrival, jnp.cumsum(is_arrival) - 1, max_visits)
   empty = jnp.full(max_visits, jnp.nan, jnp.float32)
   return empty.at[visit].set(age.astype(jnp.float32), mode="drop")
@@ -153,20 +153,21 @@ def searches(
 ) -> dict[str, jax.Array]:
   """Compares the first search of an episode with later ones; see `latencies`.
 
-  Both are averaged over the episodes that have both, later ones first within
-  each: so an agent that remembers nothing takes as long for the one as for the
-  other, though the end of an episode cuts long searches off and some platforms
-  are easily found.
+  Both are averaged over the episodes that have both; later searches are first
+  averaged within each episode. So an agent without memory takes equally long
+  for both, although episode ends cut long searches off and some platforms are
+  easy to find.
 
   Args:
     on_platform: whether each step ended on the platform, [N, T] bool.
-    num_stay: after how many steps on the platform the agent is taken away.
-    max_visits: how many searches of an episode count, the first ones.
+    num_stay: steps on the platform after which the agent is moved away.
+    max_visits: number of searches per episode to count, starting with the
+      first.
 
   Returns:
-    missed: the part of episodes in which the platform was never found; once:
-    that in which it was not found again; first and later: mean steps, NaN if
-    no episode has both.
+    missed: fraction of episodes in which the platform was never found; once:
+    fraction in which it was found only once; first and later: mean steps, NaN
+    if no episode has both.
 
   >>> found = searches(jnp.array([[0, 0, 1, 1, 0, 1]], bool), num_stay=2)
   >>> {name: float(x) for name, x in found.items()}
@@ -196,16 +197,17 @@ def make(
 ) -> Environment:
   """Makes the task.
 
-  p' = cut(p + speed cut(a)), with cut(x) = x / max(1, |x|); actions are in
-  [-1, 1] before. A step that ends on the platform is worth 1. After `num_stay`
-  of them the agent is put anywhere, and observes from there. Both are anywhere
-  at first, the platform wholly in the pool. No state ends an episode.
+  p' = cut(p + speed cut(a)), with cut(x) = x / max(1, |x|), after clipping
+  actions to [-1, 1]. The reward is 1 for a step that ends on the platform.
+  After `num_stay` such steps the agent is moved to a random position. Initial
+  positions are random, with the platform wholly inside the pool. Episodes do
+  not terminate.
 
   Args:
-    platform_radius: of the platform; the pool's is 1.
-    speed: how far a step leads.
-    num_stay: after how many steps on the platform the agent is taken away.
-    num_steps: of an episode; None: it never ends.
+    platform_radius: radius of the platform; the pool's is 1.
+    speed: length of the longest step.
+    num_stay: steps on the platform after which the agent is moved away.
+    num_steps: time limit of an episode; None: no limit.
 
   Returns:
     The environment.
@@ -214,7 +216,7 @@ def make(
     ValueError: platform_radius, speed, num_stay or num_steps is out of range.
 
   Reference:
-    Heess et al., 2015 (arXiv 1512.04455), and Morris, 1984, with rats.
+    Heess et al., 2015 (arXiv 1512.04455); Morris, 1984 (with rats).
 
   >>> make().observation_spec.shape, make().action_spec.shape
   ((3,), (2,))
@@ -226,12 +228,12 @@ def make(
     state = _start(key, platform_radius)
     return state, see(state)
 
-  def reward(state, action, _):  # what follows may be elsewhere
+  def reward(state, action, _):  # the agent may have been moved since
     return 1.0 * _arrive(state, action, speed, platform_radius)[1]
 
   def step(key, state, action):
     position, is_on = _arrive(state, action, speed, platform_radius)
-    # Not those in a row: agents learn to step off before the last.
+    # Not only consecutive steps: agents would learn to leave before the last.
     stay = state.stay + is_on
     is_moved = stay == num_stay
     position = jnp.where(is_moved, _place(key, 1.0), position)
@@ -266,20 +268,20 @@ def _check(platform_radius, speed, num_stay):
     raise ValueError(f"speed is {speed}; it must be above 0 and finite.")
   if num_stay < 2:
     raise ValueError(
-      f"num_stay is {num_stay}; it must be at least 2: an agent that is taken "
-      "away at once never sees that it was on the platform."
+      f"num_stay is {num_stay}; it must be at least 2: an agent that is moved "
+      "away at once never observes that it was on the platform."
     )
 
 
 def render(
   state: State, size: int = 64, *, platform_radius: float = _PLATFORM_RADIUS
 ) -> jax.Array:
-  """Draws pool, platform and agent: more than the agent sees.
+  """Renders pool, platform and agent, including the hidden platform.
 
   Args:
-    state: of agent and platform.
-    size: pixels of an edge.
-    platform_radius: of the platform.
+    state: state of agent and platform.
+    size: height and width of the image, in pixels.
+    platform_radius: radius of the platform.
 
   Returns:
     [size, size, 3] uint8.

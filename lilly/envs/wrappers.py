@@ -1,6 +1,6 @@
-"""Environments made of environments: time limits, resets, repeated actions.
+"""Environment wrappers: time limits, auto-reset, repeated actions.
 
-An order that does what one expects, from the inside: the task, `time_limit`,
+The recommended order, innermost first: the task, `time_limit`,
 `normalize_actions`, `action_repeat` or `rendering.pixels`, `auto_reset`.
 """
 
@@ -31,10 +31,10 @@ class TimeLimitState(NamedTuple):
 
 
 class AutoResetState(NamedTuple):
-  """A state that never is past an end."""
+  """A state that is never past the end of an episode."""
 
   state: Any
-  observation: jax.Array  # the one to act on next
+  observation: jax.Array  # the observation to act on next
   starts: Any  # (state, observation) with a leading axis, or ()
 
 
@@ -43,13 +43,13 @@ def _where(condition: jax.Array, new: Any, old: Any) -> Any:
 
 
 def time_limit(env: Environment, num_steps: int | None) -> Environment:
-  """Truncates episodes.
+  """Truncates episodes after a number of steps.
 
-  An episode whose world ends at its last step is terminated, not truncated.
+  An episode that terminates at its last step is not truncated.
 
   Args:
     env: an environment.
-    num_steps: how many steps an episode may have; None: `env` is returned.
+    num_steps: most steps of an episode; None: returns `env` unchanged.
 
   Returns:
     The environment; its states are `TimeLimitState`.
@@ -58,8 +58,8 @@ def time_limit(env: Environment, num_steps: int | None) -> Environment:
     ValueError: num_steps is not positive.
 
   Reference:
-    Pardo et al., 2018 (arXiv 1712.00378): a limit that is not part of the task
-    is to be bootstrapped.
+    Pardo et al., 2018 (arXiv 1712.00378): values are bootstrapped at a limit
+    that is not part of the task.
 
   >>> from lilly.envs import point_mass
   >>> env = time_limit(point_mass.make(num_steps=None), 1)
@@ -89,17 +89,18 @@ def time_limit(env: Environment, num_steps: int | None) -> Environment:
 def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
   """Starts a new episode in the step that ends one.
 
-  `state.observation` is the one to act on next: that of the new episode after
-  an end. `Step.observation` stays the one that the action led to.
+  `state.observation` is the observation to act on next; after the end of an
+  episode it is the first of the new one. `Step.observation` remains the true
+  next observation.
 
   Under `vmap` a reset is computed at every step, whether an episode ends or
-  not. Where that is dear, as in physics engines, `num_starts` start states are
-  made once, at the first reset, and drawn from. Each environment of a batch has
-  its own, so few are enough.
+  not. Where resets are expensive, as in physics engines, `num_starts` start
+  states are computed once, at the first reset, and then sampled from. Each
+  environment of a batch has its own, so a few suffice.
 
   Args:
     env: an environment.
-    num_starts: how many start states are kept; None: each reset is a new one.
+    num_starts: number of start states kept; None: every reset is computed.
 
   Returns:
     The environment; its states are `AutoResetState`.
@@ -132,7 +133,7 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
     return jax.tree.map(lambda x: x[index], starts)
 
   def step(key, state, action):
-    # Faster than a split, of which tasks without noise need only one half.
+    # Faster than a split, where tasks without noise use only one of the keys.
     step_key, start_key = (jax.random.fold_in(key, i) for i in range(2))
     inner, step = env.step(step_key, state.state, action)
     fresh = start(start_key, state.starts)
@@ -146,26 +147,26 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
 def action_repeat(
   env: Environment, num_repeats: int, *, stack: bool = False
 ) -> Environment:
-  """Takes each action several times; an end cuts it short.
+  """Repeats each action; repetition stops at the end of an episode.
 
   R = Σ_i r_i Π_{j<i} d_j,  discount = Π_i d_i: the sum of the rewards, up to
   the end.
 
   Args:
-    env: an environment. A time limit inside counts its own steps.
-    num_repeats: how often.
-    stack: whether all repeats are observed, oldest first along the last axis,
-      and not the last alone. After an end, and before the first step, the one
-      observation there is fills the places.
+    env: an environment. A time limit inside it counts unrepeated steps.
+    num_repeats: times each action is repeated.
+    stack: whether to stack the observations of all repeats, oldest first along
+      the last axis, instead of returning the last alone. After the end of an
+      episode the last observation is repeated, at a reset the first.
 
   Returns:
-    The environment, with its states.
+    The environment, with unchanged states.
 
   Raises:
     ValueError: num_repeats is not positive.
 
   Reference:
-    Lillicrap et al., 2016 (arXiv 1509.02971), section 4: 3 with pixels.
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 4: 3 repeats with pixels.
 
   >>> from lilly.envs import pendulum
   >>> env = action_repeat(pendulum.make(num_steps=2), 3)
@@ -197,7 +198,7 @@ def action_repeat(
       total = total._replace(observation=_stacked(observations))
     return state, total
 
-  # What lies between two states is not known.
+  # The intermediate states, and so their rewards, are unknown.
   made = env._replace(step=step, reward=env.reward if num_repeats < 2 else None)
   if not stack:
     return made
@@ -212,7 +213,7 @@ def _stacked(observations):
 def _accumulate(
   carry: tuple[Any, Step], state: Any, step: Step
 ) -> tuple[Any, Step]:
-  """Adds a step to those so far, unless they came to an end."""
+  """Adds a step to the previous ones, unless the episode has ended."""
   total = carry[1]
   reward = total.reward + total.discount * step.reward
   discount = total.discount * step.discount
@@ -221,18 +222,18 @@ def _accumulate(
 
 
 def normalize_actions(env: Environment) -> Environment:
-  """Lets actions range from -1 to 1, whatever the task's own range is.
+  """Rescales actions to [-1, 1], whatever the task's own range.
 
   a = minimum + (action + 1) / 2 (maximum - minimum).
 
   Args:
-    env: an environment with actions of finite bounds.
+    env: an environment with bounded, continuous actions.
 
   Returns:
-    The environment; an action beyond -1 or 1 is beyond the task's range too.
+    The environment; actions outside [-1, 1] are not clipped here.
 
   Raises:
-    ValueError: actions are a choice, or not bounded.
+    ValueError: actions are discrete or unbounded.
 
   >>> from lilly.envs import pendulum
   >>> env = normalize_actions(pendulum.make())
@@ -259,7 +260,7 @@ def normalize_actions(env: Environment) -> Environment:
 
 
 def _of_inner(env: Environment) -> dict[str, Any]:
-  """Functions of a state that hold for the state inside of a state."""
+  """Lifts the state functions of `env` to wrapped states."""
   render, observe, reward = env.render, env.observe, env.reward
   return {
     "render": render and (lambda s, size: render(s.state, size)),

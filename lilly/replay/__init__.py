@@ -1,1 +1,1 @@
-"""Replay: memories of experience, as pure functions of a state."""
+"""Replay buffers of experience, as pure functions of a state."""

@@ -1,7 +1,7 @@
-"""Whole episodes for replay: of one length, masked after their end.
+"""Whole episodes for replay: of equal length, masked after their end.
 
-An episode is an item of `lilly.replay.ring`. Memories begin empty at its first
-step, so that nothing of a network is stored and nothing goes stale.
+An episode is an item of `lilly.replay.ring`. Recurrent states start from zero
+at its first step, so none are stored that could become stale.
 """
 
 from typing import NamedTuple
@@ -10,44 +10,44 @@ import chex
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Episode", "masked"]
+__all__ = ["Episode", "mask_after_end"]
 
 
 class Episode(NamedTuple):
-  """T steps, of which the first ones are an episode."""
+  """An episode, padded to T steps."""
 
   observation: jax.Array  # o_1 to o_{T+1}, [T + 1, ...]
   action: jax.Array  # [T, m]
   reward: jax.Array  # [T]
-  discount: jax.Array  # [T], 0 where the world ended
-  mask: jax.Array  # [T], 1 while the episode runs, also at its last step
+  discount: jax.Array  # [T], 0 at termination
+  mask: jax.Array  # [T], 1 up to and including the last step of the episode
 
 
-def masked(
+def mask_after_end(
   observation: jax.Array,
   action: jax.Array,
   reward: jax.Array,
   discount: jax.Array,
   truncated: jax.Array,
 ) -> Episode:
-  """Cuts what came after the end off an episode.
+  """Masks the steps after the end of an episode.
 
   Args:
-    observation: o_1 to o_{T+1}, [T + 1, ...].
-    action: [T, m].
-    reward: [T].
-    discount: [T], 0 where the world ended.
-    truncated: [T] bool, where the time was up.
+    observation: observations o_1 to o_{T+1}, [T + 1, ...].
+    action: actions, [T, m].
+    reward: rewards, [T].
+    discount: discounts, [T], 0 at termination.
+    truncated: whether the time limit was reached, [T] bool.
 
   Returns:
-    The episode; what follows its end is zeros, but for its last observation,
-    which the end led to.
+    The episode, with zeros after its end; its final observation is kept.
 
   Reference:
     Heess et al., 2015 (arXiv 1512.04455), algorithm 1: replay of episodes.
 
   >>> steps, ends = jnp.ones(3), jnp.array([False, True, False])
-  >>> masked(jnp.ones((4, 1)), steps[:, None], steps, steps, ends).mask.tolist()
+  >>> o, a = jnp.ones((4, 1)), jnp.ones((3, 1))
+  >>> mask_after_end(o, a, steps, steps, ends).mask.tolist()
   [1.0, 1.0, 0.0]
   """
   chex.assert_equal_shape([reward, discount, truncated])

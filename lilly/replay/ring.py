@@ -1,11 +1,11 @@
-"""Replay of the latest transitions, sampled uniformly.
+"""A ring buffer of the latest transitions, sampled uniformly.
 
 An item is any tree of arrays. Writing takes the same time at any capacity: in a
-scan, or jitted with the state donated, the arrays are changed in place.
+scan, or jitted with the state donated, the arrays are updated in place.
 
-The numbers of an item lie side by side in one row: there is one place to write
-and, for each item of a batch, one to read. Kept apart, small leaves are fused
-with what reads them after a write, and then copied whole at every step.
+All leaves of an item with one dtype share a row, so that an item is written,
+and each item of a batch read, at one place. As separate arrays, XLA fuses small
+leaves with their readers after a write, and then copies them whole every step.
 """
 
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ __all__ = ["State", "add", "contents", "extend", "init", "sample"]
 
 
 class State(NamedTuple):
-  """The items, oldest overwritten first."""
+  """A ring buffer; the oldest items are overwritten first."""
 
-  rows: dict[str, jax.Array]  # by dtype, [capacity, numbers of an item]
-  example: Any  # an item of zeros, which says how rows are read
-  position: jax.Array  # [] int32, where the next item goes
-  size: jax.Array  # [] int32, how many items there are
+  rows: dict[str, jax.Array]  # dtype -> [capacity, numbers per item]
+  example: Any  # an item of zeros, which defines the layout of a row
+  position: jax.Array  # [] int32, index of the next write
+  size: jax.Array  # [] int32, number of stored items
 
 
 def init(example: Any, capacity: int) -> State:
@@ -31,8 +31,8 @@ def init(example: Any, capacity: int) -> State:
 
   Args:
     example: an item, or its `jax.ShapeDtypeStruct`s; only shapes and dtypes
-      count. Keep pixels uint8.
-    capacity: how many items are kept.
+      matter. Keep pixels as uint8.
+    capacity: largest number of items.
 
   Returns:
     The ring.
@@ -60,22 +60,22 @@ def init(example: Any, capacity: int) -> State:
 
 
 def add(state: State, item: Any, *, is_kept: bool | jax.Array = True) -> State:
-  """Adds one item, over the oldest if the ring is full.
+  """Adds one item, overwriting the oldest if the ring is full.
 
   Args:
     state: the ring.
-    item: a tree as the example.
-    is_kept: whether the item is added at all, [] bool.
+    item: a tree like the example.
+    is_kept: whether to add the item, [] bool.
 
   Returns:
     The ring.
 
   Raises:
-    AssertionError: the item's shapes are not the example's.
+    AssertionError: the item's shapes differ from the example's.
 
   Reference:
-    Lillicrap et al., 2016 (arXiv 1509.02971), section 3: where the buffer is
-    full the oldest transitions are discarded.
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 3: a full buffer discards
+    its oldest transitions.
 
   >>> ring = add(init(jnp.zeros(2), 3), jnp.ones(2))
   >>> int(ring.size), contents(ring)[0].tolist()
@@ -85,7 +85,7 @@ def add(state: State, item: Any, *, is_kept: bool | jax.Array = True) -> State:
   new, where = _packed(item, state.example), state.position
 
   def write(old, row):
-    if is_kept is not True:  # a choice between rows: one of rings copies them
+    if is_kept is not True:  # selecting between whole rings would copy them
       present = jax.lax.dynamic_slice_in_dim(old, where, 1)
       row = jnp.where(is_kept, row, present)
     return jax.lax.dynamic_update_slice_in_dim(old, row, where, axis=0)
@@ -97,23 +97,23 @@ def add(state: State, item: Any, *, is_kept: bool | jax.Array = True) -> State:
 def extend(
   state: State, items: Any, *, is_kept: jax.Array | None = None
 ) -> State:
-  """Adds several items, the first of them first.
+  """Adds several items in order.
 
   Args:
     state: the ring.
-    items: a tree as the example, [n, ...] each, n at most the capacity.
-    is_kept: which items are added at all, [n] bool; None: all.
+    items: a tree like the example, [n, ...] each, n at most the capacity.
+    is_kept: which items to add, [n] bool; None: all.
 
   Returns:
     The ring.
 
   Raises:
-    AssertionError: the items' shapes are not the example's.
-    ValueError: n is more than the capacity.
+    AssertionError: the items' shapes differ from the example's.
+    ValueError: n exceeds the capacity.
 
   Reference:
-    Lillicrap et al., 2016 (arXiv 1509.02971), section 3: where the buffer is
-    full the oldest transitions are discarded.
+    Lillicrap et al., 2016 (arXiv 1509.02971), section 3: a full buffer discards
+    its oldest transitions.
 
   >>> ring = extend(init(jnp.zeros(()), 3), jnp.array([4.0, 5.0]))
   >>> int(ring.position)
@@ -142,15 +142,15 @@ def extend(
 
 
 def sample(key: jax.Array, state: State, batch_size: int) -> Any:
-  """Draws items uniformly, with replacement.
+  """Samples items uniformly, with replacement.
 
   Args:
     key: typed key.
-    state: the ring, of one item or more: of an empty one zeros come back.
-    batch_size: how many items.
+    state: the ring, with at least one item; an empty one returns zeros.
+    batch_size: number of items.
 
   Returns:
-    A tree as the example, [batch_size, ...] each.
+    A tree like the example, [batch_size, ...] each.
 
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), algorithm 1.
@@ -159,8 +159,8 @@ def sample(key: jax.Array, state: State, batch_size: int) -> Any:
   >>> sample(jax.random.key(0), ring, 3).tolist()
   [1.0, 1.0, 1.0]
   """
-  # A remainder prefers the first items by size / 2^32, which nobody can see;
-  # `randint` draws twice to halve that.
+  # The remainder's bias towards the first items is at most size / 2^32, which
+  # is negligible; `randint` draws twice to reduce it.
   bits = jax.random.bits(key, (batch_size,))
   size = jnp.maximum(state.size, 1).astype(bits.dtype)
   chosen = (bits % size).astype(jnp.int32)
@@ -169,13 +169,13 @@ def sample(key: jax.Array, state: State, batch_size: int) -> Any:
 
 
 def contents(state: State) -> Any:
-  """Gives every place of the ring, those that are empty too.
+  """Returns all entries of the ring, including empty ones.
 
   Args:
     state: the ring.
 
   Returns:
-    A tree as the example, [capacity, ...] each; the latest item is at
+    A tree like the example, [capacity, ...] each; the latest item is at
     `position - 1`.
 
   Reference:
@@ -188,7 +188,7 @@ def contents(state: State) -> Any:
 
 
 def _advanced(state, rows, count):
-  """The ring with rows that have so many more items."""
+  """Returns the ring with new rows, which hold `count` more items."""
   capacity = _capacity(state)
   position = (state.position + count) % capacity
   size = jnp.minimum(state.size + count, capacity)
@@ -200,7 +200,7 @@ def _capacity(state):
 
 
 def _packed(items, example):
-  """Lays the leaves of one dtype side by side: {dtype: [n, numbers]}."""
+  """Concatenates the leaves of each dtype: {dtype: [n, numbers]}."""
   parts: dict[str, list[jax.Array]] = {}
 
   def pack(like, new):
@@ -215,7 +215,7 @@ def _packed(items, example):
 
 
 def _unpacked(rows, example):
-  """Cuts rows into leaves again, in the order in which they were packed."""
+  """Splits rows into leaves, in the order in which they were packed."""
   start = dict.fromkeys(rows, 0)
 
   def unpack(like):

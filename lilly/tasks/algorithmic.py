@@ -1,9 +1,9 @@
 """Algorithmic tasks: copy, repeat copy, associative recall, priority sort.
 
-Random bit vectors are shown one by one; then the inputs fall silent and the
-network must say something about what it saw. Each task is a function of a key
+Random bit vectors are shown one by one; then the inputs are zero, and the
+network must output a function of the vectors. Each task is a function of a key
 and a level (the length), and every level has the same shape, so the level may
-be traced: a curriculum changes it without a new compilation.
+be traced: a curriculum changes it without recompilation.
 """
 
 import math
@@ -32,18 +32,18 @@ def copy(
   max_length: int = 8,
   min_length: int = 1,
 ) -> Episode:
-  """Shows a sequence of bit vectors, and asks for the same sequence.
+  """Shows a sequence of bit vectors; the target is the same sequence.
 
-  Start flag, x_1 .. x_l, end flag, then l silent steps with targets x_1 .. x_l;
-  l ~ U{min(min_length, level) .. level}. So `min_length=max_length` makes every
-  length the level. T = 2 max_length + 2.
+  Start flag, x_1 .. x_l, end flag, then l zero inputs with targets x_1 .. x_l;
+  l ~ U{min(min_length, level) .. level}. So with `min_length=max_length` the
+  length equals the level. T = 2 max_length + 2.
 
   Args:
     key: typed key.
-    level: greatest length, 1..max_length (a traced one is clipped), [] int32.
+    level: largest length, 1..max_length (clipped if traced), [] int32.
     num_bits: bits of a vector; the flags have two further channels.
-    max_length: greatest level.
-    min_length: shortest length, where the level allows it.
+    max_length: largest level.
+    min_length: shortest length, limited by the level.
 
   Returns:
     The episode, D = num_bits + 2, O = num_bits.
@@ -53,8 +53,8 @@ def copy(
 
   Reference:
     Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.1, who use 8
-    bits and lengths to 20; Rae et al., 2016 (arXiv 1610.09027), section 4.2,
-    use lengths to 20. The defaults are a smaller problem.
+    bits and lengths up to 20; Rae et al., 2016 (arXiv 1610.09027), section 4.2,
+    use lengths up to 20. The defaults are a smaller problem.
 
   >>> episode = copy(jax.random.key(0), 3)
   >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum()) <= 3
@@ -85,22 +85,22 @@ def repeat_copy(
   min_length: int = 1,
   min_repeats: int = 1,
 ) -> Episode:
-  """Shows a sequence and a number, and asks for that many copies and an end.
+  """Shows a sequence and a number r; the target is r copies and an end marker.
 
-  Start flag, x_1 .. x_l, the number r / max_repeats in a channel of its own,
-  then r l silent steps with targets x_1 .. x_l, r times over, and one whose
+  Start flag, x_1 .. x_l, the number r / max_repeats in a separate channel, then
+  r l zero inputs whose targets are r repetitions of x_1 .. x_l, and one whose
   target is the end marker alone. l and r are drawn as in `copy`, each up to the
   level or its own maximum. T = max_length (max_repeats + 1) + 3.
 
   Args:
     key: typed key.
-    level: greatest length and number of repeats, 1..max(max_length,
-      max_repeats) (a traced one is clipped), [] int32.
+    level: largest length and number of repeats, 1..max(max_length,
+      max_repeats) (clipped if traced), [] int32.
     num_bits: bits of a vector.
-    max_length: greatest length.
-    max_repeats: greatest number of repeats.
-    min_length: shortest length, where the level allows it.
-    min_repeats: least number of repeats, where the level allows it.
+    max_length: largest length.
+    max_repeats: largest number of repeats.
+    min_length: shortest length, limited by the level.
+    min_repeats: smallest number of repeats, limited by the level.
 
   Returns:
     The episode, D = num_bits + 2 (start, number), O = num_bits + 1 (marker).
@@ -110,7 +110,7 @@ def repeat_copy(
 
   Reference:
     Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.2; there the
-    number has mean 0 and variance 1, here it is in (0, 1], never silence.
+    number has mean 0 and variance 1; here it is in (0, 1], so never zero.
 
   >>> episode = repeat_copy(jax.random.key(0), 3)
   >>> episode.inputs.shape, episode.targets.shape
@@ -146,21 +146,21 @@ def associative_recall(
   max_items: int = 6,
   min_items: int = 3,
 ) -> Episode:
-  """Shows items, then one of them again, and asks for the one that followed it.
+  """Shows items, then one of them again; the target is the item after it.
 
-  An item is a flag and item_length bit vectors. After n of them come a query
-  flag, an item but the last, a query flag, and item_length silent steps whose
-  targets are the next item; n ~ U{min(min_items, level) .. level}, a level of 1
-  counting as 2. The query is unique: an item equal to it by chance has its
-  first bit flipped. T = (max_items + 2) (item_length + 1).
+  An item is a flag and item_length bit vectors. n items are followed by a query
+  flag, any item except the last, a query flag, and item_length zero inputs
+  whose targets are the next item; n ~ U{min(min_items, level) .. level}, where
+  level 1 counts as 2. The query is unique: an item equal to it by chance has
+  its first bit flipped. T = (max_items + 2) (item_length + 1).
 
   Args:
     key: typed key.
-    level: most items, 1..max_items (a traced one is clipped), [] int32.
+    level: largest number of items, 1..max_items (clipped if traced), [] int32.
     num_bits: bits of a vector; the flags have two further channels.
     item_length: vectors of an item.
-    max_items: greatest level, at least 2.
-    min_items: least number of items, where the level allows it.
+    max_items: largest level, at least 2.
+    min_items: smallest number of items, limited by the level.
 
   Returns:
     The episode, D = num_bits + 2, O = num_bits.
@@ -184,7 +184,7 @@ def associative_recall(
   number = jnp.maximum(_draw(number_key, level, min_items, max_items), 2)
   query, items = _items(items_key, number, max_items, item_length, num_bits)
 
-  width = item_length + 1  # of an item with its flag
+  width = item_length + 1  # steps of an item with its flag
   flagged = jnp.pad(items, ((0, 0), (1, 0), (0, 0)))  # the flag's own step
   steps, end = jnp.arange((max_items + 2) * width), number * width
   shown = _place(flagged.reshape(-1, num_bits), steps, end)
@@ -208,22 +208,22 @@ def priority_sort(
   max_outputs: int = 16,
   min_inputs: int | None = None,
 ) -> Episode:
-  """Shows vectors with priorities, and asks for the first of them in order.
+  """Shows vectors with priorities; targets are the highest ones, in order.
 
-  x_1 .. x_n with priorities p_i ~ U[-1, 1) in a channel of their own, an end
-  flag, then m silent steps whose targets are the vectors of the m highest
-  priorities, the highest first (of equal ones, the earlier first);
+  x_1 .. x_n with priorities p_i ~ U[-1, 1) in a separate channel, an end flag,
+  then m zero inputs whose targets are the vectors of the m highest priorities
+  in descending order (of equal ones, the earlier first);
   n ~ U{min(min_inputs, level) .. level}, m = ⌈n max_outputs / max_inputs⌉.
   T = max_inputs + 1 + max_outputs.
 
   Args:
     key: typed key.
-    level: greatest n, 1..max_inputs (a traced one is clipped), [] int32.
+    level: largest n, 1..max_inputs (clipped if traced), [] int32.
     num_bits: bits of a vector.
-    max_inputs: greatest level, at least max_outputs.
+    max_inputs: largest level, at least max_outputs.
     max_outputs: m at n = max_inputs.
-    min_inputs: least n, where the level allows it; None is max_inputs, so that
-      n is the level.
+    min_inputs: smallest n, limited by the level; None: max_inputs, so that n
+      equals the level.
 
   Returns:
     The episode, D = num_bits + 2 (priority, flag), O = num_bits.
@@ -234,7 +234,7 @@ def priority_sort(
   Reference:
     Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.5: 20 vectors
     of 8 bits, the 16 highest; also Rae et al., 2016 (arXiv 1610.09027), section
-    4.2. The number of outputs at other n is not given there.
+    4.2. The number of outputs for other n is not given there.
 
   >>> episode = priority_sort(jax.random.key(0), 20)
   >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum())
@@ -261,7 +261,7 @@ def priority_sort(
   )
 
 
-# Name -> its function, and the sizes whose greatest is the hardest level.
+# Name -> its function, and the sizes whose maximum is the hardest level.
 _TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
   "copy": (copy, ("max_length",)),
   "repeat_copy": (repeat_copy, ("max_length", "max_repeats")),
@@ -277,15 +277,16 @@ def task(
 
   Args:
     name: "copy", "repeat_copy", "associative_recall" or "priority_sort".
-    max_level: the hardest level, in place of the sizes that say so; sorting
-      then has four fifths as many outputs, as in the paper. None: its own.
+    max_level: the hardest level, which sets the corresponding sizes; sorting
+      then has four fifths as many outputs, as in the paper. None: the
+      function's default.
     **sizes: keyword arguments of that function.
 
   Returns:
-    The task; test episodes are drawn as training ones are, data is ().
+    The task; test and training episodes have the same distribution, data is ().
 
   Raises:
-    ValueError: no such task, or a size that its function refuses.
+    ValueError: there is no such task, or a size is invalid for its function.
 
   >>> recall = task("associative_recall", 10)
   >>> recall.num_inputs, recall.num_outputs, recall.max_level
@@ -326,7 +327,7 @@ def _check(least: int = 1, **sizes: int) -> None:
 def _draw(
   key: jax.Array, level: int | jax.Array, least: int, most: int
 ) -> jax.Array:
-  """Draws from U{least .. level}; at a lower level than that, the level."""
+  """Draws from U{min(least, level) .. level}."""
   high = sequences.clip_level(level, most)
   return jax.random.randint(key, (), jnp.minimum(least, high), high + 1)
 
@@ -342,7 +343,7 @@ def _inside(rows: jax.Array, length: int | jax.Array) -> jax.Array:
 def _place(
   values: jax.Array, rows: jax.Array, length: int | jax.Array
 ) -> jax.Array:
-  """Takes values[rows] where rows are in 0..length - 1, zeros elsewhere."""
+  """Returns values[rows] where rows are in 0..length - 1, zeros elsewhere."""
   chosen = values[jnp.clip(rows, 0, len(values) - 1)]
   return jnp.where(_inside(rows, length)[:, None], chosen, 0.0)
 
@@ -354,9 +355,9 @@ def _flag(*channels: jax.Array) -> jax.Array:
 def _items(
   key: jax.Array, number: jax.Array, *shape: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws a query among the first number - 1 items, and items [n, l, bits].
+  """Draws a query index below number - 1, and items [n, l, bits].
 
-  Of the items that equal the query's by chance, the first bit is flipped.
+  Items that equal the query by chance have their first bit flipped.
   """
   query_key, bits_key = jax.random.split(key)
   query = jax.random.randint(query_key, (), 0, number - 1)

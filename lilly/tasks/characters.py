@@ -1,8 +1,8 @@
 """Handwritten characters as ink on small images: generated, or Omniglot's.
 
-Both are uint8 [classes, drawings, size, size], 255 where there is ink. The
-generated ones need no file: a class is a few strokes, a drawing of it moves
-their control points and the whole character a little.
+Both are uint8 [classes, drawings, size, size], 255 where there is ink.
+Generated characters need no file: a class is a few strokes, and each drawing
+slightly perturbs their control points and the whole character.
 """
 
 import functools
@@ -18,9 +18,9 @@ from lilly.data import datasets
 __all__ = ["generate", "load", "omniglot"]
 
 _MAX_STROKES = 4
-_NUM_POINTS = 9  # of the polyline that stands for a stroke
-_RADIUS = 0.03  # of the pen, as a part of the image
-_CHUNK = 1000  # images made small at once
+_NUM_POINTS = 9  # of the polyline that approximates a stroke
+_RADIUS = 0.03  # of the pen, relative to the side of the image
+_CHUNK = 1000  # images resized at once
 
 
 @functools.partial(
@@ -33,19 +33,19 @@ def generate(
   num_drawings: int = 20,
   image_size: int = 20,
 ) -> jax.Array:
-  """Draws random characters.
+  """Generates random characters.
 
   A class is two to four strokes, quadratic Bezier curves B(u) = (1 - u)² p_0 +
-  2 u (1 - u) p_1 + u² p_2, straight or bent, most of which begin where the one
-  before ends or on its middle. A drawing adds noise to the control points, then
-  turns, scales and shifts the character. A pixel's ink is clip((radius -
+  2 u (1 - u) p_1 + u² p_2, straight or bent, most of which begin at the end or
+  the midpoint of the previous one. A drawing adds noise to the control points,
+  then rotates, scales and shifts the character. A pixel's ink is clip((radius -
   distance to the nearest stroke) size + 1/2, 0, 1).
 
   Args:
     key: typed key; the same key gives the same characters.
     num_classes: number of characters.
-    num_drawings: drawings of each.
-    image_size: side, in pixels.
+    num_drawings: number of drawings of each character.
+    image_size: side of the images, in pixels.
 
   Returns:
     Ink from 0 to 255, uint8 [num_classes, num_drawings, image_size,
@@ -65,7 +65,7 @@ def generate(
     if size < 1:
       raise ValueError(f"{name} is {size}; it must be a positive integer.")
 
-  # All numbers in one draw: compiling a draw takes longer than drawing.
+  # A single draw, since compiling one takes longer than running it.
   widths = [13 * _MAX_STROKES + 1, num_drawings * (6 * _MAX_STROKES + 5)]
   u = jax.random.uniform(key, (num_classes, sum(widths)))
 
@@ -79,15 +79,15 @@ def generate(
 
 
 def _strokes(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Makes control points [strokes, 3, 2] in 0..1, and says which are used.
+  """Makes control points [strokes, 3, 2] in 0..1, and a mask of used strokes.
 
   Args:
-    numbers: U[0, 1), [13 strokes + 1].
+    numbers: uniform random numbers in [0, 1), [13 strokes + 1].
   """
   strokes = []
   for u in numbers[:-1].reshape(_MAX_STROKES, 13):
     p0 = 0.15 + 0.7 * u[:2]
-    if strokes:  # Most begin at the end, or in the middle, of the last one.
+    if strokes:  # Most begin at the end or the midpoint of the previous one.
       last = strokes[-1]
       middle = jnp.array([0.25, 0.5, 0.25]) @ last
       p0 = jnp.where(u[2] < 0.35, last[2], jnp.where(u[2] < 0.7, middle, p0))
@@ -100,7 +100,7 @@ def _strokes(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _end(u: jax.Array, start: jax.Array, strokes: list[jax.Array]) -> jax.Array:
-  """Chooses an end far from what is drawn; half of the ends are level."""
+  """Chooses an end far from existing points; two of four are axis-aligned."""
   across, down, anywhere, other = 0.1 + 0.8 * u.reshape(4, 2)
   ends = jnp.stack(
     [
@@ -127,7 +127,7 @@ def _moved(strokes: jax.Array, noise: jax.Array) -> jax.Array:
 
 
 def _ink(strokes: jax.Array, is_used: jax.Array, size: int) -> jax.Array:
-  """Draws strokes [..., s, 3, 2]; all of a drawing's in one image."""
+  """Renders strokes [..., s, 3, 2], with one image per drawing."""
   u = jnp.linspace(0.0, 1.0, _NUM_POINTS)
   basis = jnp.stack([(1 - u) ** 2, 2 * u * (1 - u), u**2], axis=1)
   points = jnp.einsum("uk,dskx->dsux", basis, strokes)
@@ -150,22 +150,22 @@ def omniglot(
   *,
   image_size: int = 20,
 ) -> np.ndarray:
-  """Loads Omniglot's characters, made small.
+  """Loads Omniglot's characters, resized.
 
-  A pixel is the mean ink of the area it covers of the 105 x 105 image.
+  A pixel is the mean ink of the area it covers in the 105 x 105 image.
 
   Args:
     split: "train", "test", "small1" or "small2", as in `datasets.load`.
     data_dir: as in `datasets.load`.
-    image_size: side, in pixels, at most 105.
+    image_size: side of the images, in pixels, at most 105.
 
   Returns:
     Ink from 0 to 255, uint8 [classes, 20, image_size, image_size].
 
   Raises:
-    ValueError: no such split, or a size out of range.
+    ValueError: there is no such split, or a size is out of range.
     FileNotFoundError: data_dir does not exist or lacks a file.
-    DataError: the data set cannot be had; see `datasets.load`.
+    DataError: the data set is unavailable; see `datasets.load`.
 
   Reference:
     Lake, Salakhutdinov and Tenenbaum, 2015, Science 350:1332; 20 x 20 pixels in
@@ -185,21 +185,21 @@ def load(
   *,
   image_size: int = 20,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Loads characters to train on, and others to test on.
+  """Loads training characters and different test characters.
 
   Args:
-    name: "generated" (150 and 50, the same in every program) or "omniglot" (964
-      and 659, of different alphabets).
+    name: "generated" (150 and 50, from a fixed seed) or "omniglot" (964 and
+      659, of different alphabets).
     data_dir: for Omniglot, as in `datasets.load`.
-    image_size: side, in pixels.
+    image_size: side of the images, in pixels.
 
   Returns:
     Ink of both, uint8 [classes, 20, image_size, image_size].
 
   Raises:
-    ValueError: no such characters, or a size out of range.
+    ValueError: there are no such characters, or a size is out of range.
     FileNotFoundError: data_dir does not exist or lacks a file.
-    DataError: the data set cannot be had; see `datasets.load`.
+    DataError: the data set is unavailable; see `datasets.load`.
   """
   if name == "generated":
     ink = np.asarray(generate(jax.random.key(0), image_size=image_size))
@@ -213,7 +213,7 @@ def load(
 
 
 def _smaller(images: np.ndarray, size: int) -> np.ndarray:
-  """Averages areas of images uint8 [N, S, S] to uint8 [N, size, size]."""
+  """Resizes images uint8 [N, S, S] to uint8 [N, size, size] by averaging."""
   full = images.shape[1]
   edges = np.arange(size + 1) * (full / size)
   low, high = edges[:-1, None], edges[1:, None]

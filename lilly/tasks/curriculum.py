@@ -1,7 +1,7 @@
-"""An exponential curriculum: harder levels once the known ones are solved.
+"""An exponential curriculum: harder levels once the current ones are solved.
 
-The state is two integers and the arithmetic is masked, so that a curriculum may
-run inside a scan, and one for each seed under `vmap`.
+The state is two integers and updates do not branch, so that a curriculum may
+run inside a scan, and under `vmap` with one per seed.
 """
 
 from typing import NamedTuple
@@ -13,17 +13,17 @@ __all__ = ["State", "init", "sample_level", "update"]
 
 
 class State(NamedTuple):
-  """How far a run has come."""
+  """Progress of a run."""
 
-  bound: jax.Array  # [] int32, the hardest level that is drawn, h
-  num_solved: jax.Array  # [] int32, losses in a row below the threshold
+  bound: jax.Array  # [] int32, the hardest level that can be drawn, h
+  num_solved: jax.Array  # [] int32, consecutive losses below the threshold
 
 
 def init(level: int = 1) -> State:
-  """Starts at a level.
+  """Makes the initial state.
 
   Args:
-    level: the first bound of the levels, at least 1.
+    level: initial bound of the levels, at least 1.
 
   Returns:
     The state.
@@ -47,14 +47,14 @@ def sample_level(key: jax.Array, state: State) -> jax.Array:
 
   Args:
     key: typed key.
-    state: as from `init` or `update`.
+    state: as returned by `init` or `update`.
 
   Returns:
     The level, [] int32.
 
   Reference:
-    Rae et al., 2016 (arXiv 1610.09027), section 4.3, U(0, h) there; a level of
-    0 asks for nothing.
+    Rae et al., 2016 (arXiv 1610.09027), section 4.3, with U(0, h); episodes of
+    level 0 would be empty.
 
   >>> int(sample_level(jax.random.key(0), init(1)))
   1
@@ -70,17 +70,17 @@ def update(
   patience: int,
   max_level: int,
 ) -> State:
-  """Doubles the bound after `patience` losses in a row below the threshold.
+  """Doubles the bound after `patience` consecutive losses below a threshold.
 
-  n <- (n + 1) [loss < threshold]; where n = patience: h <- min(2 h, max_level),
-  n <- 0. A NaN is not below the threshold. A bound beyond max_level stays.
+  n <- (n + 1) [loss < threshold]; if n = patience: h <- min(2 h, max_level),
+  n <- 0. A NaN is not below the threshold. A bound beyond max_level is kept.
 
   Args:
-    state: as from `init`.
-    loss: mean loss of an episode, or of a batch of them, [].
-    threshold: what counts as solved, in the loss's unit.
-    patience: how many losses in a row.
-    max_level: where the doubling ends.
+    state: as returned by `init`.
+    loss: mean loss of an episode, or of a batch of episodes, [].
+    threshold: losses below it count as solved.
+    patience: number of consecutive losses required.
+    max_level: largest bound.
 
   Returns:
     The state.
@@ -91,7 +91,7 @@ def update(
   Reference:
     Rae et al., 2016 (arXiv 1610.09027), section 4.3: the level is doubled when
     the mean loss is below a threshold for a number of episodes. Neither number
-    is given there; that the losses must be below it in a row is our reading
+    is given there; that the losses must be consecutive is our reading
     (unconfirmed).
 
   >>> state = update(init(4), 0.1, threshold=0.2, patience=1, max_level=100)

@@ -1,8 +1,8 @@
-"""Episodes of images, for memories that store a set of them and recall it.
+"""Episodes of images, for memories that store and recall a set of them.
 
-An episode is T images drawn at random, none twice where there are enough. Data
-sets stay on the device as bytes. Queries for recall are damaged images: `flip`
-and `occlude`.
+An episode is T random images, distinct if there are enough. Data sets stay on
+the device as uint8. Queries for recall are corrupted images: `flip` and
+`occlude`.
 
 | name | training images | test images | values |
 | --- | --- | --- | --- |
@@ -13,8 +13,8 @@ and `occlude`.
 | cifar10 | 50,000 | 10,000 others | 32x32x3, 0 to 1 |
 | cifar10_small | 10,000 | 2,000 others | 32x32x3, 0 to 1 |
 
-The split is that of `lilly.data.datasets`; Omniglot's is its authors', by
-alphabets.
+The splits are those of `lilly.data.datasets`; Omniglot's is its authors' split
+by alphabets.
 """
 
 import functools
@@ -37,12 +37,12 @@ __all__ = [
   "Task",
   "episode",
   "flip",
-  "numbers_below",
   "occlude",
+  "sample_below",
   "task",
 ]
 
-# Task -> whether a pixel is 0 or 1, or else anything between.
+# Task -> whether pixels are binary, rather than any number from 0 to 1.
 NAMES: dict[str, bool] = {
   "digits": True,
   "mnist": True,
@@ -54,11 +54,11 @@ NAMES: dict[str, bool] = {
 
 
 class Part(NamedTuple):
-  """Images of a data set to train on, or to test on, class by class."""
+  """Training or test images of a data set, sorted by class."""
 
-  images: jax.Array  # uint8 [N, H, W, C]; 0 or 255 where they are binary
+  images: jax.Array  # uint8 [N, H, W, C]; 0 or 255 if binary
   labels: jax.Array  # int32 [N], ascending
-  starts: jax.Array  # int32 [classes + 1], the first of each class, and N
+  starts: jax.Array  # int32 [classes + 1], first index of each class, and N
 
 
 class Episode(NamedTuple):
@@ -69,16 +69,16 @@ class Episode(NamedTuple):
 
 
 class Task(NamedTuple):
-  """Where episodes come from, and what their images look like."""
+  """A source of episodes, and the form of their images."""
 
-  shape: tuple[int, int, int]  # of an image: H, W, C
+  shape: tuple[int, int, int]  # shape of an image: H, W, C
   is_binary: bool  # pixels are 0 or 1
   # sample(key, data, num_items, num_classes=None) -> images [T, H, W, C]; the
-  # last two are numbers of Python, num_classes as in `episode`
+  # last two arguments are static, num_classes as in `episode`
   sample: Callable[..., jax.Array]
-  # test(key, data, num_items, num_classes=None) -> the same, of other images
+  # test(key, data, num_items, num_classes=None) -> likewise, of test images
   test: Callable[..., jax.Array]
-  data: tuple[Part, Part]  # to train and to test on
+  data: tuple[Part, Part]  # training and test images
 
 
 def episode(
@@ -91,27 +91,27 @@ def episode(
 ) -> Episode:
   """Draws images without replacement, from all classes or from a few.
 
-  The classes are drawn first, without replacement, and then the images from all
-  that these have. Where they have fewer than num_items, images are drawn with
-  replacement. O(T²), whatever the size of the data set.
+  The classes are drawn first, without replacement, and then the images from the
+  union of these classes. If that has fewer than num_items images, they are
+  drawn with replacement. O(T²), independent of the size of the data set.
 
   Args:
     key: typed key.
-    part: where to draw from.
-    num_items: images, T.
-    num_classes: classes that the images may have; None: all.
-    dequantized: add noise U[0, 1) to bytes x and divide by 256, which makes a
-      density of the likelihood; else x / 255.
+    part: images to draw from.
+    num_items: number of images, T.
+    num_classes: number of classes to draw the images from; None: all.
+    dequantized: add noise U[0, 1) to bytes x and divide by 256, so that the
+      likelihood is a density; else x / 255.
 
   Returns:
     The episode.
 
   Raises:
-    ValueError: num_items is not positive, or there are not so many classes.
+    ValueError: num_items is not positive, or num_classes is out of range.
 
   Reference:
     Wu et al., 2018 (arXiv 1804.01756): 32 images, and fewer classes to measure
-    what a memory can hold (unconfirmed).
+    a memory's capacity (unconfirmed).
 
   >>> part = task("digits").data[0]
   >>> drawn = episode(jax.random.key(0), part, 32, num_classes=2)
@@ -122,15 +122,15 @@ def episode(
   key, key_noise = jax.random.split(key)
   if num_classes is None:
     bits = jax.random.bits(key, (2, num_items))
-    rows = numbers_below(bits, len(part.labels))
+    rows = sample_below(bits, len(part.labels))
   else:
     key_class, key_row = jax.random.split(key)
     bits = jax.random.bits(key_class, (2, num_classes))
-    classes = numbers_below(bits, len(part.starts) - 1)
+    classes = sample_below(bits, len(part.starts) - 1)
     first = part.starts[classes]
     counts = part.starts[classes + 1] - first
     ends = jnp.cumsum(counts)
-    numbers = numbers_below(jax.random.bits(key_row, (2, num_items)), ends[-1])
+    numbers = sample_below(jax.random.bits(key_row, (2, num_items)), ends[-1])
     which = jnp.searchsorted(ends, numbers, side="right")
     rows = numbers + (first - (ends - counts))[which]
   images = part.images[rows].astype(jnp.float32)
@@ -150,20 +150,21 @@ def _check(num_items, num_classes, most):
     )
 
 
-def numbers_below(bits: jax.Array, size: int | jax.Array) -> jax.Array:
-  """Draws numbers below size, none twice if there are enough: Floyd's method.
+def sample_below(bits: jax.Array, size: int | jax.Array) -> jax.Array:
+  """Samples T of the numbers 0 .. size - 1 by Floyd's algorithm.
 
-  A permutation of all would take as long as the data set is large.
+  The numbers are distinct if size >= T. A permutation of all numbers would take
+  time proportional to size.
 
   Args:
-    bits: uint32, for the draw and for its order, [2, T].
-    size: at least 1, and small beside 2^32.
+    bits: random bits for the sample and for its order, uint32 [2, T].
+    size: at least 1, and small compared with 2^32.
 
   Returns:
-    T numbers, int32, in an order of chance.
+    The numbers in random order, int32 [T].
 
   >>> bits = jax.random.bits(jax.random.key(0), (2, 3))
-  >>> sorted(numbers_below(bits, 3).tolist())
+  >>> sorted(sample_below(bits, 3).tolist())
   [0, 1, 2]
   """
   count = bits.shape[1]
@@ -174,31 +175,31 @@ def numbers_below(bits: jax.Array, size: int | jax.Array) -> jax.Array:
 
   def insert(i, chosen):
     is_taken = is_enough & (chosen == drawn[i]).any()
-    # Larger than all before: not taken.
+    # last[i] is larger than all previous numbers, so it is not taken.
     return chosen.at[i].set(jnp.where(is_taken, last[i], drawn[i]))
 
   none = jnp.full(count, -1, drawn.dtype)
   chosen = jax.lax.fori_loop(0, count, insert, none)
-  return chosen[jnp.argsort(bits[1])]  # large ones come late
+  return chosen[jnp.argsort(bits[1])]  # shuffled: large numbers come late
 
 
 def flip(
   key: jax.Array, images: jax.Array, probability: float | jax.Array
 ) -> jax.Array:
-  """Exchanges ink and paper of pixels drawn at random, each on its own.
+  """Inverts each pixel independently with a given probability.
 
-  x or, with the probability, 1 - x: salt and pepper on binary images.
+  x becomes 1 - x with that probability: salt-and-pepper noise on binary images.
 
   Args:
     key: typed key.
-    images: from 0 to 1, of any shape.
-    probability: that a pixel changes, [].
+    images: pixels from 0 to 1, of any shape.
+    probability: probability of inverting a pixel, [].
 
   Returns:
     Images of the same shape.
 
   Raises:
-    ValueError: a number that is not a probability.
+    ValueError: probability is not between 0 and 1.
 
   Reference:
     Wu et al., 2018 (arXiv 1811.09556): 0.15 (unconfirmed).
@@ -215,12 +216,12 @@ def flip(
 
 
 def occlude(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
-  """Sets a square block of each image to 0, at a place drawn at random.
+  """Sets a square block of each image to 0, at a random position.
 
   Args:
     key: typed key.
-    images: [T, H, W, C].
-    size: side of the block, which lies wholly within the image.
+    images: images, [T, H, W, C].
+    size: side of the block in pixels; the block lies within the image.
 
   Returns:
     Images of the same shape.
@@ -255,28 +256,28 @@ def task(
   *,
   image_size: int = 28,
 ) -> Task:
-  """Makes a task of episodes of images; those of tests are others.
+  """Makes a task of episodes of images, with held-out images for tests.
 
-  Pixels of handwriting are 1 where more than half is ink, else 0; those of
-  photographs are dequantised, also in tests.
+  Handwriting is binarised: pixels are 1 where more than half is ink, else 0.
+  Photographs are dequantised, also in tests.
 
   Args:
     name: a key of `NAMES`; see the table above.
     data_dir: as in `datasets.load`; not used for digits and generated.
-    image_size: side of characters' images (generated, omniglot); the images of
-      other data sets have their own.
+    image_size: side of characters' images (generated, omniglot) in pixels; not
+      used for other data sets.
 
   Returns:
-    The task. Labelled episodes: `episode` of a part of its data.
+    The task. For labelled episodes, call `episode` with a part of its data.
 
   Raises:
-    ValueError: no such task, or a size out of range.
+    ValueError: there is no such task, or a size is out of range.
     FileNotFoundError: data_dir does not exist or lacks a file.
-    DataError: the data set cannot be had; see `datasets.load`.
+    DataError: the data set is unavailable; see `datasets.load`.
 
   Reference:
-    Wu et al., 2018 (arXiv 1804.01756); their split of Omniglot is another one,
-    into 24,345 and 8,070 images.
+    Wu et al., 2018 (arXiv 1804.01756), with a different split of Omniglot, into
+    24,345 and 8,070 images.
   """
   if name not in NAMES:
     known = ", ".join(NAMES)
@@ -302,13 +303,13 @@ def task(
 def _labelled(
   name: str, data_dir: Any, image_size: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Loads images and labels, to train and to test on."""
+  """Loads training and test images with their labels."""
   if name not in ("generated", "omniglot"):
     parts = [datasets.load(name, part, data_dir) for part in ("train", "test")]
     return [(part.images, part.labels) for part in parts]
   parts, first = [], 0
   for ink in characters.load(name, data_dir, image_size=image_size):
-    # Characters of tests have numbers of their own.
+    # Test characters have labels different from the training characters'.
     labels = np.repeat(first + np.arange(len(ink)), ink.shape[1])
     parts.append((ink.reshape(-1, image_size, image_size), labels))
     first += len(ink)
@@ -316,7 +317,7 @@ def _labelled(
 
 
 def _part(images, labels, is_binary):
-  """Sorts by class, makes binary at half, and adds the axis of channels."""
+  """Sorts by class, binarises at half, and adds the channel axis."""
   order = np.argsort(labels, kind="stable")
   images, labels = images[order], labels[order].astype(np.int32)
   if is_binary:
@@ -324,5 +325,5 @@ def _part(images, labels, is_binary):
   images = images.reshape(*images.shape[:3], -1)
   _, starts = np.unique(labels, return_index=True)
   starts = np.append(starts, len(labels)).astype(np.int32)
-  arrays: Any = images, labels, starts  # of numpy until a program takes them
+  arrays: Any = images, labels, starts  # numpy arrays until moved to a device
   return Part(*arrays)

@@ -1,16 +1,16 @@
-"""Sets, and what is not in them, for memories that tell which is which.
+"""Sets and non-members, for memories that answer membership queries.
 
-A part of a universe is drawn as the set, other elements as non-members. What
-makes sets alike is what a filter may learn:
+A subset of a universe is drawn as the set, other elements as non-members. A
+filter can learn the structure that the sets share:
 
 | kind | the set | non-members |
 | --- | --- | --- |
-| classes | elements of one class | of the other classes |
+| classes | elements of one class | elements of the other classes |
 | uniform | any elements | any others |
-| nonuniform | the first elements more often | any others |
-| ranges | neighbours among sorted keys | any others |
+| nonuniform | any elements, the first ones more often | any others |
+| ranges | consecutive sorted keys | any others |
 
-Of the first, elements of the set's class that are not in the set are neither.
+With classes, elements of the set's class outside the set are never queried.
 """
 
 import functools
@@ -53,13 +53,13 @@ class Episode(NamedTuple):
 
 
 class Task(NamedTuple):
-  """Where sets come from, and what their elements look like."""
+  """A source of sets, and the form of their elements."""
 
-  shape: tuple[int, ...]  # of an element, floats
+  shape: tuple[int, ...]  # shape of an element, floats
   # sample(key, data, num_members, num_non_members) -> an episode; the last two
-  # are numbers of Python; raises ValueError if there are not so many
+  # arguments are static; raises ValueError if there are too few elements
   sample: Callable[..., Episode]
-  # test(key, data, num_members, num_non_members) -> the same, of other elements
+  # test(key, data, num_members, num_non_members) -> likewise, held-out elements
   test: Callable[..., Episode]
   data: Any
 
@@ -71,9 +71,9 @@ def draw_queries(
 
   Args:
     key: typed key.
-    episode: a set and at least half as many non-members as queries.
-    num_queries: t; the greater half are members, drawn with replacement from
-      the set.
+    episode: a set and at least floor(t / 2) non-members.
+    num_queries: number of queries, t; ceil(t / 2) are members, drawn with
+      replacement from the set.
 
   Returns:
     Queries, [t, ...], and whether each is a member, bool [t].
@@ -82,8 +82,8 @@ def draw_queries(
     ValueError: there are too few non-members, no members, or t is not positive.
 
   Reference:
-    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5: half and
-    half.
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5: half of the
+    queries are members.
 
   >>> sets = Episode(jnp.ones((3, 1)), jnp.zeros((2, 1)))
   >>> drawn, labels = draw_queries(jax.random.key(0), sets, 4)
@@ -114,21 +114,21 @@ def draw_noisy_class(
   *,
   flip: float = 0.15,
 ) -> Episode:
-  """Draws a class of bits, and others: prototypes, some bits of them flipped.
+  """Draws bit vectors of one class and of others: noisy class prototypes.
 
   Args:
     key: typed key.
-    prototypes: one for each class, of 0 and 1, [C, ...], C at least 2.
-    num_members: n.
-    num_non_members: t, each of any other class.
-    flip: the probability that a bit is flipped.
+    prototypes: bits of one prototype per class, [C, ...], C at least 2.
+    num_members: number of members, n.
+    num_non_members: number of non-members, t, each of any other class.
+    flip: probability of flipping a bit.
 
   Returns:
-    The episode, floats. Of 64 bits there are so many elements that hardly any
-    comes twice; of few bits, non-members may be members.
+    The episode, floats. With 64 bits duplicates are unlikely; with few bits,
+    non-members may equal members.
 
   Raises:
-    ValueError: if there are fewer than 2 classes.
+    ValueError: there are fewer than 2 classes.
 
   >>> sets = draw_noisy_class(jax.random.key(0), jnp.eye(2), 2, 1, flip=0.0)
   >>> bool(jnp.all(sets.members + sets.non_members == 1))
@@ -145,7 +145,7 @@ def draw_noisy_class(
 
 
 def _classes(key, num_classes, count):
-  """One class, [], and of the others some, with replacement, [count]."""
+  """Draws a class, [], and others with replacement, [count]."""
   key_one, key_others = jax.random.split(key)
   first = jax.random.randint(key_one, (), 0, num_classes)
   others = jax.random.randint(key_others, (count,), 0, num_classes - 1)
@@ -162,12 +162,13 @@ def draw_same_class(
 
   Args:
     key: typed key.
-    part: images, class by class.
-    num_members: n, at most as many as the smallest class has.
-    num_non_members: t, drawn with replacement from all other images.
+    part: images, sorted by class.
+    num_members: number of members, n, at most the size of the smallest class.
+    num_non_members: number of non-members, t, drawn with replacement from the
+      images of the other classes.
 
   Returns:
-    The episode, floats from 0 to 1; of the members none comes twice.
+    The episode, floats from 0 to 1; members are distinct.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.1.
@@ -182,14 +183,14 @@ def draw_same_class(
   starts = jnp.asarray(part.starts)
   first, end = starts[of_class], starts[of_class + 1]
   bits = jax.random.bits(key_rows, (2, num_members))
-  rows = first + image_episodes.numbers_below(bits, end - first)
+  rows = first + image_episodes.sample_below(bits, end - first)
   others = _outside(key_others, num_non_members, len(part.labels), first, end)
   scaled = lambda rows: jnp.asarray(part.images)[rows].astype(jnp.float32) / 255
   return Episode(scaled(rows), scaled(others))
 
 
 def _outside(key, count, size, first, end):
-  """Numbers below size that are not from first to end - 1."""
+  """Draws numbers below size, except first to end - 1."""
   rows = jax.random.randint(key, (count,), 0, size - (end - first))
   return rows + jnp.where(rows >= first, end - first, 0)
 
@@ -202,29 +203,29 @@ def draw_weighted(
   *,
   decay: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws members, the first of a universe more often, and any non-members.
+  """Draws members with decaying probabilities, and uniform non-members.
 
-  Element i has probability proportional to decay^i; what has been drawn cannot
-  be drawn again. Non-members are equally likely, whatever their place.
+  Member i is drawn with probability proportional to decay^i, without
+  replacement. Non-members are drawn uniformly from the rest.
 
   Args:
     key: typed key.
-    size: of the universe.
-    num_members: n.
-    num_non_members: t.
-    decay: above 0; at 1 all are equally likely.
+    size: size of the universe, U.
+    num_members: number of members, n.
+    num_non_members: number of non-members, t.
+    decay: above 0 and at most 1, where all are equally likely.
 
   Returns:
-    Numbers of members, [n], and of non-members, [t], none twice. O(U log U) of
-    a universe of U.
+    Indices of members, [n], and of non-members, [t], all distinct. Takes
+    O(U log U) time.
 
   Raises:
-    ValueError: if the universe has fewer than n + t, or decay is not above 0
-      and at most 1.
+    ValueError: the universe has fewer than n + t elements, or decay is not
+      above 0 and at most 1.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.1: 0.999.
-    To draw without replacement: Gumbel's maxima, as in Kool et al. (2019),
+    Sampling without replacement by the Gumbel-top-k trick: Kool et al. (2019),
     arXiv:1903.06059.
 
   >>> members, non_members = draw_weighted(jax.random.key(0), 5, 3, 2)
@@ -250,19 +251,19 @@ def draw_weighted(
 def draw_range(
   key: jax.Array, size: int, num_members: int, num_non_members: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws neighbours, and non-members from before and after them.
+  """Draws a range of consecutive members, and non-members outside it.
 
   Args:
     key: typed key.
-    size: of the universe, more than n.
-    num_members: n.
-    num_non_members: t, drawn with replacement.
+    size: size of the universe, more than n.
+    num_members: number of members, n.
+    num_non_members: number of non-members, t, drawn with replacement.
 
   Returns:
-    Numbers of members, ascending, [n], and of non-members, [t].
+    Indices of members, ascending, [n], and of non-members, [t].
 
   Raises:
-    ValueError: if the universe has not more than n.
+    ValueError: the universe has at most n elements.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.4.
@@ -273,7 +274,8 @@ def draw_range(
   """
   if num_members >= size:
     raise ValueError(
-      f"A universe of {size} elements has no non-members to {num_members}."
+      f"A universe of {size} elements has no non-members beside {num_members} "
+      "members."
     )
   key_first, key_others = jax.random.split(key)
   first = jax.random.randint(key_first, (), 0, size - num_members + 1)
@@ -283,22 +285,22 @@ def draw_range(
 
 
 def make_sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
-  """Draws words, all different, in the order of a dictionary.
+  """Draws distinct random words, in alphabetical order.
 
   Letters are independent; the k-th most frequent of 26 has probability
-  proportional to 1 / k, and which one that is is drawn too. So words are close
-  together in some places and far apart in others.
+  proportional to 1 / k, in a random ranking of the letters. So words are dense
+  in some ranges and sparse in others.
 
   Args:
     key: typed key.
-    count: of words.
-    length: letters of each.
+    count: number of words.
+    length: letters per word.
 
   Returns:
     Letters, 0 to 25, uint8 [count, length].
 
   Raises:
-    ValueError: if there are not so many words, for they are too short.
+    ValueError: there are fewer distinct words, because length is too small.
 
   >>> words = make_sorted_keys(jax.random.key(0), 4, 3)
   >>> words.shape, words.tolist() == sorted(words.tolist())
@@ -313,7 +315,7 @@ def make_sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
   words = np.unique(np.asarray(order[drawn_letters], np.uint8), axis=0)
   if len(words) < count:
     raise ValueError(
-      f"length is {length}; of that few letters there are not {count} words."
+      f"length is {length}; it is too small for {count} distinct words."
     )
   chosen = jax.random.permutation(key_chosen, len(words))[:count]
   return words[np.sort(np.asarray(chosen))]
@@ -331,31 +333,30 @@ def task(
   """Makes a task of telling members of a set from non-members.
 
   Args:
-    kind: of `KINDS`; see the table above. nonuniform is tested on what it is
-      trained on, as in the paper, for the first elements are what is learned.
-    name: of elements. "bits": vectors of 0 and 1; of classes, 10 prototypes
-      with 15 % of the bits flipped, without end; else a universe of them. Or
-      images, a name of `image_episodes` whose pixels are 0 or 1, which are
-      their own universe. Elements of ranges are words instead, one-hot:
-      leave it out.
-    data_dir: as of `image_episodes.task`.
-    universe: elements to train on, and to test on as many others: of bits that
-      are not of classes, and of ranges.
-    num_bits: of a vector; of classes at least 32, or non-members would often
-      be members.
-    num_letters: of a word.
+    kind: one of `KINDS`; see the table above. nonuniform is tested on the
+      training elements, as in the paper, because their frequencies are learnt.
+    name: the elements. "bits": for classes, 10 prototypes with 15 % of the bits
+      flipped at random; else a universe of random bit vectors. Or a task of
+      `image_episodes` with binary pixels, whose images are the universe. For
+      ranges, omit it: their elements are one-hot words.
+    data_dir: as in `image_episodes.task`.
+    universe: number of training elements, and of test elements, for ranges and
+      for bits without classes.
+    num_bits: bits of a vector; with classes at least 32, since non-members
+      would often equal members otherwise.
+    num_letters: letters of a word.
 
   Returns:
-    The task. Bits and words are the same in every program.
+    The task. Bits and words come from a fixed seed.
 
   Raises:
-    ValueError: no such kind or name, or a size out of range.
+    ValueError: there is no such kind or name, or a size is out of range.
     FileNotFoundError: data_dir does not exist or lacks a file.
-    DataError: the data set cannot be had; see `datasets.load`.
+    DataError: the data set is unavailable; see `datasets.load`.
 
   Reference:
-    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5. Their keys
-    of a database are words of a newspaper, which are not free.
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5. Their
+    database keys are words from a newspaper corpus that is not free.
   """
   least = _LEAST_BITS if (kind, name) == ("classes", "bits") else 1
   _check(kind, name, universe=(universe, 2), num_bits=(num_bits, least))
@@ -384,7 +385,7 @@ def task(
 def _of_universe(kind, parts, scaled):
   if kind == "uniform":
     return _by_number(draw_weighted, parts, scaled)
-  # Images lie class by class: else the frequent ones would be of one class.
+  # Shuffled: images are sorted, so the frequent ones would share a class.
   order = jax.random.permutation(jax.random.key(0), len(parts[0]))
   first = parts[0][np.asarray(order)]
   draw = functools.partial(draw_weighted, decay=0.999)
@@ -402,18 +403,18 @@ def _check(kind, name, **sizes):
 
 
 def _bits(key, count, num_bits):
-  """Vectors of bits, all different."""
+  """Draws distinct bit vectors."""
   found = np.asarray(jax.random.bernoulli(key, shape=(4 * count, num_bits)))
   _, rows = np.unique(found, axis=0, return_index=True)
   if len(rows) < count:
     raise ValueError(
-      f"num_bits is {num_bits}; of that few there are not {count} vectors."
+      f"num_bits is {num_bits}; it is too small for {count} distinct vectors."
     )
   return found[np.sort(rows)[:count]].astype(np.uint8)
 
 
 def _distinct(part):
-  """Drops images that come again, of whatever class: who saw one saw all."""
+  """Drops duplicate images, across classes too."""
   images, labels = np.asarray(part.images), np.asarray(part.labels)
   packed = np.packbits(images.reshape(len(images), -1) > 0, axis=1)
   whole = packed.view(np.dtype((np.void, packed.shape[1])))
@@ -445,7 +446,7 @@ def _of_classes(shape, parts):
 
 
 def _by_number(draw, parts, scaled):
-  """A task of numbered elements, to train and to test on."""
+  """Makes a task from a function that draws indices of elements."""
 
   def of_part(number):
     def sample(key, data, num_members, num_non_members):

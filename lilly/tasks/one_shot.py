@@ -1,9 +1,9 @@
-"""One-shot labelling: name characters that were never seen before.
+"""One-shot classification of characters that were not in the training set.
 
-An episode shows drawings of a few classes in random order. Which label a class
-has is drawn anew for every episode, and the true label of a drawing is told one
-step later; so the network must bind drawings to labels in its memory, and can
-be right from the second presentation of a class on.
+An episode shows drawings of a few classes in random order. Labels are assigned
+to classes at random in every episode, and the true label of a drawing is input
+one step later. So the network must bind drawings to labels in its memory, and
+can be correct from the second presentation of a class on.
 """
 
 import functools
@@ -19,7 +19,7 @@ from lilly.tasks.sequences import Episode
 
 __all__ = ["accuracy_by_instance", "episode", "task"]
 
-# Label encoding -> symbols of a label and values of each, given the classes.
+# Encoding -> function of num_classes: symbols per label, values per symbol.
 _ENCODINGS = {"one_hot": lambda n: (1, n), "letters": lambda n: (5, 5)}
 
 
@@ -33,7 +33,7 @@ def episode(
   num_rotations: int = 4,
   label_encoding: str = "one_hot",
 ) -> Episode:
-  """Draws the classes, their labels, their drawings and the order.
+  """Makes a random episode: classes, labels, drawings and their order.
 
   Input t is the drawing x_t and the label y_{t-1} (zeros at the first step),
   target t is y_t; num_instances different drawings of each class are shown.
@@ -41,12 +41,12 @@ def episode(
 
   Args:
     key: typed key.
-    level: classes shown, 1..num_classes (a traced one is clipped), [] int32.
+    level: number of classes, 1..num_classes (clipped if traced), [] int32.
     drawings: ink, uint8 [characters, drawings, size, size].
-    num_classes: hardest level.
+    num_classes: largest number of classes.
     num_instances: presentations of each class.
-    num_rotations: 4 to make four classes of each character, turned by
-      multiples of 90 degrees; 1 to leave them upright.
+    num_rotations: 4 to make four classes of each character, rotated by
+      multiples of 90 degrees; 1 for no rotation.
     label_encoding: "one_hot", or "letters": five letters from an alphabet of
       five, one-hot each, different for every class.
 
@@ -54,11 +54,11 @@ def episode(
     The episode, D = size² + O, O = num_classes, or 25 with letters.
 
   Raises:
-    ValueError: a size that the drawings do not allow, or a level out of range.
+    ValueError: there are too few drawings, or the level is out of range.
 
   Reference:
     Santoro et al., 2016 (arXiv 1605.06065), sections 2 and 4.2: 5 classes in 50
-    steps, 15 in 100. There drawings are also shifted and turned a little. That
+    steps, 15 in 100. There drawings are also slightly shifted and rotated. That
     each class is shown equally often is our reading (unconfirmed).
 
   >>> drawings = np.zeros((6, 10, 4, 4), np.uint8)
@@ -90,18 +90,19 @@ def accuracy_by_instance(
   num_instances: int = 10,
   num_groups: int = 1,
 ) -> jax.Array:
-  """Measures how often the k-th presentation of a class is named rightly.
+  """Computes the accuracy on the k-th presentation of a class.
 
-  The first entry is a guess; the second shows one-shot learning.
+  The first presentation can only be guessed; the second measures one-shot
+  learning.
 
   Args:
-    episode: what was shown and asked.
-    logits: outputs, [T, O].
+    episode: the episode.
+    logits: network outputs, [T, O].
     num_instances: presentations of each class.
     num_groups: as in `sequences.label_errors`; 5 for labels of letters.
 
   Returns:
-    The parts that are right, [num_instances]; 0 where nothing is shown.
+    The accuracies, [num_instances]; 0 where there are no presentations.
 
   Raises:
     ValueError: num_groups does not divide O.
@@ -111,14 +112,14 @@ def accuracy_by_instance(
 
   >>> label = jax.nn.one_hot(jnp.array([1, 0, 1]), 2)
   >>> shown = Episode(label, label, jnp.ones(3, bool))
-  >>> says_one = jnp.array([[0.0, 1.0]] * 3)
-  >>> accuracy_by_instance(shown, says_one, num_instances=2).tolist()
+  >>> logits = jnp.array([[0.0, 1.0]] * 3)
+  >>> accuracy_by_instance(shown, logits, num_instances=2).tolist()
   [0.5, 1.0]
   """
   labels = _label_numbers(episode.targets, num_groups)
   is_right = labels == _label_numbers(logits, num_groups)
   steps = jnp.arange(len(labels))
-  # Equal labels next to each other, earlier ones first; the unscored ones last.
+  # Stable sort by label, so in order of presentation; unscored steps come last.
   order = jnp.argsort(jnp.where(episode.mask, labels, jnp.iinfo(jnp.int32).max))
   is_first = jnp.diff(labels[order], prepend=-1) != 0
   first = jax.lax.cummax(jnp.where(is_first, steps, 0))
@@ -139,31 +140,31 @@ def task(
   image_size: int = 20,
   label_encoding: str = "one_hot",
 ) -> sequences.Task:
-  """Makes a task of labelling characters; those of tests are others.
+  """Makes a task of labelling characters, with other characters for tests.
 
-  Training turns characters to have four times as many; tests do not.
+  In training, rotations give four times as many classes; tests do not rotate.
 
   Args:
-    name: "generated" (150 characters to train on, 50 to test on, the same in
-      every program) or "omniglot" (964 and 659, of different alphabets).
+    name: "generated" (150 training and 50 test characters, from a fixed seed)
+      or "omniglot" (964 and 659, of different alphabets).
     data_dir: for Omniglot, as in `datasets.load`.
-    num_classes: as in `episode`, so are num_instances and label_encoding.
-    num_instances: at most 20.
+    num_classes: largest number of classes in an episode.
+    num_instances: presentations of each class, at most 20.
     image_size: side of the drawings, in pixels.
-    label_encoding: "one_hot" or "letters".
+    label_encoding: "one_hot" or "letters", as in `episode`.
 
   Returns:
     The task; data are training and test drawings, uint8 [.., 20, size, size].
 
   Raises:
-    ValueError: no such task, or sizes that do not fit the characters.
+    ValueError: there is no such task, or there are too few characters.
     FileNotFoundError: data_dir does not exist or lacks a file.
-    DataError: the data set cannot be had; see `datasets.load`.
+    DataError: the data set is unavailable; see `datasets.load`.
 
   Reference:
     Rae et al., 2016 (arXiv 1610.09027), section 4.4; Santoro et al., 2016
-    (arXiv 1605.06065), who train on 1,200 characters and also turn those they
-    test on; here Omniglot is split as Lake et al. (2015) did.
+    (arXiv 1605.06065), who train on 1,200 characters and also rotate test
+    characters. The split of Omniglot is that of Lake et al. (2015).
   """
   data = characters.load(name, data_dir, image_size=image_size)
   symbols, values = _encoding(label_encoding, num_classes)
@@ -198,13 +199,12 @@ def _check(
   ):
     if not 1 <= value <= most:
       raise ValueError(
-        f"{name} is {value}; it must be from 1 to {most}, which the drawings "
-        "allow."
+        f"{name} is {value}; it must be from 1 to {most}, the number available."
       )
 
 
 def _encoding(name: str, num_classes: int) -> tuple[int, int]:
-  """Returns how many symbols a label has, and how many values a symbol."""
+  """Returns the symbols per label and the values per symbol."""
   if name not in _ENCODINGS:
     known = ", ".join(_ENCODINGS)
     raise ValueError(f"label_encoding={name!r} is unknown; known: {known}.")
@@ -212,7 +212,7 @@ def _encoding(name: str, num_classes: int) -> tuple[int, int]:
   if num_classes > values**symbols:
     raise ValueError(
       f"num_classes is {num_classes}; it must be at most {values**symbols}, "
-      f"the number of labels that {name} can write."
+      f"the number of labels in the encoding {name}."
     )
   return symbols, values
 
@@ -226,12 +226,12 @@ def _schedule(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Draws the class, the label and the drawing of each step, all [T].
 
-  Slots of num_instances steps belong to a class; those of the first num_shown
-  come first, in random order. Choices are the numbers of classes, labels and
-  drawings.
+  Each class has num_instances slots. Those of the first num_shown classes come
+  first, in random order. `choices` has the numbers of classes, labels and
+  drawings to draw from.
   """
   slots = jnp.arange(num_classes * num_instances)
-  # All numbers in one draw: it compiles faster. Their order is a permutation.
+  # A single draw compiles faster. Sorting its numbers gives permutations.
   sizes = np.cumsum([*choices[:2], num_classes * choices[2], len(slots)])
   u = jax.random.uniform(key, (int(sizes[-1]),))
   by_class, by_label, by_row, by_slot = jnp.split(u, sizes[:-1])
@@ -246,13 +246,13 @@ def _schedule(
 
 
 def _written(labels: jax.Array, symbols: int, values: int) -> jax.Array:
-  """Writes labels [n] in one-hot symbols, [n, symbols values]."""
+  """Encodes labels [n] as one-hot symbols, [n, symbols values]."""
   digits = labels[:, None] // values ** jnp.arange(symbols)[None] % values
   return jax.nn.one_hot(digits, values).reshape(len(labels), -1)
 
 
 def _label_numbers(x: jax.Array, symbols: int) -> jax.Array:
-  """Reads labels from outputs [T, O]: the inverse of `_written`."""
+  """Decodes labels from outputs [T, O]: the inverse of `_written`."""
   if symbols < 1 or x.shape[-1] % symbols:
     raise ValueError(
       f"num_groups is {symbols}; it must divide the {x.shape[-1]} outputs."
@@ -262,6 +262,6 @@ def _label_numbers(x: jax.Array, symbols: int) -> jax.Array:
 
 
 def _turned(images: jax.Array, rotation: jax.Array) -> jax.Array:
-  """Turns image t [T, size, size] by rotation[t] times 90 degrees."""
+  """Rotates image t of [T, size, size] by rotation[t] times 90 degrees."""
   turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
   return jnp.stack(turned)[rotation, jnp.arange(len(images))]

@@ -1,8 +1,8 @@
-"""Patterns to be stored, and the damage that is done to queries.
+"""Patterns to store, and corrupted patterns as queries.
 
-A query is a pattern of which a part was drawn anew; what is drawn may be what
-was there. The places are given, for memories that may know them. Pixels that
-are exchanged: `image_episodes.flip`.
+A query is a pattern of which a part is resampled; a resampled value may equal
+the original. The resampled positions are returned too, for memories that are
+given them. For flipped pixels, see `image_episodes.flip`.
 """
 
 import functools
@@ -37,33 +37,33 @@ FILLS = ("bits", "noise", "hidden")
 class Query(NamedTuple):
   """A damaged pattern."""
 
-  pattern: jax.Array  # as the one that was stored, [...]
-  is_damaged: jax.Array  # where it may be another, bool [...]
+  pattern: jax.Array  # the damaged pattern, [...]
+  is_damaged: jax.Array  # where it may differ from the original, bool [...]
 
 
 class Task(NamedTuple):
-  """Sets of patterns, and what damages one: `image_episodes.Task`, and more."""
+  """Sets of patterns as in `image_episodes.Task`, and how one is damaged."""
 
-  shape: tuple[int, ...]  # of a pattern
+  shape: tuple[int, ...]  # shape of a pattern
   is_binary: bool
   sample: Callable[..., jax.Array]  # key, data, num_items -> [N, ...]
-  test: Callable[..., jax.Array]  # the same, of other patterns
+  test: Callable[..., jax.Array]  # likewise, from held-out patterns
   data: Any
   damage: Callable[[jax.Array, jax.Array], Query]  # key, pattern
 
 
 def draw_bits(key: jax.Array, num_bits: int) -> jax.Array:
-  """Draws a pattern of bits, each 0 or 1 with equal chance.
+  """Draws a pattern of independent, uniform bits.
 
   Args:
     key: typed key.
-    num_bits: D.
+    num_bits: number of bits, D.
 
   Returns:
     The pattern, float32 [D].
 
   Raises:
-    ValueError: if num_bits is not positive.
+    ValueError: num_bits is not positive.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4: D = 128.
@@ -77,18 +77,18 @@ def draw_bits(key: jax.Array, num_bits: int) -> jax.Array:
 
 
 def redraw_bits(key: jax.Array, pattern: jax.Array, count: int) -> Query:
-  """Draws some bits of a pattern anew: half of them come out as they were.
+  """Resamples some bits of a pattern; on average half of them change.
 
   Args:
     key: typed key.
-    pattern: of 0 and 1, [...].
-    count: how many bits are drawn anew, places chosen at random, none twice.
+    pattern: bits 0 and 1, [...].
+    count: number of bits to resample, at distinct random positions.
 
   Returns:
     The query.
 
   Raises:
-    ValueError: if there are not so many bits, or count is negative.
+    ValueError: count is negative or exceeds the number of bits.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4: 64 of 128 bits.
@@ -99,7 +99,7 @@ def redraw_bits(key: jax.Array, pattern: jax.Array, count: int) -> Query:
   """
   if not 0 <= count <= pattern.size:
     raise ValueError(f"count is {count}; it must be from 0 to {pattern.size}.")
-  # Of one draw, for each takes long to compile: ranks, and the bits.
+  # Ranks and bits from a single draw, because each draw takes long to compile.
   drawn = jax.random.bits(key, (2, *pattern.shape))
   ranks = jnp.argsort(jnp.argsort(drawn[0].ravel())).reshape(pattern.shape)
   new = (drawn[1] % 2).astype(pattern.dtype)
@@ -109,23 +109,24 @@ def redraw_bits(key: jax.Array, pattern: jax.Array, count: int) -> Query:
 def replace_block(
   key: jax.Array, image: jax.Array, size: int, *, fill: str = "noise"
 ) -> Query:
-  """Replaces a square block of an image, at a place drawn at random.
+  """Replaces a square block of an image, at a random position.
 
   Args:
     key: typed key.
-    image: from 0 to 1, [H, W, C].
-    size: side of the block, which lies wholly within the image.
-    fill: what comes there: "bits" of 0 and 1, "noise" from 0 to 1, or 0,
-      "hidden".
+    image: pixels from 0 to 1, [H, W, C].
+    size: side of the block in pixels; the block lies within the image.
+    fill: new values of the block: "bits" (uniform 0 or 1), "noise" (uniform
+      from 0 to 1) or "hidden" (0).
 
   Returns:
     The query.
 
   Raises:
-    ValueError: if the block is empty or does not fit, or fill is another.
+    ValueError: the block is empty or does not fit, or fill is unknown.
 
   Reference:
-    Bartunov et al. (2020), arXiv:1910.02720: 16 x 16, in their figures noise.
+    Bartunov et al. (2020), arXiv:1910.02720: 16 x 16, with noise in the
+    figures.
 
   >>> image = jnp.ones((4, 4, 1))
   >>> query = replace_block(jax.random.key(0), image, 3, fill="hidden")
@@ -145,17 +146,17 @@ def replace_block(
 
 
 def make_binary_task(*, num_bits: int = 128, num_redrawn: int = 64) -> Task:
-  """Makes sets of random bits, of which a part is drawn anew.
+  """Makes a task of random bit patterns, of which a part is resampled.
 
   Args:
-    num_bits: D.
-    num_redrawn: bits of a query.
+    num_bits: bits of a pattern, D.
+    num_redrawn: bits that are resampled in a query.
 
   Returns:
     The task.
 
   Raises:
-    ValueError: if there are not so many bits.
+    ValueError: num_redrawn is negative or exceeds num_bits.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4.
@@ -177,19 +178,19 @@ def make_image_task(
   block_size: int = 16,
   fill: str = "noise",
 ) -> Task:
-  """Makes sets of images of which a block is replaced.
+  """Makes a task of images of which a block is replaced.
 
   Args:
-    name: as of `image_episodes.task`.
-    data_dir: the same.
-    block_size: side of the block.
-    fill: as of `replace_block`.
+    name: as in `image_episodes.task`.
+    data_dir: as in `image_episodes.task`.
+    block_size: side of the block in pixels.
+    fill: as in `replace_block`.
 
   Returns:
     The task.
 
   Raises:
-    ValueError: as those functions; also if the block does not fit.
+    ValueError: as in those functions, or the block does not fit.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4.
@@ -205,15 +206,16 @@ def make_image_task(
 
 
 def measure_distance(task: Task, x: jax.Array, pattern: jax.Array) -> jax.Array:
-  """Measures how far what was read is from what was stored.
+  """Measures the distance between a reconstruction and the stored pattern.
 
   Args:
-    task: any.
-    x: what was read, as a pattern of the task.
-    pattern: what was stored.
+    task: the task of the pattern.
+    x: the memory's output, of the pattern's shape.
+    pattern: the stored pattern.
 
   Returns:
-    Wrong bits where patterns are binary, else the sum of squares, float32 [].
+    The number of wrong bits if patterns are binary, else the sum of squared
+    errors, float32 [].
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4.
@@ -232,10 +234,10 @@ def measure_distance(task: Task, x: jax.Array, pattern: jax.Array) -> jax.Array:
 
 
 def to_image(x: jax.Array) -> jax.Array:
-  """Lays bits out as a picture, as square as may be.
+  """Reshapes vectors to images, as nearly square as possible.
 
   Args:
-    x: [..., D].
+    x: vectors, [..., D].
 
   Returns:
     [..., H, W], H at most W.

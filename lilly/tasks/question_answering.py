@@ -1,8 +1,8 @@
-"""Question answering: stories read word by word, questions answered by words.
+"""Question answering: stories and questions word by word, answered in words.
 
-Every word of a story and of its questions is one step, one-hot. After a
-question comes one "-" for each word of the answer, and there, and only there,
-the network's output is scored: as the word that is due.
+Every word of a story and of its questions is one step, one-hot. A question is
+followed by one "-" for each word of the answer; only at these steps is the
+network's output scored, against that word.
 """
 
 import functools
@@ -35,41 +35,41 @@ _Array = jax.Array | np.ndarray
 class Texts(NamedTuple):
   """Stories as arrays for the device; none is longer than `max_steps`."""
 
-  words: _Array  # [W] int16, numbers of words, then max_steps zeros
-  answers: _Array  # [W] int16, the word that is due where words is ANSWER
-  starts: _Array  # [N] int32, where a story begins
-  lengths: _Array  # [N] int32, its words
+  words: _Array  # [W] int16, indices of words, padded by max_steps zeros
+  answers: _Array  # [W] int16, the expected word where words is ANSWER
+  starts: _Array  # [N] int32, index of each story's first word
+  lengths: _Array  # [N] int32, number of words of each story
   tasks: _Array  # [N] int32, 1..20, sorted
-  firsts: _Array  # [K] int32, the first story of each task that is there
-  counts: _Array  # [K] int32, its number of stories
+  firsts: _Array  # [K] int32, the first story of each task present
+  counts: _Array  # [K] int32, number of stories of each task present
 
 
 def texts(
   loaded: stories.Stories, *, max_steps: int, part: str = "all"
 ) -> Texts:
-  """Cuts stories to a length.
+  """Truncates stories to a maximum length.
 
-  A longer story ends with the last question that fits in whole, answer and all.
-  Later questions are not asked, and a story without any question is left out.
+  A longer story ends after the last question that fits together with its
+  answer. Later questions are dropped, as are stories without any question left.
 
   Args:
-    loaded: as from `stories.load`.
-    max_steps: words that are kept, at most.
-    part: "all", or of each task "first" nine tenths or "last" tenth of the
-      stories.
+    loaded: as returned by `stories.load`.
+    max_steps: largest number of words of a story.
+    part: "all" stories, or of each task the "first" nine tenths or the "last"
+      tenth.
 
   Returns:
-    The stories that are left.
+    The remaining stories.
 
   Raises:
-    ValueError: no story has a question within max_steps, or no such part.
+    ValueError: no story has a question within max_steps, or part is unknown.
   """
   if part not in ("all", "first", "last"):
     raise ValueError(f"part={part!r} is unknown; known: all, first, last.")
   starts, lengths = loaded.starts[:-1], np.diff(loaded.starts)
   is_due = loaded.words == stories.ANSWER
   ends = np.flatnonzero(is_due & ~np.append(is_due[1:], False)) + 1
-  # The last answer's end within the limit, maybe one of an earlier story.
+  # End of the last answer within the limit, possibly of an earlier story.
   limits = np.minimum(lengths, max_steps) + starts
   last = np.append(ends, 0)[np.searchsorted(ends, limits, side="right") - 1]
   kept = np.maximum(last - starts, 0)
@@ -78,13 +78,13 @@ def texts(
   chosen = {"all": kept >= 0, "first": is_first, "last": ~is_first}[part]
   rows = np.flatnonzero(chosen & (kept > 0))
   before = functools.partial(np.searchsorted, ends, side="right")
-  asked = before(loaded.starts[1:]) - before(starts)
-  lost = (asked - before(starts + kept) + before(starts))[chosen].sum()
+  questions = before(loaded.starts[1:]) - before(starts)
+  lost = (questions - before(starts + kept) + before(starts))[chosen].sum()
   if lost:
     _log.warning(
-      "%d of %d questions lie beyond max_steps=%d and are left out.",
+      "%d of %d questions lie beyond max_steps=%d and are dropped.",
       lost,
-      asked[chosen].sum(),
+      questions[chosen].sum(),
       max_steps,
     )
   if not len(rows):
@@ -108,21 +108,21 @@ def texts(
 def episode(
   texts: Texts, row: int | jax.Array, *, num_words: int, max_steps: int
 ) -> Episode:
-  """Reads one story.
+  """Makes an episode of one story.
 
   Args:
-    texts: as from the function `texts`, with the same max_steps.
-    row: number of the story, [] int32.
-    num_words: words of the vocabulary.
-    max_steps: T.
+    texts: as returned by the function `texts`, with the same max_steps.
+    row: index of the story, [] int32.
+    num_words: size of the vocabulary.
+    max_steps: steps of an episode, T.
 
   Returns:
-    The episode, D = O = num_words; scored where an answer is due.
+    The episode, D = O = num_words; scored where an answer is expected.
 
   Reference:
     Graves et al., 2016 (Nature 538:471), methods, "bAbI": one-hot words, "-"
-    where an answer is due; Rae et al., 2016 (arXiv 1610.09027), supplementary
-    G.
+    where an answer is expected; Rae et al., 2016 (arXiv 1610.09027),
+    supplementary G.
   """
   texts = jax.tree.map(jnp.asarray, texts)
   start = texts.starts[row]
@@ -140,15 +140,14 @@ def episode(
 def question_errors(
   episode: Episode, logits: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Counts the questions, and those whose answer has a wrong word.
+  """Counts wrong answers and questions.
 
   Args:
-    episode: what was read and asked; answers of neighbouring steps are the
-      words of one.
-    logits: outputs, [T, O].
+    episode: the episode; consecutive scored steps are the words of one answer.
+    logits: network outputs, [T, O].
 
   Returns:
-    Questions with a wrong answer, [], and questions, [], both int32.
+    Number of answers with a wrong word, [], and of questions, [], both int32.
 
   Reference:
     Graves et al., 2016 (Nature 538:471), methods, "bAbI": all words of an
@@ -156,9 +155,9 @@ def question_errors(
 
   >>> word = jax.nn.one_hot(jnp.array([0, 1, 1, 0, 1]), 2)
   >>> mask = jnp.array([False, True, True, False, True])
-  >>> says = word.at[2].set(0)
-  >>> wrong, asked = question_errors(Episode(word, word, mask), says)
-  >>> int(wrong), int(asked)
+  >>> logits = word.at[2].set(0)
+  >>> wrong, questions = question_errors(Episode(word, word, mask), logits)
+  >>> int(wrong), int(questions)
   (1, 2)
   """
   mask = episode.mask
@@ -170,44 +169,44 @@ def question_errors(
 
 
 def error(episode: Episode, logits: jax.Array) -> jax.Array:
-  """Measures the part of an episode's questions that is answered wrongly.
+  """Computes the fraction of an episode's questions answered wrongly.
 
   Args:
-    episode: what was read and asked.
-    logits: outputs, [T, O].
+    episode: the episode.
+    logits: network outputs, [T, O].
 
   Returns:
     The error, [], from 0 to 1.
   """
-  wrong, asked = question_errors(episode, logits)
-  return wrong / jnp.maximum(asked, 1)
+  wrong, questions = question_errors(episode, logits)
+  return wrong / jnp.maximum(questions, 1)
 
 
 def error_by_task(
-  wrong: jax.Array, asked: jax.Array, tasks: jax.Array
+  wrong: jax.Array, questions: jax.Array, tasks: jax.Array
 ) -> jax.Array:
-  """Measures the error of each of the twenty tasks.
+  """Computes the error of each of the twenty tasks.
 
-  A task counts as failed where it is above 0.05.
+  A task counts as failed if its error is above 0.05.
 
   Args:
-    wrong: questions with a wrong answer, by story, [N].
-    asked: questions, by story, [N].
+    wrong: number of wrong answers in each story, [N].
+    questions: number of questions in each story, [N].
     tasks: task of each story, 1..20, [N].
 
   Returns:
-    The part of a task's questions that is answered wrongly, [20]; NaN where
-    none is asked.
+    The fraction of each task's questions answered wrongly, [20]; NaN for tasks
+    without questions.
 
   Reference:
     Weston et al., 2015 (arXiv 1502.05698); Rae et al., 2016 (arXiv 1610.09027),
     supplementary G.
 
-  >>> wrong, asked, tasks = jnp.array([[1, 0, 2], [1, 3, 2], [1, 1, 2]])
-  >>> error_by_task(wrong, asked, tasks)[:2].tolist()
+  >>> wrong, questions, tasks = jnp.array([[1, 0, 2], [1, 3, 2], [1, 1, 2]])
+  >>> error_by_task(wrong, questions, tasks)[:2].tolist()
   [0.25, 1.0]
   """
-  counts = jnp.stack([wrong, asked], axis=1).astype(jnp.float32)
+  counts = jnp.stack([wrong, questions], axis=1).astype(jnp.float32)
   sums = jax.ops.segment_sum(counts, tasks - 1, stories.NUM_TASKS)
   return sums[:, 0] / jnp.where(sums[:, 1] > 0, sums[:, 1], jnp.nan)
 
@@ -221,29 +220,29 @@ def task(
 ) -> sequences.Task:
   """Makes a task of bAbI's twenty tasks, jointly.
 
-  An episode draws a task, then one of its stories, each uniformly. There is one
-  level only.
+  An episode draws a task, then one of its stories, each uniformly. There is
+  only one level.
 
   Args:
     data_dir: as in `stories.load`.
     name: "babi_10k" or "babi".
-    max_steps: T; longer stories are cut, see `texts`. The longest has 1,393
-      words. What is left out is logged.
-    held_out: test on the last tenth of the training stories, which are then not
-      trained on, instead of the test stories: for choosing hyper-parameters.
+    max_steps: steps of an episode, T; longer stories are truncated, see
+      `texts`. The longest has 1,393 words. Dropped questions are logged.
+    held_out: hold out the last tenth of the training stories and test on it
+      instead of on the test stories, for choosing hyper-parameters.
 
   Returns:
-    The task; data are training and test `Texts`. O is 159 words: 156, ".", "?"
+    The task; data are training and test `Texts`. O is 159: 156 words, ".", "?"
     and "-".
 
   Raises:
-    ValueError: no such set, or max_steps is too small.
+    ValueError: there is no such set, or max_steps is too small.
     FileNotFoundError: data_dir is None, does not exist or lacks a file.
     DataError: a file is damaged.
 
   Reference:
-    Rae et al., 2016 (arXiv 1610.09027), supplementary G. How stories are drawn
-    and cut there is not known (unconfirmed).
+    Rae et al., 2016 (arXiv 1610.09027), supplementary G. How stories are
+    sampled and truncated there is not known (unconfirmed).
   """
   train = stories.load(name, "train", data_dir)
   cut = functools.partial(texts, max_steps=max_steps)

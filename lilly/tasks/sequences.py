@@ -1,8 +1,8 @@
-"""Sequence tasks: what an episode is, what a task is, and how both are scored.
+"""Sequence tasks: episodes, tasks, losses and errors.
 
 A task is a record of functions and sizes, so that a recurrent learner written
-for one runs on all. Everything is unbatched and has a fixed shape; `mask` says
-which steps count, and what a network says elsewhere changes no score.
+for one runs on all. Everything is unbatched and has a fixed shape; `mask` marks
+the scored steps, and outputs at other steps do not change any score.
 """
 
 import math
@@ -31,11 +31,11 @@ class Episode(NamedTuple):
 
   inputs: jax.Array  # [T, D] float32
   targets: jax.Array  # [T, O] float32: bits, or one-hot labels
-  mask: jax.Array  # [T] bool, the steps that are scored
+  mask: jax.Array  # [T] bool, the scored steps
 
 
 class Task(NamedTuple):
-  """Where episodes come from, and what the network for them looks like."""
+  """A source of episodes, and the sizes of a network for them."""
 
   num_inputs: int  # D
   num_outputs: int  # O
@@ -43,21 +43,21 @@ class Task(NamedTuple):
   max_level: int  # the hardest level
   # sample(key, level, data) -> Episode; level [] int32, 1..max_level
   sample: Callable[..., Episode]
-  # test(key, level, data) -> Episode, of held-out data where there is any
+  # test(key, level, data) -> Episode, of held-out data if there is any
   test: Callable[..., Episode]
-  # loss(episode, logits [T, O]) -> [], what is minimised
+  # loss(episode, logits [T, O]) -> [], the training loss
   loss: Callable[[Episode, jax.Array], jax.Array]
-  # error(episode, logits [T, O]) -> [], the part that is wrong, 0..1
+  # error(episode, logits [T, O]) -> [], the fraction that is wrong, 0..1
   error: Callable[[Episode, jax.Array], jax.Array]
-  # arrays of the data set, () where there is none
+  # arrays of the data set, () if there is none
   data: Any = ()
 
 
 def clip_level(level: int | jax.Array, max_level: int) -> jax.Array:
-  """Checks a level that is known, and clips one that is not known yet.
+  """Validates a static level, and clips one that may be traced.
 
   Args:
-    level: an int is checked, an array (maybe traced) clipped, [] int32.
+    level: an int is validated, an array is clipped, [] int32.
     max_level: the hardest level.
 
   Returns:
@@ -80,7 +80,7 @@ def _scored_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _scored_logits(episode: Episode, logits: jax.Array) -> jax.Array:
-  """Replaces what is not scored, so that a NaN there has no gradient."""
+  """Zeroes unscored logits, so that a NaN there does not reach the gradient."""
   chex.assert_equal_shape([episode.targets, logits])
   return jnp.where(episode.mask[:, None], logits, 0)
 
@@ -94,14 +94,14 @@ def bit_loss(episode: Episode, logits: jax.Array) -> jax.Array:
 
   L = - 1/(O n) Σ_t∈mask Σ_o y log σ(z) + (1 - y) log(1 - σ(z)), n = |mask|.
 
-  A mean over a batch weighs episodes alike, whatever their lengths.
+  A mean over a batch weights episodes equally, whatever their lengths.
 
   Args:
-    episode: what was shown and asked; targets are bits.
-    logits: outputs z, [T, O].
+    episode: the episode; targets are bits.
+    logits: network outputs z, [T, O].
 
   Returns:
-    The loss in nats, []; 0 where no step is scored.
+    The loss in nats, []; 0 if no step is scored.
 
   Reference:
     Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4.
@@ -119,11 +119,11 @@ def bit_loss(episode: Episode, logits: jax.Array) -> jax.Array:
 def bits_per_sequence(episode: Episode, logits: jax.Array) -> jax.Array:
   """Sums the sigmoid cross-entropy over the scored bits, in bits.
 
-  Guessing costs as many bits as are scored.
+  Uniform guessing costs one bit per scored bit.
 
   Args:
-    episode: what was shown and asked; targets are bits.
-    logits: outputs, [T, O].
+    episode: the episode; targets are bits.
+    logits: network outputs, [T, O].
 
   Returns:
     The cost of the sequence in bits, [].
@@ -137,13 +137,13 @@ def bits_per_sequence(episode: Episode, logits: jax.Array) -> jax.Array:
 
 
 def bit_errors(episode: Episode, logits: jax.Array) -> jax.Array:
-  """Measures the part of the scored bits that is wrong.
+  """Computes the fraction of the scored bits that is wrong.
 
-  A bit is read as 1 where its logit is positive.
+  A positive logit predicts 1.
 
   Args:
-    episode: what was shown and asked; targets are bits.
-    logits: outputs, [T, O].
+    episode: the episode; targets are bits.
+    logits: network outputs, [T, O].
 
   Returns:
     The mean bit error, [], from 0 to 1; guessing gives 1/2.
@@ -170,12 +170,12 @@ def label_loss(
   L = - 1/n Σ_t∈mask Σ_g Σ_o y log softmax(z_g), n = |mask|.
 
   Args:
-    episode: what was shown and asked; targets are one-hot in each group.
-    logits: outputs z, [T, O].
-    num_groups: symbols a label is written with; each has O / num_groups values.
+    episode: the episode; targets are one-hot in each group.
+    logits: network outputs z, [T, O].
+    num_groups: symbols per label; each has O / num_groups values.
 
   Returns:
-    The loss in nats, []; 0 where no step is scored.
+    The loss in nats, []; 0 if no step is scored.
 
   Raises:
     ValueError: num_groups does not divide O.
@@ -197,12 +197,12 @@ def label_loss(
 def label_errors(
   episode: Episode, logits: jax.Array, *, num_groups: int = 1
 ) -> jax.Array:
-  """Measures the part of the scored steps that has the wrong label.
+  """Computes the fraction of the scored steps with a wrong label.
 
   Args:
-    episode: what was shown and asked; targets are one-hot in each group.
-    logits: outputs, [T, O].
-    num_groups: symbols a label is written with; all must be right.
+    episode: the episode; targets are one-hot in each group.
+    logits: network outputs, [T, O].
+    num_groups: symbols per label; all must be correct.
 
   Returns:
     The error, [], from 0 to 1.

@@ -18,17 +18,17 @@ __all__ = ["Task", "images", "teacher"]
 
 
 class Task(NamedTuple):
-  """Where examples come from, and what the network for them looks like."""
+  """A source of examples, and the sizes of a network for them."""
 
   num_inputs: int
   num_outputs: int
-  # init(key) -> instance: what a run must remember of its task
+  # init(key) -> instance: the random state of a task, fixed within a run
   init: Callable[[jax.Array], Any]
   # sample(key, instance, data, batch_size) -> inputs [B, in], targets [B, out]
   sample: Callable[..., tuple[jax.Array, jax.Array]]
-  # test(instance, data) -> inputs [N, in], targets [N, out], always the same
+  # test(instance, data) -> inputs [N, in], targets [N, out], deterministic
   test: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
-  # arrays of the data set, () where there is none
+  # arrays of the data set, () if there is none
   data: Any = ()
 
 
@@ -36,21 +36,21 @@ def teacher(sizes: Sequence[int], *, scale: float = 1.0) -> Task:
   """Makes a task of imitating a random network.
 
   y* = W_L tanh(... tanh(W_1 x)), weights U[-scale, scale], x ~ N(0, I); linear
-  where there is no hidden layer. No biases.
+  without hidden layers. No biases.
 
   Args:
-    sizes: units of input, hidden layers and output.
-    scale: bound of the teacher's weights.
+    sizes: numbers of units of the input, the hidden layers and the output.
+    scale: bound of the absolute value of the teacher's weights.
 
   Returns:
     The task; an instance is the list of weights, each [in, out].
 
   Raises:
-    ValueError: if there are fewer than two sizes or one is not positive.
+    ValueError: there are fewer than two sizes, or one is not positive.
 
   Reference:
     Lillicrap et al., 2014 (arXiv 1411.0247): 30-10 in figure 1, 30-20-10-10 in
-    figure 3. The published scale of the nonlinear teacher is not known.
+    figure 3. The scale of the nonlinear teacher is not published.
 
   >>> task = teacher([3, 2])
   >>> instance = task.init(jax.random.key(0))
@@ -95,14 +95,14 @@ def images(
   Args:
     name: a data set of `datasets` with classes 0 to 9.
     data_dir: as in `datasets.load`.
-    held_out: test on the last sixth of the training images, which are then not
-      trained on, instead of the test images: for choosing hyper-parameters.
+    held_out: hold out the last sixth of the training images and test on it
+      instead of on the test images, for choosing hyper-parameters.
 
   Returns:
     The task; an instance is ().
 
   Raises:
-    DataError: the data set cannot be had; see `datasets.load`.
+    DataError: the data set is unavailable; see `datasets.load`.
   """
   train = datasets.load(name, "train", data_dir)
   test = datasets.load(name, "test", data_dir)

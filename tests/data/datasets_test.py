@@ -196,7 +196,7 @@ def test_a_damaged_cache_is_made_anew(home, mnist, caplog):
   file.write_bytes(file.read_bytes()[:-30])
   again = datasets.load("mnist", "train", folder)
   np.testing.assert_array_equal(first.images, again.images)
-  assert "cannot be used and will be made anew" in caplog.text
+  assert "cannot be read and will be rebuilt" in caplog.text
   assert array_cache.read(file, datasets.Images) is not None
 
 

@@ -208,7 +208,7 @@ def test_no_functions_of_states_stay_none():
     ({"mass": (1.0, np.inf)}, r"ranges\['mass'\] is .*two finite numbers"),
     ({"mass": (np.nan, 1.0)}, r"ranges\['mass'\] is .*two finite numbers"),
     ({"mass": (1.0, 2.0), "colour": (0.0, 1.0)}, "ranges names 'colour'; make"),
-    ({"num_steps": (1, 2)}, "ranges names 'num_steps'; make_env must take"),
+    ({"num_steps": (1, 2)}, "ranges names 'num_steps'; make_env must accept"),
     # The bound of a spec cannot differ between episodes.
     ({"max_speed": (1.0, 2.0)}, "ranges names 'max_speed'; make_env must"),
   ],

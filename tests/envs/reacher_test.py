@@ -163,9 +163,9 @@ def test_targets_are_within_reach_or_where_they_are_put():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"lengths": ()}, r"lengths is \[\]; it must be one positive"),
+    ({"lengths": ()}, r"lengths is \[\]; it must be one or more positive"),
     ({"lengths": (0.1, 0.0)}, r"lengths is \[0.1, 0.0\]"),
-    ({"start": (0.1,)}, r"start is \[0.1\]; it must be an angle for each"),
+    ({"start": (0.1,)}, r"start is \[0.1\]; it must be 2 angles, one for each"),
     ({"target": (0.1,)}, r"target is \[0.1\]; it must be two"),
     ({"num_steps": 0}, "num_steps is 0; it must be at least 1"),
   ],

@@ -29,7 +29,7 @@ def recorded(end, by_time):
 @pytest.mark.parametrize("by_time", [False, True])
 def test_what_follows_an_end_is_cut(end, by_time):
   seen, done, rewards, discounts, truncated = recorded(end, by_time)
-  found = episodes.masked(seen, done, rewards, discounts, truncated)
+  found = episodes.mask_after_end(seen, done, rewards, discounts, truncated)
   length = min(end + 1, T)
   np.testing.assert_array_equal(found.mask, np.arange(T) < length)
   for cut, whole in zip(found[1:4], (done, rewards, discounts), strict=True):
@@ -45,7 +45,7 @@ def test_what_follows_an_end_is_cut(end, by_time):
 def test_pictures_keep_their_type():
   _, *rest = recorded(2, by_time=False)
   pixels = jnp.full((T + 1, 4, 4, 3), 7, jnp.uint8)
-  found = episodes.masked(pixels, *rest)
+  found = episodes.mask_after_end(pixels, *rest)
   assert found.observation.dtype == jnp.uint8
   assert found.observation[3].min() == 7
   assert found.observation[4].max() == 0
@@ -53,7 +53,7 @@ def test_pictures_keep_their_type():
 
 def test_a_ring_gives_back_whole_episodes():
   all_of_them = [
-    episodes.masked(*recorded(end, by_time=False)) for end in range(3)
+    episodes.mask_after_end(*recorded(end, by_time=False)) for end in range(3)
   ]
   stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *all_of_them)
   kept = ring.extend(ring.init(all_of_them[0], 4), stacked)
@@ -69,4 +69,4 @@ def test_a_ring_gives_back_whole_episodes():
 def test_shapes_must_fit():
   seen, *rest = recorded(1, by_time=False)
   with pytest.raises(AssertionError):
-    episodes.masked(seen[1:], *rest)
+    episodes.mask_after_end(seen[1:], *rest)

@@ -24,7 +24,7 @@ def _stochastic_loss(memories, mean, noise, weights):
 
 def _masked(observation, action, reward, discount):
   ends = discount > 1
-  return episodes.masked(observation, action, reward, discount, ends)
+  return episodes.mask_after_end(observation, action, reward, discount, ends)
 
 
 ROWS = (
@@ -51,7 +51,7 @@ ROWS = (
     call=_stochastic_loss,
   ),
   Row(
-    episodes.masked,
+    episodes.mask_after_end,
     "function",
     arrays((4, 2), (3, 1), 3, 3),
     call=_masked,
