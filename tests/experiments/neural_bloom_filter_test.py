@@ -1,7 +1,5 @@
 """Tests of experiments/neural_bloom_filter.py: it runs, and says no."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,6 @@ from experiments import neural_bloom_filter as experiment
 from lilly import training
 from lilly.memory import bloom, learned_filters
 from lilly.nets import filters
-from lilly.tasks import membership
 from lilly.training import reproduction, script
 from tests.running import final, parse, run
 
@@ -25,14 +22,6 @@ VARIANTS = (
   "memory_network",
   "bloom",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tasks():
-  """Draws the data of each task, always the same, only once."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(membership, "task", functools.cache(membership.task))
-    yield
 
 
 def smoke(*flags):
