@@ -243,7 +243,8 @@ def test_evaluating_changes_nothing_and_gives_the_same_twice():
   settings = smoke("--variants=memory_network,query", "--counts=3")
   options = training.Options()
   for one in experiment.make_experiments(settings, options).values():
-    state = one.init(jax.random.key(0), {"learning_rate": 0.0}, one.data)
+    hyper = {"learning_rate": jnp.array(0.0)}
+    state = jax.jit(one.init)(jax.random.key(0), hyper, one.data)
     evaluate = jax.jit(one.evaluate)
     first, second = (
       evaluate(jax.random.key(1), state, one.data) for _ in range(2)

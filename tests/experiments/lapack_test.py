@@ -21,16 +21,31 @@ _EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 _MODULES = sorted([*_LIBRARY.rglob("*.py"), *_EXPERIMENTS.glob("*.py")])
 # A vector's, which is a sum; of a matrix, only the default one.
 _ALLOWED = {"norm"}
+# Defaults with shorter lists, on which no call depends, and without variants
+# that leave out a part of another one. The full run has them whole.
+_SHORTER = {
+  "dynamic_kanerva_machine": ("--variants=dkm", "--lengths=4"),
+  "energy_based_memory": (
+    "--variants=ebmm,hebb,storkey,pseudo_inverse,modern",
+    "--counts=2",
+  ),
+  "kanerva_machine": ("--variants=kanerva,vae", "--lengths=16"),
+  "neural_bloom_filter": ("--rates=0.05",),
+  "sparse_access_memory": ("--cores=sam,lstm",),
+}
 
 
-@pytest.mark.parametrize(
-  "walk",
-  [
-    pytest.param(walk, marks=[] if walk.is_default else [pytest.mark.slow])
-    for walk in programs.walks()
-  ],
-  ids=str,
-)
+def walks():
+  """Gives all commands, and those of the quick run: of each script one."""
+  for walk in programs.walks():
+    shorter = _SHORTER.get(walk.script, ()) if walk.is_default else ()
+    if shorter:
+      yield pytest.param(walk._replace(flags=shorter))
+    is_quick = walk.is_default and not shorter
+    yield pytest.param(walk, marks=[] if is_quick else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("walk", list(walks()), ids=str)
 def test_no_program_calls_lapack(walk):
   if walk.reason:
     pytest.skip(walk.reason)

@@ -1,7 +1,8 @@
 """Tests of lilly.learners.agents: what each learner makes of one interface."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -30,21 +31,25 @@ def make(kind):
   return agents.ddpg(nets, optax.sgd), ddpg, nets, rates
 
 
-def start(agent, observation, seed=0):
-  init = jax.jit(lambda key: agent.init(key, observation[None], HYPER))
-  return init(jax.random.key(seed))
+@functools.cache
+def trained(kind):
+  """Maps a key to an agent after one update, and to what it says of a state."""
+  agent, _, _, _ = make(kind)
+  batch = ddpg_test.batch_of()
+
+  def train(key):
+    state = agent.init(key, batch.observation, HYPER)
+    # Steps of Adam's kind would not tell learning rates from each other.
+    state, metrics = agent.update(state, batch, HYPER)
+    return state, metrics, agent.outputs(state, batch.observation[0])
+
+  return jax.jit(train)
 
 
 @pytest.mark.parametrize("kind", ["naf", "ddpg"])
 def test_an_agent_is_its_learner_with_the_hyper_parameters_of_its_run(kind):
-  agent, learner, nets, optimisers = make(kind)
+  _, learner, nets, optimisers = make(kind)
   batch = ddpg_test.batch_of()
-
-  @jax.jit
-  def by_agent(key):
-    state = agent.init(key, batch.observation, HYPER)
-    # Steps of Adam's kind would not tell learning rates from each other.
-    return agent.update(state, batch, HYPER)
 
   @jax.jit
   def by_learner(key):
@@ -53,26 +58,25 @@ def test_an_agent_is_its_learner_with_the_hyper_parameters_of_its_run(kind):
       nets, state, batch, *optimisers, discount=0.9, tau=0.25
     )
 
-  found, wanted = by_agent(jax.random.key(0)), by_learner(jax.random.key(0))
+  *found, _ = trained(kind)(jax.random.key(0))
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
-    found,
-    wanted,
+    tuple(found),
+    by_learner(jax.random.key(0)),
   )
 
 
 def test_ddpgs_value_is_that_of_its_action():
-  agent, _, nets, _ = make("ddpg")
-  seen = jnp.ones(ddpg_test.O)
-  state = start(agent, seen)
+  _, _, nets, _ = make("ddpg")
+  state, _, found = trained("ddpg")(jax.random.key(0))
+  seen = ddpg_test.batch_of().observation[0]
 
   @jax.jit
   def use(state):
     action = ddpg.act(nets, state.policy, seen)
-    value = ddpg.value(nets, state.critic, seen, action)
-    return agent.outputs(state, seen), action, value
+    return action, ddpg.value(nets, state.critic, seen, action)
 
-  found, action, value = use(state)
+  action, value = use(state)
   np.testing.assert_allclose(found.mean, action, rtol=1e-6)
   np.testing.assert_allclose(found.value, value, rtol=1e-6)
 
@@ -82,19 +86,12 @@ def test_ddpgs_value_is_that_of_its_action():
 )
 def test_what_is_exported_acts(kind, names):
   agent, _, _, _ = make(kind)
-  batch = ddpg_test.batch_of()
-  seen = batch.observation[0]
-
-  @jax.jit
-  def train(key):
-    # Targets are elsewhere after an update.
-    state, _ = agent.update(agent.init(key, seen[None], HYPER), batch, HYPER)
-    return state, agent.outputs(state, seen)
-
-  state, wanted = train(jax.random.key(0))
-  other, _ = train(jax.random.key(1))
+  # Targets are elsewhere after an update.
+  state, _, wanted = trained(kind)(jax.random.key(0))
+  other, _, _ = trained(kind)(jax.random.key(1))
   exported = agent.export(state)
   assert set(exported) == names
+  seen = ddpg_test.batch_of().observation[0]
   found = jax.jit(agent.outputs)(other._replace(**exported), seen)
   np.testing.assert_allclose(found.mean, wanted.mean, rtol=1e-6)
   np.testing.assert_allclose(found.value, wanted.value, rtol=1e-6)

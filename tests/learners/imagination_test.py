@@ -67,11 +67,17 @@ def marking(world, needs_fit):
   return model._replace(step=step, needs_fit=needs_fit)
 
 
+def rounds(count, *, sigma=0.2, goal_return=None, **options):
+  """States after each round, and what was measured in each, by NumPy."""
+  run = compiled_rounds(count, **options)
+  found = run(jax.random.key(0), sigma, goal_return)
+  is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), found)
+
+
 @functools.cache
-def rounds(
-  count, *, mark=1.0, needs_fit=False, sigma=0.2, model=None, **options
-):
-  """States after each round, and what was measured in the last one."""
+def compiled_rounds(count, *, mark=1.0, needs_fit=False, model=None, **options):
+  """Maps a key, sigma and a goal to the states and what was measured."""
   made = learner.make_world(plain_world(mark), T)
   constants = learner.Constants(
     refit_every=N,
@@ -84,19 +90,20 @@ def rounds(
   )
   has_model = constants.imagines or constants.plans
   chosen = model(made) if model else marking(made, needs_fit)
-  parts = (made, counting_agent(), chosen if has_model else None, constants)
+  parts = (made, counting_agent(), chosen if has_model else None)
 
   @jax.jit
-  def run(key):
-    state = learner.init(key, HYPER | {"sigma": sigma}, *parts)
+  def run(key, sigma, goal_return):
+    given = *parts, constants._replace(goal_return=goal_return)
+    state = learner.init(key, HYPER | {"sigma": sigma}, *given)
 
     def step(state, _):
-      state, metrics = learner.update(state, *parts)
+      state, metrics = learner.update(state, *given)
       return state, (state, metrics)
 
     return jax.lax.scan(step, state, None, length=count)[1]
 
-  return run(jax.random.key(0))
+  return run
 
 
 def test_updates_are_of_real_and_imagined_steps_as_one_to_l():
@@ -187,27 +194,27 @@ def test_what_was_visited_is_what_the_world_did():
 
 
 def test_without_noise_actions_are_the_agents_and_no_goal_is_reached():
-  states, metrics = rounds(1, sigma=0.0, goal_return=1e9, num_starts=2)
-  np.testing.assert_array_equal(metrics["episodes_to_goal"], N + 1)
+  states, metrics = rounds(2, sigma=0.0, goal_return=1e9, num_starts=2)
+  np.testing.assert_array_equal(metrics["episodes_to_goal"], [N + 1, 2 * N + 1])
   kept = ring.contents(jax.tree.map(lambda x: x[-1], states.replay))
-  kept = jax.tree.map(lambda x: np.asarray(x)[5 : 5 + N * T], kept)
+  kept = jax.tree.map(lambda x: np.asarray(x)[5 : 5 + 2 * N * T], kept)
   wanted = np.clip(-0.5 * kept.observation[:, :1], -1, 1)
   np.testing.assert_allclose(kept.action, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_an_evaluation_is_of_greedy_episodes_and_of_visited_states():
-  states, _ = rounds(1)
-  state = jax.tree.map(lambda x: x[-1], states)
+  states, _ = rounds(2, goal_return=1e9, num_starts=2)
+  state = jax.tree.map(lambda x: x[0], states)
   world = learner.make_world(plain_world(), T)
 
   @jax.jit
-  def evaluate(key):
+  def evaluate(key, state):
     again = jax.random.clone(key)
     found = learner.evaluate(key, state, world, counting_agent(), 4)
     act = lambda key, seen: jnp.clip(-0.5 * seen[:1], -1, 1)
     return found, episodes.mean_return(again, world.limited, act, 4)
 
-  found, total = evaluate(jax.random.key(1))
+  found, total = evaluate(jax.random.key(1), state)
   np.testing.assert_allclose(found["return"], total, rtol=1e-6)
   # Of 17 states 1,000 draws find all, some a little more often.
   count = int(state.replay.size)

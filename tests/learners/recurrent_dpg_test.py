@@ -22,7 +22,7 @@ PLAIN = optax.sgd(1.0)
 
 
 @functools.cache
-def networks(core="lstm", **options):
+def networks(core, **options):
   make = functools.partial(cores.make, core)
   if core == "feedforward":
     make = recurrent.feedforward
@@ -34,14 +34,13 @@ def networks(core="lstm", **options):
 
 def start(nets, seed=0):
   """Weights large enough that every part matters."""
-  key = jax.random.key(seed)
-  state = jax.device_get(learner.init(key, nets, jnp.zeros(O), PLAIN, PLAIN))
+  init = lambda key: learner.init(key, nets, jnp.zeros(O), PLAIN, PLAIN)
+  state = jax.eval_shape(init, jax.random.key(seed))
   rng = np.random.default_rng(seed)
-  moved = jax.tree.map(
-    lambda x: jnp.asarray(x + 0.4 * rng.normal(size=x.shape), x.dtype),
-    state[:4],
+  drawn = jax.tree.map(
+    lambda x: np.float32(0.6 * rng.normal(size=x.shape)), state[:4]
   )
-  return learner.State(*moved, *state[4:])
+  return learner.State(*drawn, *state[4:])
 
 
 def episodes(seed=1):
@@ -52,7 +51,7 @@ def episodes(seed=1):
   discount[1, 1] = 0.0
   mask = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
   found = Episode(seen, np.tanh(done), reward, discount, mask)
-  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), found)
+  return jax.tree.map(np.float32, found)
 
 
 @functools.cache
@@ -258,25 +257,25 @@ def test_acting_is_as_in_an_update(core):
   batch = episodes()
   seen = recurrent_dpg.history(batch.observation[0], batch.action[0])
   empty = nets.actor.core.initial_state()
-  _, together = recurrent_actor_critic.unroll(nets.actor, actor, seen, empty)
+  unroll = functools.partial(recurrent_actor_critic.unroll, nets.actor)
+  _, together = jax.device_get(jax.jit(unroll)(actor, seen, empty))
   act = jax.jit(lambda state, *seen: learner.act(nets, actor, state, *seen))
   state = empty
   for t in range(T + 1):
     state, found = act(state, seen[0][t], seen[1][t])
-    wanted = jnp.tanh(nets.actor.head.apply(actor["head"], together[t])[0])
+    wanted = np.tanh(conclude(nets.actor, actor, together[t])[0])
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_what_is_masked_changes_nothing():
-  nets = networks()
+  nets = networks("lstm")
   state, batch = start(nets), episodes()
   # Of the second episode o_4 and step 3 come after its end.
-  dirty = batch._replace(
-    observation=batch.observation.at[1, 3].set(99.0),
-    action=batch.action.at[1, 2].set(-99.0),
-    reward=batch.reward.at[1, 2].set(1e6),
-    discount=batch.discount.at[1, 2].set(5.0),
-  )
+  dirty = jax.tree.map(np.copy, batch)
+  dirty.observation[1, 3] = 99.0
+  dirty.action[1, 2] = -99.0
+  dirty.reward[1, 2] = 1e6
+  dirty.discount[1, 2] = 5.0
   clean, found = (
     updated(nets)(state, x, jax.random.key(0)) for x in (batch, dirty)
   )
@@ -287,16 +286,16 @@ def test_what_is_masked_changes_nothing():
 
 
 def test_a_stochastic_policy_without_noise_is_a_deterministic_one():
-  deterministic = networks()
-  stochastic = networks(is_stochastic=True, least_scale=0.0)
+  deterministic = networks("lstm")
+  stochastic = networks("lstm", is_stochastic=True, least_scale=0.0)
   state, batch = start(deterministic), episodes()
 
   def widened(actor):
     # s = softplus(-100): numbers beside those of the mean.
     output = actor["head"]["output"]
     wide = {
-      "w": jnp.concatenate([output["w"], jnp.zeros_like(output["w"])], 1),
-      "b": jnp.concatenate([output["b"], jnp.full(M, -100.0)]),
+      "w": np.concatenate([output["w"], np.zeros_like(output["w"])], 1),
+      "b": np.concatenate([output["b"], np.full(M, -100.0, np.float32)]),
     }
     return actor | {"head": actor["head"] | {"output": wide}}
 
@@ -315,7 +314,7 @@ def test_a_stochastic_policy_without_noise_is_a_deterministic_one():
 
 
 def test_noise_is_drawn_anew_for_each_step_and_update():
-  nets = networks(is_stochastic=True, least_scale=0.0)
+  nets = networks("lstm", is_stochastic=True, least_scale=0.0)
   state, batch = start(nets), episodes()
   one, same, other = (
     updated(nets)(state, batch, jax.random.key(seed))[1]["policy_value"]
@@ -325,18 +324,15 @@ def test_noise_is_drawn_anew_for_each_step_and_update():
   assert one != other
   # All steps alike: only noise of their own tells their actions apart.
   still = batch._replace(
-    observation=jnp.zeros_like(batch.observation),
-    action=jnp.zeros_like(batch.action),
+    observation=np.zeros_like(batch.observation),
+    action=np.zeros_like(batch.action),
   )
   alike = networks("feedforward", is_stochastic=True)
   agent, empty = start(alike), alike.actor.core.initial_state()
-  noise = jax.random.normal(jax.random.key(0), (2, M))
-  found = [
-    learner.act(
-      alike, agent.actor, empty, still.observation[0, 0], jnp.zeros(M), nu
-    )[1]
-    for nu in noise
-  ]
+  noise = np.random.default_rng(0).normal(size=(2, M)).astype(np.float32)
+  seen = still.observation[0, 0], still.action[0, 0]
+  act = jax.jit(lambda nu: learner.act(alike, agent.actor, empty, *seen, nu)[1])
+  found = [act(nu) for nu in noise]
   assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
@@ -424,7 +420,7 @@ def test_greedy_play_is_what_an_update_sees(kind):
 def collected(is_stochastic):
   """Maps theta and sigma to actions, [8, 100, M]; the policy's mean is 0."""
   nets = networks("feedforward", is_stochastic=is_stochastic)
-  actor = jax.tree.map(jnp.zeros_like, start(nets).actor)
+  actor = jax.tree.map(np.zeros_like, start(nets).actor)
   return jax.jit(
     lambda theta, sigma: (
       learner.collect(
@@ -485,7 +481,8 @@ def run_and_round():
 
   run = start_run(jax.random.key(0), jax.tree.map(jnp.float32, HYPER))
   # Nothing is 0: all that is learnt from has its part.
-  run = run._replace(agent=jax.tree.map(lambda x: x + 1, run.agent))
+  agent = jax.tree.map(lambda x: np.asarray(x) + 1, run.agent)
+  run = run._replace(agent=jax.device_put(agent))
 
   @jax.jit
   def update_round(run, reward_scale):
@@ -592,7 +589,7 @@ def test_numbers_of_an_update_reach_it(monkeypatch):
 
 
 def test_what_is_exported_is_what_acting_needs():
-  nets = networks()
+  nets = networks("lstm")
   state = start(nets)
   found = learner.export(state)
   assert found == {"actor": state.actor, "critic": state.critic}

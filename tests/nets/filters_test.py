@@ -10,10 +10,11 @@ import pytest
 from lilly.memory import sphering
 from lilly.nets import cores, filters, recurrent, set_memories
 from tests.oracles import assert_close
+from tests.whole import whole
 
 D, N, M, W, Q = 6, 5, 4, 3, 2
-ELEMENTS = jnp.asarray(np.random.default_rng(0).integers(0, 2, (N, D)) * 1.0)
-OTHER = jnp.asarray([0.0, 1.0, 1.0, 1.0, 0.0, 1.0])
+ELEMENTS = np.random.default_rng(0).integers(0, 2, (N, D)).astype(np.float32)
+OTHER = np.array([0.0, 1.0, 1.0, 1.0, 0.0, 1.0], np.float32)
 SIZES = {"num_slots": M, "word_size": W, "query_size": Q, "hidden_size": 8}
 
 
@@ -21,21 +22,38 @@ def encoder():
   return filters.encoder(hidden_size=7, output_size=5)
 
 
+def compiled(memory):
+  """The same memory, each of its functions one program."""
+  functions = memory._asdict().items()
+  return memory._replace(**{k: jax.jit(f) for k, f in functions if callable(f)})
+
+
 @functools.cache
 def made(**options):
-  return filters.bloom(encoder(), **(SIZES | options))
+  return compiled(filters.bloom(encoder(), **(SIZES | options)))
 
 
-def started(memory, seed=0):
+def make_lstm(input_size, output_size):
+  return recurrent.lstm(input_size, output_size, hidden_size=3)
+
+
+@functools.cache
+def with_lstm():
+  return compiled(filters.recurrent(encoder(), make_lstm, hidden_size=8))
+
+
+@functools.cache
+def memory_network():
+  return compiled(filters.memory_network(encoder(), word_size=2))
+
+
+@functools.cache
+def started(memory):
   """Parameters none of which is as it begins, and the state."""
-  params, state = jax.jit(memory.init)(jax.random.key(seed), ELEMENTS[0])
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(9), len(leaves))
-  moved = [
-    x + 0.3 * jax.random.normal(k, x.shape)
-    for x, k in zip(leaves, keys, strict=True)
-  ]
-  return tree.unflatten(moved), state
+  params, state = memory.init(jax.random.key(0), ELEMENTS[0])
+  rng = np.random.default_rng(9)
+  moved = lambda x: x + np.float32(0.3 * rng.normal(size=x.shape))
+  return jax.tree.map(moved, jax.device_get(params)), state
 
 
 def count_numbers(memory, num_items=N):
@@ -85,50 +103,50 @@ def test_a_neural_bloom_filter_by_hand(read):
   memory = made(read_scale=0.5, read=read)
   params, state = started(memory)
   expected, keys = np.zeros((M, W)), np.asarray(params["keys"])
-  for x in np.asarray(ELEMENTS):
+  for x in ELEMENTS:
     _, query, word = embedded(params["embed"], x)
     expected += np.outer(softmax(keys @ query), word)
-  written = jax.jit(memory.write)(params, state, ELEMENTS)
+  written = memory.write(params, state, ELEMENTS)
   assert_close(written, expected, rtol=1e-4, atol=1e-5)
   assert written.size == count_numbers(memory)
-  z, query, word = embedded(params["embed"], np.asarray(OTHER))
+  z, query, word = embedded(params["embed"], OTHER)
   weights = softmax(keys @ query)
   assert_close(memory.address(params, state, OTHER), weights, rtol=1e-4)
   found = (weights[:, None] * expected).ravel()
   found = weights @ expected if read == "summed" else found
   expected = scored(params["output"], np.concatenate([0.5 * found, word, z]))
-  score = jax.jit(memory.read)(params, state, written, OTHER)
+  score = memory.read(params, state, written, OTHER)
   assert_close(score, expected, rtol=1e-4, atol=1e-5)
 
 
-def slopes(memory, params, state, through):
-  """Gradients of a score, through the write, the read, or both."""
-  still = jax.lax.stop_gradient(params)
+@functools.cache
+def slopes(memory):
+  """Gradients of a score through the write, through the read, and both."""
 
-  def of(params):
-    of_write = params if "write" in through else still
-    of_read = params if "read" in through else still
+  def score(of_write, of_read, state):
     written = memory.write(of_write, state, ELEMENTS)
     return memory.read(of_read, state, written, OTHER)
 
-  return jax.jit(jax.grad(of))(params)
+  def all_of(params, state):
+    apart = jax.grad(score, (0, 1))(params, params, state)
+    return *apart, jax.grad(lambda p: score(p, p, state))(params)
+
+  return jax.jit(all_of)
 
 
 def test_gradients_go_through_the_write_unless_detached():
   params, state = started(made())
-  of_write = slopes(made(), params, state, "write")
+  of_write, of_read, both = slopes(made())(params, state)
+  of_write = jax.device_get(of_write)
   assert max(np.abs(x).max() for x in jax.tree.leaves(of_write["embed"])) > 1e-3
   assert np.abs(of_write["keys"]).max() > 1e-5
-  both = slopes(made(), params, state, "write, read")
-  of_read = slopes(made(), params, state, "read")
   jax.tree.map(
-    lambda x, y, z: assert_close(x, y + z, rtol=1e-3, atol=1e-5),
+    lambda x, y, z: assert_close(x, np.add(y, z), rtol=1e-3, atol=1e-5),
     *(both, of_write, of_read),
   )
-  detached = made(is_detached=True)
+  *_, detached = slopes(made(is_detached=True))(params, state)
   jax.tree.map(
-    lambda x, y: assert_close(x, y, rtol=1e-4, atol=1e-6),
-    *(slopes(detached, params, state, "write, read"), of_read),
+    lambda x, y: assert_close(x, y, rtol=1e-4, atol=1e-6), detached, of_read
   )
 
 
@@ -153,12 +171,11 @@ def test_few_slots_are_written_and_read(read):
   params, state = started(memory)
   assert "keys" not in params  # not learnt
   written = memory.write(params, state, ELEMENTS[:1])
-  where = memory.address(params, state, ELEMENTS[0])
+  where = np.asarray(memory.address(params, state, ELEMENTS[0]))
   assert (np.abs(written).max(axis=1) > 0).tolist() == (where > 0).tolist()
   assert where.sum() == 1 and (where > 0).sum() == 1
-  of_memory = jax.grad(memory.read, argnums=2)(
-    params, state, written, ELEMENTS[0]
-  )
+  slope = jax.jit(jax.grad(memory.read, argnums=2))
+  of_memory = slope(params, state, written, ELEMENTS[0])
   assert (np.abs(of_memory).max(axis=1) > 0).tolist() == (where > 0).tolist()
 
 
@@ -171,20 +188,16 @@ def test_queries_are_sphered_by_moments_of_what_was_seen():
     rtol=1e-5,  # at first the projection is the identity
   )
   seen = memory.observe(params, state, ELEMENTS)
-  expected = sphering.update(
-    sphering.init(Q),
-    jnp.stack([embedded(params["embed"], x)[1] for x in np.asarray(ELEMENTS)]),
-  )
+  queries = np.stack([embedded(params["embed"], x)[1] for x in ELEMENTS])
+  observe = whole(sphering.update)
+  expected = observe(sphering.init(Q), queries)
   assert_close(seen["sphere"].second_moment, expected.second_moment, rtol=1e-4)
   np.testing.assert_array_equal(seen["sphere"].projection, np.eye(Q))
   again = memory.observe(params, seen, ELEMENTS)
-  moments = sphering.update(
-    expected,
-    jnp.stack([embedded(params["embed"], x)[1] for x in np.asarray(ELEMENTS)]),
-  )
-  refreshed = sphering.refresh(moments, decay=0.0, every=2)
+  moments = observe(expected, queries)
+  refreshed = whole(sphering.refresh)(moments, decay=0.0, every=2)
   assert_close(again["sphere"].projection, refreshed.projection, rtol=1e-3)
-  _, query, _ = embedded(params["embed"], np.asarray(OTHER))
+  _, query, _ = embedded(params["embed"], OTHER)
   query = np.asarray(again["sphere"].projection) @ query
   weights = softmax(np.asarray(params["keys"]) @ query)
   assert_close(memory.address(params, again, OTHER), weights, rtol=1e-4)
@@ -192,14 +205,14 @@ def test_queries_are_sphered_by_moments_of_what_was_seen():
 
 
 def test_a_core_sees_the_set_as_a_sequence():
-  make_core = lambda i, o: recurrent.lstm(i, o, hidden_size=3)
-  memory = filters.recurrent(encoder(), make_core, hidden_size=8)
+  memory = with_lstm()
   params, state = started(memory)
-  core, held = make_core(5, 1), make_core(5, 1).initial_state()
-  for x in np.asarray(ELEMENTS):
+  core = make_lstm(5, 1)
+  step, held = jax.jit(core.apply), core.initial_state()
+  for x in ELEMENTS:
     hidden = leaky(linear(params["embed"], "encoder/~/linear_0", x))
     z = linear(params["embed"], "encoder/~/linear_1", hidden)
-    held, _ = core.apply(params["core"], jnp.asarray(z), held)
+    held, _ = step(params["core"], z, held)
   written = memory.write(params, state, ELEMENTS)
   jax.tree.map(lambda x, y: assert_close(x, y, rtol=1e-4), written, held)
   assert count_numbers(memory) == count_numbers(memory, 7) == 6
@@ -222,7 +235,7 @@ def stateless(input_size, output_size):
 def test_all_of_a_large_core_is_counted_and_read():
   options = {"hidden_size": 2, "num_slots": 4, "word_size": 3, "num_heads": 1}
   make_core = lambda i, o: cores.make("dnc", i, o, **options)
-  memory = filters.recurrent(encoder(), make_core, hidden_size=8)
+  memory = compiled(filters.recurrent(encoder(), make_core, hidden_size=8))
   params, state = started(memory)
   written = memory.write(params, state, ELEMENTS)
   count = sum(x.size for x in jax.tree.leaves(written))
@@ -231,7 +244,7 @@ def test_all_of_a_large_core_is_counted_and_read():
 
 
 def test_a_memory_network_knows_the_most_similar_word():
-  memory = filters.memory_network(encoder(), word_size=2)
+  memory = memory_network()
   params, state = started(memory)
 
   def words(x, name):
@@ -240,10 +253,10 @@ def test_a_memory_network_knows_the_most_similar_word():
     return linear(params["embed"], name, leaky(z))
 
   written = memory.write(params, state, ELEMENTS)
-  expected = np.stack([words(x, "word") for x in np.asarray(ELEMENTS)])
+  expected = np.stack([words(x, "word") for x in ELEMENTS])
   assert_close(written, expected, rtol=1e-4, atol=1e-6)
   assert written.size == count_numbers(memory) == 2 * N
-  query = words(np.asarray(OTHER), "query")
+  query = words(OTHER, "query")
   norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(query)
   similar = (expected @ query / norms).max()
   expected = params["gain"] * similar + params["bias"]
@@ -252,18 +265,11 @@ def test_a_memory_network_knows_the_most_similar_word():
 
 
 def test_an_empty_set_can_be_asked():
-  make_core = lambda i, o: recurrent.lstm(i, o, hidden_size=3)
-  network = filters.memory_network(encoder(), word_size=2)
-  for memory in (
-    made(),
-    made(num_sparse=2),
-    filters.recurrent(encoder(), make_core, hidden_size=8),
-    network,
-  ):
+  for memory in (made(), made(num_sparse=2), with_lstm(), memory_network()):
     params, state = started(memory)
-    written = jax.jit(memory.write)(params, state, ELEMENTS[:0])
-    assert not any(leaf.any() for leaf in jax.tree.leaves(written))
-    score = jax.jit(memory.read)(params, state, written, OTHER)
+    written = memory.write(params, state, ELEMENTS[:0])
+    assert not any(map(np.any, jax.tree.leaves(written)))
+    score = memory.read(params, state, written, OTHER)
     assert np.isfinite(score)
   # As little familiar as can be.
   assert_close(score, params["bias"] - params["gain"], rtol=1e-6)
@@ -308,5 +314,4 @@ def test_bad_sizes_are_refused():
   with pytest.raises(ValueError, match="word_size is 0"):
     filters.memory_network(encoder(), word_size=0)
   with pytest.raises(ValueError, match="hidden_size is 0"):
-    make_core = lambda i, o: recurrent.lstm(i, o, hidden_size=3)
-    filters.recurrent(encoder(), make_core, hidden_size=0)
+    filters.recurrent(encoder(), make_lstm, hidden_size=0)

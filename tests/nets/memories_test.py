@@ -1,8 +1,9 @@
 """Tests of the memories of cores: what their numbers become, what they show."""
 
+import functools
+
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -150,7 +151,7 @@ _WRITE_AND_FIND = {
 def test_a_word_is_read_in_the_step_that_writes_it(name):
   memory = cores.make_memory(name, **_SIZES | {"num_heads": 1})
   step = jax.jit(lambda state, numbers: memory.step(state, **numbers))
-  state, rng = memory.init(), np.random.default_rng(0)
+  state, rng = jax.jit(memory.init)(), np.random.default_rng(0)
   for _ in range(2):
     word = rng.normal(size=_WORD).astype(np.float32)
     numbers = {"word": word} | {
@@ -195,18 +196,30 @@ def _changed(before, after):
   }
 
 
+@functools.cache
+def _filled(name, seed):
+  """A state as it begins, and filled; both of NumPy."""
+  init, fill = _compiled(name)
+  state = init()
+  return jax.device_get((state, fill(jax.random.key(seed), state)))
+
+
+@functools.cache
+def _compiled(name):
+  memory = _FILLED[name]
+  return jax.jit(memory.init), jax.jit(memory.fill)
+
+
 @pytest.mark.parametrize("name", _FILLED)
 def test_a_fill_puts_random_words_into_slots_and_changes_nothing_else(name):
-  memory = _FILLED[name]
-  empty = memory.init()
-  full = memory.fill(jax.random.key(0), empty)
+  empty, full = _filled(name, 0)
   changed = _changed(empty, full)
   (words,) = [x for path, x in changed.items() if ".index" not in path]
   assert words.shape == (40, 25)
   np.testing.assert_allclose([words.mean(), words.std()], [0.0, 1.0], atol=0.15)
   assert len(np.unique(words)) > 0.99 * words.size
   assert (len(changed) > 1) == name.endswith("_lsh")
-  other = memory.fill(jax.random.key(1), empty)
+  _, other = _filled(name, 1)
   (others,) = [
     x for path, x in _changed(empty, other).items() if ".index" not in path
   ]
@@ -215,9 +228,10 @@ def test_a_fill_puts_random_words_into_slots_and_changes_nothing_else(name):
 
 @pytest.mark.parametrize("name", ["sam_lsh", "sdnc_lsh"])
 def test_every_word_of_a_fill_is_filed(name):
-  state = _FILLED[name].fill(jax.random.key(0), _FILLED[name].init())
+  _, state = _filled(name, 0)
   state = state if name == "sam_lsh" else state.memory
-  expected = nearest_neighbors.file(_index(), state.words.words)
+  file = jax.jit(lambda words: nearest_neighbors.file(_index(), words))
+  expected = jax.device_get(file(state.words.words))
   for actual, wanted in zip(state.index, expected, strict=True):
     np.testing.assert_array_equal(actual, wanted)
   assert np.all(expected.places >= 0)
@@ -227,13 +241,13 @@ def test_every_word_of_a_fill_is_filed(name):
 def test_accesses_are_weights_of_every_slot(name):
   memory = cores.make_memory(name, **_SIZES)
   step = jax.jit(lambda state, numbers: memory.step(state, **numbers)[0])
-  state, rng = memory.init(), np.random.default_rng(0)
+  state, rng = jax.jit(memory.init)(), np.random.default_rng(0)
   for _ in range(2):
     state = step(
       state,
-      {k: jnp.asarray(rng.normal(size=s)) for k, s in memory.interface.items()},
+      {k: np.float32(rng.normal(size=s)) for k, s in memory.interface.items()},
     )
-  written, read = memory.accesses(state)
+  written, read = jax.device_get(jax.jit(memory.accesses)(state))
   assert written.shape == read.shape == (_SLOTS,)
   assert min(written.min(), read.min()) >= -1e-6
   # At most one word a head.
@@ -241,32 +255,33 @@ def test_accesses_are_weights_of_every_slot(name):
 
 
 def test_accesses_tell_writes_from_reads_of_all_heads():
-  slots = jnp.arange(4)
   dense = dense_access.State(
-    memory=jnp.zeros((4, 2)),
-    read_weights=jnp.array([[0.5, 0.5, 0, 0], [0, 0, 0.25, 0.75]]),
-    write_weights=jnp.array([[1.0, 0, 0, 0], [0.5, 0, 0, 0.5]]),
-    usage=jnp.zeros(4),
+    memory=np.zeros((4, 2), np.float32),
+    read_weights=np.float32([[0.5, 0.5, 0, 0], [0, 0, 0.25, 0.75]]),
+    write_weights=np.float32([[1.0, 0, 0, 0], [0.5, 0, 0, 0.5]]),
+    usage=np.zeros(4, np.float32),
   )
   for name in ("dam", "ntm"):
-    written, read = cores.make_memory(name).accesses(dense)
+    written, read = jax.jit(cores.make_memory(name).accesses)(dense)
     np.testing.assert_array_equal(written, [1.5, 0, 0, 0.5])
     np.testing.assert_array_equal(read, [0.5, 0.5, 0.25, 0.75])
+  one_head = np.arange(4, dtype=np.float32) / 4
   written, _ = cores.make_memory("dnc").accesses(
-    dense._replace(write_weights=slots / 4.0)
+    dense._replace(write_weights=one_head)
   )
-  np.testing.assert_array_equal(written, slots / 4.0)
+  np.testing.assert_array_equal(written, one_head)
   memory = memories.sam(num_slots=4, word_size=2, num_heads=2, num_reads=2)
-  state = memory.init()
+  state = jax.jit(memory.init)()
   reads = state.reads._replace(
-    slots=jnp.array([[0, 1], [1, 3]]),
-    weights=jnp.array([[0.25, 0.75], [0.5, 0.5]]),
+    slots=np.int32([[0, 1], [1, 3]]),
+    weights=np.float32([[0.25, 0.75], [0.5, 0.5]]),
   )
   # A slot that does not exist is nowhere: padding, in writes of few words.
-  writes = state.writes._replace(
-    slots=jnp.full_like(state.writes.slots, 4).at[0, 0].set(2),
-    weights=jnp.ones_like(state.writes.weights),
-  )
-  written, read = memory.accesses(state._replace(reads=reads, writes=writes))
+  slots = np.full_like(state.writes.slots, 4)
+  slots[0, 0] = 2
+  weights = np.ones_like(state.writes.weights)
+  writes = state.writes._replace(slots=slots, weights=weights)
+  state = state._replace(reads=reads, writes=writes)
+  written, read = jax.jit(memory.accesses)(state)
   np.testing.assert_array_equal(written, [0, 0, 1, 0])
   np.testing.assert_array_equal(read, [0.25, 1.25, 0, 0.5])
