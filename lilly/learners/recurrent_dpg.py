@@ -180,9 +180,7 @@ def update(
   inputs = networks.make_inputs(nets, observation, previous)
   noise = _sample_noise(key, nets, (num_samples, *previous.shape))
   y = _targets(nets, state, batch, inputs, noise[0], discount)
-  past = jax.tree.map(
-    lambda x: x[:, :-1], inputs
-  )  # o_{T+1} is only for targets
+  past = jax.tree.map(lambda x: x[:, :-1], inputs)  # o_{T+1} is for targets
 
   def critic_loss(critic):
     features = networks.unroll_episodes(nets.critic, critic, past)

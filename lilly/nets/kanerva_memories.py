@@ -136,7 +136,7 @@ def dynamic(
       returned unchanged, whatever was written.
     code_size: size of a code, C.
     noise_variance: variance of a code, σ².
-    num_iterations: iterations of solving for the address of a written item.
+    num_iterations: iterations of solving for an item's address.
     method: see `dynamic_kanerva.address`.
 
   Returns:
@@ -146,8 +146,7 @@ def dynamic(
     ValueError: a size is not positive; a method is unknown, when called.
 
   Reference:
-    Wu et al. (2018), arXiv:1811.09556, initialised as in the authors' released
-    module.
+    Wu et al. (2018), arXiv:1811.09556, initialised as in the authors' module.
   """
   _check(num_rows=num_rows, code_size=code_size)
 
