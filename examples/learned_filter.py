@@ -1,15 +1,15 @@
-"""Scores of one's own, as a filter without false negatives: even numbers."""
+"""Turn your own scores into a filter without false negatives: even numbers."""
 
 import jax
 import jax.numpy as jnp
 
 from lilly.memory import bloom, learned_filters
 
-RATE = 0.02  # of false positives: half the scores', half the backup's
+RATE = 0.02  # of false positives: half for scores, half for the backup
 
 
 def score(key, x):
-  """Even numbers score higher, mostly; any model would do."""
+  """Scores even numbers higher, mostly; any model would do."""
   return jnp.where(x % 2 == 0, 1.5, -1.5) + jax.random.normal(key, x.shape)
 
 

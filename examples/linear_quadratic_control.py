@@ -1,4 +1,4 @@
-"""Iterative LQG steers dynamics of one's own: a boat crosses a river.
+"""Iterative LQG on custom dynamics: a boat crosses a river.
 
 In the checkout: python -m examples.linear_quadratic_control
 """
@@ -10,7 +10,7 @@ from lilly.control import lqr
 
 
 def dynamics(t, x, u):
-  place, speed = x[:2], x[2:]  # of the boat over ground; u: thrust
+  place, speed = x[:2], x[2:]  # position and velocity over ground; u: thrust
   current = jnp.stack([2 * jnp.sin(jnp.pi * place[1] / 4), 0.0])
   drag = (current - speed) * jnp.sqrt(1 + jnp.sum((current - speed) ** 2))
   return x + 0.1 * jnp.concatenate([speed, u + drag])

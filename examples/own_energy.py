@@ -1,4 +1,4 @@
-"""A memory of one's own energy: Hopfield's, and all its rates are learnt."""
+"""A memory with a custom energy: Hopfield's, with learnt rates."""
 
 import jax
 import optax
@@ -9,7 +9,7 @@ from lilly.tasks import patterns
 OPTIMISER = optax.adam(1e-2)
 
 
-def hopfield(weights, x):  # a step of writing down it is Hebb's rule
+def hopfield(weights, x):  # a write step on it is Hebb's rule
   return -0.5 * (2 * x - 1) @ weights @ (2 * x - 1)
 
 
@@ -37,4 +37,4 @@ def main(num_updates=500):
 
 
 if __name__ == "__main__":
-  print("wrong bits, of queries about 8:", jax.jit(main)()[-50:].mean())
+  print("wrong bits (queries: about 8):", jax.jit(main)()[-50:].mean())

@@ -14,8 +14,8 @@ from lilly.envs import environment, wrappers
 
 
 def reset(key):
-  x = jax.random.uniform(key, (2,), minval=-1.0)  # place and speed
-  return x, x  # the state, and what is observed of it
+  x = jax.random.uniform(key, (2,), minval=-1.0)  # position and velocity
+  return x, x  # state and observation
 
 
 def step(key, x, action):

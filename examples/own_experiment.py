@@ -11,7 +11,7 @@ class Settings(NamedTuple):
 
 
 def make_experiments(settings, options):
-  import jax  # after the flags are parsed: --help answers at once
+  import jax  # after parsing flags, so that --help is immediate
 
   def init(key, hyper, data):
     key, key_start = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""A sparse access memory in a scan of one's own, along an endless stream."""
+"""A sparse access memory in your own scan, on an endless stream."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ OPTIMISER = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(3e-3))
 
 
 def loss(params, memory, bits, targets):
-  start = CORE.detach(memory)  # the words stay, no gradient goes further back
+  start = CORE.detach(memory)  # keeps the words, stops the gradient
   memory, logits = recurrent.unroll(CORE, params, bits, start)
   return optax.sigmoid_binary_cross_entropy(logits, targets).mean(), memory
 
@@ -37,4 +37,4 @@ def main(num_segments=2000):
 
 
 if __name__ == "__main__":
-  print("loss at first, loss in the end:", *main())
+  print("initial loss, final loss:", *main())

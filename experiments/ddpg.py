@@ -3,16 +3,15 @@
 Lillicrap, Hunt, Pritzel, Heess, Erez, Tassa, Silver, Wierstra (arXiv
 1509.02971, ICLR 2016). One algorithm and one setting of hyper-parameters learn
 several tasks; returns are normalised so that a random policy scores 0 and the
-best that is known 1. An update is one step of the environment and one of
-learning.
+best known one 1. An update is one step of the environment and one of learning.
 
 Tasks: those of lilly.envs (pendulum is the default), and brax/NAME,
 playground/NAME. Variants: ddpg; no_target learns without target networks;
 batch_norm normalises as the paper does, batch_norm_no_target its control.
 
 Expected on the pendulum is a return of -150 after 20,000 steps; with
---tasks=all --num_updates=60000 scores above 0.9, but for point_mass: 0. With 8
-seeds that is one and ten minutes on 2 cores. More in docs/papers/ddpg.md.
+--tasks=all --num_updates=60000 scores above 0.9, except for point_mass: 0. With
+8 seeds these take one and ten minutes on 2 cores. More in docs/papers/ddpg.md.
 """
 
 from typing import Annotated, Any, Literal, NamedTuple
@@ -145,7 +144,7 @@ PRESETS = {
 
 
 def check(settings: Settings) -> None:
-  """Refuses settings that do not fit each other."""
+  """Refuses incompatible settings."""
   variants = ",".join(settings.variants)
   sizes = ",".join(map(str, settings.hidden_sizes))
   batch_norm_variants = "batch_norm" in variants
@@ -160,7 +159,7 @@ def check(settings: Settings) -> None:
       settings.reward_scale == 0
     ),
     f"--theta={settings.theta} times --dt={settings.dt} must be less than 2, "
-    "or the noise grows without end.": settings.theta * settings.dt >= 2,
+    "or the noise diverges.": settings.theta * settings.dt >= 2,
     f"--hidden_sizes={sizes} must be {least_layers} or more positive integers, "
     "such as 400,300.": len(settings.hidden_sizes) < least_layers,
     f"--variants={variants} --batch_norm: give --nobatch_norm, or leave out "
@@ -177,7 +176,7 @@ def check(settings: Settings) -> None:
 
 
 def make_environment(settings: Settings, task: str, **options: Any) -> Any:
-  """A task with actions in [-1, 1], observed as it is or in pixels."""
+  """A task with actions in [-1, 1], observed as states or pixels."""
   repeats = 1 if settings.pixels else settings.action_repeat
   try:
     env = catalog.make_normalized(task, repeats, **options)
@@ -219,14 +218,14 @@ def make_experiment(
   pool_size: int | None = None,
   task: str = "",
 ) -> training.Experiment:
-  """One environment and one variant, as one run sees it.
+  """One run of one variant in one environment.
 
   Args:
-    env: with actions in [-1, 1] and episodes that end.
-    settings: of the script.
+    env: environment with actions in [-1, 1] and episodes that end.
+    settings: settings of the script.
     variant: one of the script's variants.
-    pool_size: as `num_starts` of `wrappers.auto_reset`.
-    task: its name, where returns are to be scored.
+    pool_size: `num_starts` of `wrappers.auto_reset`.
+    task: name of the task, if returns are to be scored.
   """
   acting = wrappers.auto_reset(env, pool_size)
   nets = make_networks(settings, env, variant)
@@ -281,7 +280,7 @@ def make_experiment(
 def make_experiments(
   settings: Settings, options: training.Options
 ) -> dict[str, training.Experiment]:
-  """Each task with each variant."""
+  """One experiment for each task and variant."""
   del options
   pairs = catalog.name_pairs(settings.tasks, settings.variants)
   return {
@@ -289,7 +288,7 @@ def make_experiments(
       make_environment(settings, task),
       settings,
       variant,
-      # A physics engine takes long to reset; a pool of starts is made once.
+      # Resetting a physics engine is slow, so a pool of starts is made once.
       pool_size=16 if "/" in task else None,
       task=task,
     )
@@ -336,13 +335,13 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
 
 
 def share_solved(results: training.Results) -> Any:
-  """0 or 1 for each seed: does it return -180 at 20,000 steps."""
+  """0 or 1 for each seed: whether it returns -180 at 20,000 steps."""
   returns = at(20_000, "pendulum", "eval/return")(results)
   return np.where(returns >= -180.0, 1.0, 0.0)
 
 
 def correlation(results: training.Results) -> Any:
-  """The pendulum's Q with observed discounted returns, for each seed."""
+  """Correlation of Q and observed discounted returns on the pendulum."""
   last("pendulum", "eval/return")(results)  # not applicable if it was not run
   flags = results.options.flags
   settings = Settings(**{name: flags[name] for name in Settings._fields})

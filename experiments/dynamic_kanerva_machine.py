@@ -8,13 +8,13 @@ damaged image is read iteratively until it has converged to a stored one.
 Variants: dkm; squared, addresses as the authors' module solves for them;
 mean_field, addresses that account for the memory's uncertainty; no_autoencoder,
 without the loss that ties encoder and decoder; dnc, with a Differentiable
-Neural Computer in place of the memory; list, which keeps as many codes as fill
-the same bytes and reads the nearest; vae, without a memory.
+Neural Computer in place of the memory; list, which keeps as many codes as fit
+into the same bytes and reads the nearest; vae, without a memory.
 
 Tasks: digits (the default; bundled, 8 x 8), generated, omniglot, mnist (binary
 images), cifar10 and cifar10_small. Nats are per image, and include the KL of
 addresses and, divided by T, of the memory; the VAE's include the KL of its
-code. dnc and list have no KL: theirs are no bound.
+code. dnc and list have no KL, so theirs are not bounds.
 
 Expected on digits: 16.1 nats, and 9.7 wrong bits that become 4.6 after one
 read, in 4 minutes on 2 cores. More in docs/papers/dynamic_kanerva_machine.md.
@@ -171,7 +171,7 @@ PRESETS = {
 
 
 def make_task(settings: Settings, data_dir: str | None) -> Any:
-  """The data set as a task; checks that it has as many classes as are asked."""
+  """The data set as a task; checks its number of classes."""
   task = image_episodes.task(settings.task, data_dir)
   num_classes = len(task.data[1].starts) - 1
   if any(count > num_classes for count in settings.classes):
@@ -183,7 +183,7 @@ def make_task(settings: Settings, data_dir: str | None) -> Any:
 
 
 def make_networks(settings: Settings, variant: str, task: Any) -> Any:
-  """Encoder and decoder; the VAE has one layer more on both sides of a code."""
+  """Encoder and decoder; the VAE has one more layer on both sides of a code."""
   sizes = {
     "code_size": settings.code_size,
     "hidden_size": settings.hidden_size,
@@ -227,7 +227,7 @@ def make_memory(settings: Settings, variant: str) -> Any:
 
 
 def make_loss(settings: Settings, variant: str, nets: Any, memory: Any) -> Any:
-  """The loss of an episode, as `descent.make` takes it."""
+  """The loss of an episode, for `descent.make`."""
   if variant != "vae":
     return learner.make_loss(
       nets, memory, autoencodes=variant != "no_autoencoder"
@@ -253,7 +253,7 @@ def damage(settings: Settings, task: Any, key: Any, images: Any) -> Any:
 def make_experiment(
   settings: Settings, variant: str, task: Any
 ) -> training.Experiment:
-  """One variant, as one run sees it."""
+  """One run of one variant."""
   nets = make_networks(settings, variant, task)
   memory = make_memory(settings, variant)
   loss = make_loss(settings, variant, nets, memory)
@@ -280,7 +280,7 @@ def make_experiment(
         state.params,
         num_reads=settings.num_reads,
       )
-    # As many images, whatever the length.
+    # The same number of images for every length.
     num_images = settings.num_tests * settings.num_items
     return learner.measure(
       jax.random.clone(key),

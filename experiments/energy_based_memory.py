@@ -1,15 +1,15 @@
 """Energy-based memory: a few gradient steps store patterns in a network.
 
 Bartunov, Rae, Osindero, Lillicrap: Meta-Learning Deep Energy-Based Memory
-Models (arXiv 1910.02720, ICLR 2020). A network is an energy of patterns.
+Models (arXiv 1910.02720, ICLR 2020). A network defines an energy over patterns.
 Gradient steps on the weights of its memory layers write a set of patterns at
-once; gradient steps on a damaged query read. The weights at which writing
-begins, all rates and the other layers are learnt through both loops.
+once; gradient steps on a damaged query read one. The initial weights of a
+write, all rates and the other layers are learnt through both loops.
 
 Variants: ebmm; unwritten, trained with no writing steps: the control;
 first_order, without gradients through the gradient steps of writing;
-memory_network, words that are attended to, and dynamic_kanerva, each as large
-as what ebmm writes. Not trained: Hopfield networks, hebb, storkey and
+memory_network, attention to stored words, and dynamic_kanerva, each as large as
+ebmm's writable weights. Not trained: Hopfield networks, hebb, storkey and
 pseudo_inverse; modern, attention to the stored patterns; query, which returns
 the query.
 
@@ -274,7 +274,7 @@ PRESETS = {
 
 
 def check(settings: Settings) -> None:
-  """Refuses settings that do not fit each other."""
+  """Refuses incompatible settings."""
   if settings.task == "cifar10" and set(settings.variants) & set(HOPFIELD):
     raise training.RunError(
       f"--variants={','.join(settings.variants)}: Hopfield's rules store bits, "
@@ -289,7 +289,7 @@ def check(settings: Settings) -> None:
 
 
 def make_task(settings: Settings, data_dir: str | None) -> Any:
-  """The patterns, and how queries are damaged."""
+  """The task: patterns, and damaged queries."""
   if settings.task == "binary":
     return patterns.make_binary_task(
       num_bits=settings.num_bits, num_redrawn=settings.num_redrawn
@@ -314,7 +314,7 @@ def list_names(settings: Settings) -> list[str]:
 
 
 def make_network(settings: Settings, name: str) -> Any:
-  """The energy of a name, such as ebmm or ebmm-15."""
+  """The energy network of a name, such as ebmm or ebmm-15."""
   size = name.partition("-")[2]
   return energy_networks.make(
     settings.network,
@@ -326,7 +326,7 @@ def make_network(settings: Settings, name: str) -> Any:
 
 
 def make_memory(settings: Settings, name: str, task: Any) -> Any:
-  """The memory of a variant that is trained."""
+  """The memory of a trained variant."""
   variant, network = name.partition("-")[0], make_network(settings, name)
   if variant in BASELINES:
     return pattern_memories.make_as_large(
@@ -352,7 +352,7 @@ def make_memory(settings: Settings, name: str, task: Any) -> Any:
 
 
 def make_learner(settings: Settings, memory: Any, task: Any) -> Any:
-  """Descends the loss of sets of patterns."""
+  """The learner, which minimises the loss of sets of patterns."""
 
   def optimiser(hyper):
     # The gradients through both loops are clipped, not those inside.
@@ -375,7 +375,7 @@ def make_learner(settings: Settings, memory: Any, task: Any) -> Any:
 def make_experiment(
   settings: Settings, name: str, task: Any
 ) -> training.Experiment:
-  """One variant, as one run sees it."""
+  """One run of one variant."""
   is_trained = name.partition("-")[0] in TRAINED
   memory: Any = None
   if is_trained:
@@ -464,7 +464,7 @@ def distance(measure: Any, value: float) -> Any:
 
 
 def hebb_claim(count: int, published: float) -> Claim:
-  """The claim that Hebb's rule has the published errors."""
+  """The claim that Hebb's rule has the published error."""
   measure = last("hebb", f"eval/error_clamped_at_{count}")
   return Claim(
     f"hebb-{count}",

@@ -2,7 +2,7 @@
 
 Lillicrap, Cownden, Tweed, Akerman: Random feedback weights support learning in
 deep neural networks (arXiv 1411.0247, 2014; Nature Communications 7:13276,
-2016). Learning rules that differ only in what carries the error back are
+2016). Learning rules that differ only in how the error is propagated back are
 compared on the same data from the same initial weights.
 
 Tasks: linear, a 30-20-10 linear map, one example at a time (the default);
@@ -249,13 +249,13 @@ PRESETS = {
 
 
 def check(settings: Settings) -> None:
-  """Refuses hidden layers that cannot be read."""
+  """Refuses hidden layers that cannot be parsed."""
   for text in settings.hidden:
     hidden_sizes(text)
 
 
 def hidden_sizes(text: str) -> list[int]:
-  """Reads 20x10 as [20, 10]."""
+  """Parses 20x10 as [20, 10]."""
   sizes = text.split("x")
   if not all(size.isdigit() and int(size) for size in sizes):
     raise training.RunError(
@@ -295,7 +295,7 @@ def make_task(settings: Settings, data_dir: str | None) -> Any:
 
 
 def make_model(settings: Settings, rule: str, sizes: list[int]) -> Any:
-  """The published units of each task, and the rule that trains them."""
+  """The model: published units of each task, and the learning rule."""
   if settings.task in IMAGES:
     return learner.Model(rule, sizes)
   is_nonlinear = settings.task == "nonlinear"
@@ -311,7 +311,7 @@ def make_model(settings: Settings, rule: str, sizes: list[int]) -> Any:
 def make_experiment(
   settings: Settings, rule: str, hidden: list[int], task: Any
 ) -> training.Experiment:
-  """One rule on one network, as one run sees it."""
+  """One run of one rule on one network."""
   model = make_model(settings, rule, [*hidden, task.num_outputs])
 
   def optimiser(params, state, hyper):

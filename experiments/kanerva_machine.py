@@ -1,14 +1,14 @@
-"""The Kanerva Machine: a generative model with a memory that is written once.
+"""The Kanerva Machine: a generative model with a memory written by inference.
 
 Wu, Wayne, Graves, Lillicrap: The Kanerva Machine: A Generative Distributed
 Memory (arXiv 1804.01756, ICLR 2018). An episode of images is written to a
-matrix of normal variables, exactly and without gradient steps; the memory, read
-at an address, is the prior of the code of an image.
+matrix of normal variables, exactly and without gradient steps; a read from the
+memory is the prior of an image's code.
 
 Variants: kanerva; unwritten, whose memory is never written; vae, without a
 memory; dnc, with a Differentiable Neural Computer in place of the memory. All
-have the same encoder, decoder and likelihood. one_draw reads at the very
-addresses at which it wrote, which gives no bound.
+have the same encoder, decoder and likelihood. one_draw reads at the sampled
+addresses it wrote to, which gives no bound.
 
 Tasks: digits (the default with --preset=cpu; bundled with scikit-learn, 8 x 8),
 generated, omniglot, mnist (binary images), cifar10 and cifar10_small. The bound
@@ -172,7 +172,7 @@ PRESETS = {
 
 
 def make_task(settings: Settings, data_dir: str | None) -> Any:
-  """The data set as a task; checks that it has as many classes as are asked."""
+  """The data set as a task; checks its number of classes."""
   task = image_episodes.task(settings.task, data_dir)
   num_classes = len(task.data[1].starts) - 1
   if any(count > num_classes for count in settings.classes):
@@ -184,7 +184,7 @@ def make_task(settings: Settings, data_dir: str | None) -> Any:
 
 
 def make_networks(settings: Settings, task: Any) -> Any:
-  """Encoder, decoder and the networks between them, alike in all variants."""
+  """Encoder, decoder and the networks between them, equal in all variants."""
   return kanerva_model.networks(
     task.shape,
     code_size=settings.code_size,
@@ -203,7 +203,7 @@ def make_memory(settings: Settings, variant: str) -> Any:
   if variant == "vae":
     return kanerva_memories.none(settings.code_size)
   if variant == "dnc":
-    # As many numbers as the Kanerva Machine's mean has, its controller apart.
+    # As many floats as the Kanerva Machine's mean, without the controller.
     make_core = functools.partial(
       cores.make,
       "dnc",
@@ -227,7 +227,7 @@ def make_memory(settings: Settings, variant: str) -> Any:
 def make_experiment(
   settings: Settings, variant: str, task: Any
 ) -> training.Experiment:
-  """One variant, as one run sees it."""
+  """One run of one variant."""
   nets, memory = make_networks(settings, task), make_memory(settings, variant)
   loss = learner.make_loss(
     nets,
@@ -244,7 +244,7 @@ def make_experiment(
     return training.skip_nonfinite(optax.chain(clip, adam))
 
   def measure(key, state, data, num_items, num_classes=None):
-    # As many images, whatever the length.
+    # The same number of images for every length.
     num_images = settings.num_tests * settings.num_items
     return descent.measure(
       jax.random.clone(key),
@@ -331,7 +331,7 @@ def nats(variant: str, name: str = "nats") -> Any:
 
 
 def least_rise(results: training.Results) -> Any:
-  """The least rise of the Kanerva Machine's nats where the length doubles."""
+  """The least rise of the Kanerva Machine's nats when the length doubles."""
   found = [nats("kanerva", f"nats_at_{n}") for n in (32, 64, 128, 256)]
   values = np.stack([measure(results) for measure in found])
   return np.diff(values, axis=0).min(axis=0)

@@ -2,14 +2,14 @@
 
 Gu, Lillicrap, Sutskever, Levine (arXiv 1603.00748, ICML 2016). Q-learning for
 continuous actions without an actor, against DDPG; and short rollouts of the
-policy in a model of the environment, whose transitions are learnt from too. An
+policy in a model of the environment, whose transitions are also learnt from. An
 update is a round: --refit_every episodes, after which models are fitted again.
 
 Variants: naf and ddpg; more_updates is naf with as many updates as imagination
 makes, all on real transitions: its control. true_model (the simulator),
 linear_model (linear-Gaussian, for each step of an episode) and neural_model
-imagine with a model. planner explores by iLQG on the linear model in a share
-of the episodes, linear_model_planner imagines too. ilqg learns nothing: it
+imagine with a model. planner explores by iLQG on the linear model in a fraction
+of the episodes; linear_model_planner also imagines. ilqg learns nothing: it
 plans with the simulator, from each start of the evaluation.
 
 Expected on the pendulum is a return of -150 after 10 rounds (10,000 steps), in
@@ -99,7 +99,7 @@ class Settings(NamedTuple):
     int, at_least(0), "Steps per episode; 0: the task's default."
   ] = 0
   fixed_start: Annotated[
-    bool, "Start every episode alike (pendulum, reacher_fixed)."
+    bool, "Start every episode in the same state (pendulum, reacher_fixed)."
   ] = False
   batch_size: Annotated[Count, "Transitions per update."] = 64
   capacity: Annotated[Count, "Transitions kept in replay."] = 1_000_000
@@ -112,13 +112,13 @@ class Settings(NamedTuple):
   ] = 5
   imagined_steps: Annotated[Count, "Steps of a rollout in the model, l."] = 10
   imagined_sigma: Annotated[
-    NonNegative, "Volatility σ in imagination; 0: that of --sigma."
+    NonNegative, "Volatility σ in imagination; 0: the value of --sigma."
   ] = 0.0
   imagine_until: Annotated[
     int, at_least(0), "Episodes with imagination; 0: all."
   ] = 0
   ridge: Annotated[
-    NonNegative, "Linear model: added to the variance of its inputs."
+    NonNegative, "Linear model: ridge added to the variance of its inputs."
   ] = 1e-3
   model_updates: Annotated[Count, "Neural model: updates per fit."] = 1000
   planner_share: Annotated[
@@ -193,10 +193,10 @@ PRESETS = {
   "paper": {"num_updates": 400, "eval_every": 10},
 }
 
-# Steps per episode before actions are repeated, where these are not 1,000.
+# Steps per episode before repeating actions, if not 1,000.
 _STEPS = {"pendulum": 200, "mountain_car": 999}
 _STARTS = {"pendulum": (math.pi, 0.0), "reacher_fixed": (-2.0, 1.0)}
-# The model of each variant that has one; what is imagined or planned with it.
+# The model of each variant that has one, for imagination or planning.
 _MODELS = {
   "true_model": "true",
   "linear_model": "linear",
@@ -214,7 +214,7 @@ _PLAN = ("planner", "linear_model_planner")
 
 
 def check(settings: Settings) -> None:
-  """Refuses settings that do not fit each other."""
+  """Refuses incompatible settings."""
   variants = ",".join(settings.variants)
   models = {_MODELS.get(name) for name in settings.variants}
   is_fitted = bool(models & {"linear", "neural"})
@@ -229,7 +229,7 @@ def check(settings: Settings) -> None:
       settings.reward_scale == 0
     ),
     f"--theta={settings.theta} times --dt={settings.dt} must be less than 2, "
-    "or the noise grows without end.": settings.theta * settings.dt >= 2,
+    "or the noise diverges.": settings.theta * settings.dt >= 2,
     "--batch_size=1 has no variance to normalise by; use 2 or more.": (
       settings.batch_norm and settings.batch_size < 2
     ),
@@ -246,7 +246,7 @@ def check(settings: Settings) -> None:
 
 
 def make_world(settings: Settings, task: str) -> Any:
-  """The task; its episodes have one length."""
+  """The task, with episodes of one length."""
   options: dict[str, Any] = {"num_steps": None}
   if settings.fixed_start and task in _STARTS:
     options["start"] = _STARTS[task]
@@ -256,7 +256,7 @@ def make_world(settings: Settings, task: str) -> Any:
   except (ValueError, ImportError) as error:
     raise training.RunError(f"--tasks={task}: {error}") from error
   horizon = settings.episode_steps or _STEPS.get(task, 1000) // repeats
-  # A physics engine takes long to reset; a pool of starts is made once.
+  # Resetting a physics engine is slow, so a pool of starts is made once.
   return learner.make_world(plain, horizon, 16 if "/" in task else None)
 
 
@@ -280,7 +280,7 @@ def make_agent(settings: Settings, world: Any, variant: str) -> Any:
 
 
 def make_model(settings: Settings, world: Any, variant: str) -> Any:
-  """The model that a variant imagines or plans with; None for none."""
+  """The model for a variant's imagination or planning, or None."""
   kind = _MODELS.get(variant)
   if kind == "true":
     return world_models.simulator(world.limited)
@@ -302,7 +302,7 @@ def make_model(settings: Settings, world: Any, variant: str) -> Any:
 
 
 def make_constants(settings: Settings, variant: str) -> Any:
-  """The fixed numbers of algorithm 2: settings of the same names."""
+  """The constants of algorithm 2: settings of the same names."""
   shared = [x for x in learner.Constants._fields if x in Settings._fields]
   return learner.Constants(
     imagines=variant in _IMAGINE,
@@ -315,7 +315,7 @@ def make_constants(settings: Settings, variant: str) -> Any:
 def make_experiment(
   settings: Settings, task: str, variant: str
 ) -> training.Experiment:
-  """One task and one variant, as one run sees it."""
+  """One run of one variant on one task."""
   world = make_world(settings, task)
   if variant == "ilqg":
     return make_planner(settings, task, world)
@@ -368,7 +368,7 @@ def make_planner(
 
 
 def score(settings: Settings, task: str, mean_return: Any) -> dict[str, Any]:
-  """The return, and its score where episodes are those it is defined for."""
+  """The return, and its score if it is defined for these episodes."""
   own_episodes = settings.episode_steps or settings.fixed_start
   return catalog.score("" if own_episodes else task, mean_return)
 
@@ -393,7 +393,7 @@ def evaluate(
 def make_experiments(
   settings: Settings, options: training.Options
 ) -> dict[str, training.Experiment]:
-  """Each task with each variant."""
+  """One experiment for each task and variant."""
   del options
   pairs = catalog.name_pairs(settings.tasks, settings.variants)
   return {
@@ -437,7 +437,7 @@ def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
 
 
 def share_solved(results: training.Results) -> Any:
-  """0 or 1 for each seed: does naf return -180 on the pendulum."""
+  """0 or 1 for each seed: whether naf returns -180 on the pendulum."""
   returns = last("pendulum_naf", "eval/return")(results)
   return np.where(returns >= -180.0, 1.0, 0.0)
 

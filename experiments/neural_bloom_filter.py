@@ -2,16 +2,16 @@
 
 Rae, Bartunov, Lillicrap: Meta-learning neural Bloom filters (arXiv 1906.04304,
 ICML 2019). A network learns, from many small sets, to write a set at once and
-then to tell its members from other elements. Members that it misses go to a
-small Bloom filter, so that there are no false negatives.
+then to distinguish its members from other elements. Members it misses are
+stored in a small Bloom filter, so that there are no false negatives.
 
 Variants: neural_bloom; summed, which reads a sum of its slots, and detached,
-which learns for queries only: two controls; lstm and dnc, which see a set as a
+which learns for queries only: two controls; lstm and dnc, which read a set as a
 sequence; memory_network, a word for each element; bloom, the classical filter,
 which learns nothing.
 
-Tasks: classes (a set is of one class), uniform (of any elements), nonuniform
-(of some more often), ranges (neighbours among sorted keys). Elements:
+Tasks: classes (elements of one class), uniform (arbitrary elements), nonuniform
+  (some elements more often), ranges (neighbours among sorted keys). Elements:
 --data=bits (the default, generated), digits, generated, omniglot or mnist.
 
 Expected on classes of bits: an area under the ROC curve of 1.00 and, at 1 %
@@ -46,7 +46,7 @@ Count = Annotated[int, between(1, 10**7)]
 
 
 class Settings(NamedTuple):
-  """The settings; those published are for sets of images of one class."""
+  """The settings; published ones are for sets of images of one class."""
 
   task: Annotated[
     Literal["classes", "uniform", "nonuniform", "ranges"],
@@ -84,7 +84,7 @@ class Settings(NamedTuple):
   ] = 32
   num_sets: Annotated[Count, "Sets per update."] = 32
   num_tests: Annotated[
-    Count, "Sets to calibrate on, and as many to evaluate on."
+    Count, "Number of calibration sets, and of evaluation sets."
   ] = 64
   num_non_members: Annotated[Count, "Non-members queried per test set."] = 800
   num_slots: Annotated[Count, "Number of memory slots, m."] = 8
@@ -125,11 +125,11 @@ class Settings(NamedTuple):
   read_scale: Annotated[
     float | None,
     above(0.0),
-    "Factor of the numbers read from the memory [1 / sqrt(set_size)].",
+    "Factor of the values read from the memory [1 / sqrt(set_size)].",
   ] = None
 
 
-# Of elements that are not images.
+# Data sets of elements that are not images.
 _LEARN = {
   "num_filters": 0,
   "num_sets": 8,
@@ -150,7 +150,7 @@ _TASKS = {
     "num_updates": 5000,
   },
   "task=nonuniform": {"num_slots": 16},
-  # The numbers read grow with the set: with 1 / sqrt(5000) nothing is learnt.
+  # The values read grow with the set: with 1 / sqrt(5000) nothing is learnt.
   "task=ranges": {
     "set_size": 5000,
     "num_sets": 2,
@@ -201,7 +201,7 @@ PRESETS = {
     "data=omniglot": _GPU | {"set_size": 18},
     "data=mnist": _GPU | {"set_size": 500},
   },
-  # Published for images; what is not of images runs as with cpu.
+  # Published for images; other data run as with cpu.
   "paper": _LEARN
   | _TASKS
   | {
@@ -214,8 +214,8 @@ PRESETS = {
 
 
 def check(settings: Settings) -> None:
-  """Refuses settings that do not fit each other."""
-  # Metrics are named by a rate's first digits; half of a rate is the backup's.
+  """Refuses incompatible settings."""
+  # Metric names have a rate's first digits; half of a rate is for the backup.
   named = {f"{rate:g}" for rate in settings.rates if 0 < rate / 2 < 0.5}
   if len(named) < len(settings.rates):
     raise training.RunError(
@@ -239,7 +239,7 @@ def check(settings: Settings) -> None:
 
 
 def make_task(settings: Settings, data_dir: str | None) -> Any:
-  """The task; checks that it has as many elements as are asked for."""
+  """The task; checks that it has enough elements."""
   try:
     task = membership.task(
       settings.task, settings.data, data_dir, universe=settings.universe
@@ -261,7 +261,7 @@ def make_task(settings: Settings, data_dir: str | None) -> Any:
 
 
 def make_memory(settings: Settings, variant: str) -> Any:
-  """The memory of a variant that learns."""
+  """The memory of a trained variant."""
   encode = filters.encoder(
     hidden_size=settings.hidden_size,
     output_size=settings.encoding_size,
@@ -298,10 +298,8 @@ def make_memory(settings: Settings, variant: str) -> Any:
   )
 
 
-def make_optimiser(
-  settings: Settings, num_updates: int, hyper: Any
-) -> Any:
-  """Adam with clipped gradients; its rate falls as a cosine over the run."""
+def make_optimiser(settings: Settings, num_updates: int, hyper: Any) -> Any:
+  """Adam with clipped gradients and cosine decay of the learning rate."""
   rate = optax.cosine_decay_schedule(hyper["learning_rate"], num_updates)
   clip = optax.clip_by_global_norm(settings.max_norm)
   return training.skip_nonfinite(optax.chain(clip, optax.adam(rate)))
@@ -310,7 +308,7 @@ def make_optimiser(
 def make_experiment(
   settings: Settings, variant: str, task: Any, num_updates: int
 ) -> training.Experiment:
-  """One variant, as one run sees it."""
+  """One run of one variant."""
   if variant == "bloom":
     init = lambda key, hyper, data: descent.State((), (), (), hyper, key)
     update = lambda state, data: (state, {})
@@ -339,7 +337,7 @@ def make_experiment(
 def evaluate(
   settings: Settings, variant: str, task: Any, key: Any, state: Any, data: Any
 ) -> dict[str, Any]:
-  """Evaluates filters of the sets' size, and of further sizes."""
+  """Evaluates filters for the training set size, and further sizes."""
   options = {
     "rates": settings.rates,
     "num_sets": settings.num_tests,

@@ -1,10 +1,10 @@
 """Memory-based control with recurrent policy gradients: RDPG and RSVG(0).
 
 Heess, Hunt, Lillicrap, Silver: Memory-based control with recurrent neural
-networks (arXiv 1512.04455, NIPS Deep RL workshop 2015). An actor and a critic
-with a recurrent core each learn partially observed tasks by backpropagation
-through whole replayed episodes. An update is a round: new episodes are
-collected, then some updates are made on batches of replay.
+networks (arXiv 1512.04455, NIPS Deep RL workshop 2015). A recurrent actor and a
+recurrent critic learn partially observed tasks by backpropagation through whole
+replayed episodes. An update is a round: new episodes are collected, then some
+updates are made on batches of replay.
 
 Variants: rdpg, deterministic; rsvg0, stochastic; feedforward and svg0, the same
 without recurrence; full_state, feedforward on the fully observed task. Tasks:
@@ -43,7 +43,7 @@ Count = Annotated[int, at_least(1)]
 NonNegative = Annotated[float, at_least(0.0)]
 Fraction = Annotated[float, between(0.0, 1.0)]
 
-# Steps per episode; 200 of other tasks.
+# Steps per episode; 200 for other tasks.
 NUM_STEPS = {
   "pendulum": 100,
   "pendulum_angle": 100,
@@ -53,15 +53,15 @@ NUM_STEPS = {
   "water_maze": 200,
   "water_maze_fast": 100,
 }
-# The same task, fully observed.
+# The fully observed form of a task.
 FULLY_OBSERVED = {"pendulum_angle": "pendulum", "reacher_cue": "reacher"}
 MAZES = ("water_maze", "water_maze_fast")
-# Frames of these tasks show what the observation hides.
+# Frames of these tasks show the hidden variables.
 SHOWS_HIDDEN = ("cue_recall", "reacher_cue", "water_maze", "water_maze_fast")
 
 
 class Settings(NamedTuple):
-  """The settings; the paper's text was not at hand: all values are ours."""
+  """The settings; the paper's text was not available: all values are ours."""
 
   task: Annotated[str, "Task to learn."] = "pendulum_angle"
   variants: Annotated[
@@ -196,7 +196,7 @@ PRESETS = {
 
 
 def check(settings: Settings) -> None:
-  """Refuses settings that do not fit each other."""
+  """Refuses incompatible settings."""
   variants, task = settings.variants, settings.task
   least_capacity = max(settings.start_episodes, settings.num_episodes)
   problems = {
@@ -232,11 +232,11 @@ def episode_length(settings: Settings) -> int:
 
 
 def make_environment(settings: Settings, variant: str) -> Any:
-  """The task with actions in [-1, 1], observed as it is or in pixels."""
+  """The task with actions in [-1, 1], observed as states or pixels."""
   task = settings.task
   if variant == "full_state":
     task = FULLY_OBSERVED[task]
-  # Cue recall asks for the cue at its last step; others go on for ever.
+  # Cue recall ends when the cue is queried; other tasks do not terminate.
   num_steps = episode_length(settings) if task == "cue_recall" else None
   try:
     env = catalog.make_normalized(
@@ -254,7 +254,7 @@ def make_environment(settings: Settings, variant: str) -> Any:
 
 
 def make_networks(settings: Settings, env: Any, variant: str) -> Any:
-  """Actor and critic; layers are of the same sizes in all variants."""
+  """Actor and critic, with layers of the same sizes in all variants."""
   is_recurrent = variant in ("rdpg", "rsvg0")
   options = {}
   make_core = recurrent.feedforward
@@ -283,7 +283,7 @@ def make_networks(settings: Settings, env: Any, variant: str) -> Any:
 def make_experiment(
   settings: Settings, variant: str = "rdpg"
 ) -> training.Experiment:
-  """One variant, as one run sees it."""
+  """One run of one variant."""
   env = make_environment(settings, variant)
   nets = make_networks(settings, env, variant)
   num_steps = episode_length(settings)
@@ -363,7 +363,7 @@ def make_experiments(
 
 
 def draw(settings: Settings, results: training.Results, out_dir: Any) -> None:
-  """Learning curves; a GIF of each agent; of a maze, searches and paths."""
+  """Learning curves; a GIF of each agent; for a maze, searches and paths."""
   metrics = {"eval/return": "return of the greedy policy"}
   curves.plot_metrics(results, out_dir / "curves.png", metrics)
   paths, searches = {}, {}

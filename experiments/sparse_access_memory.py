@@ -147,7 +147,7 @@ _SCALING = {
   "cores": ("ntm", "dam", "dnc", "sam_exact", "sam_lsh", "sdnc_lsh"),
 }
 _COPY_CORES = {"cores": ("sam", "sam_no_read", "lstm")}
-# Learning rates were chosen on seeds that no claim is judged on.
+# Learning rates were chosen on seeds that no claim uses.
 _FAST = {"learning_rate": 5e-3}
 _SLOW = {"learning_rate": 1e-3}
 _TINY = {
@@ -208,7 +208,7 @@ PRESETS = {
 
 
 def check(settings: Settings) -> None:
-  """Refuses settings that do not fit each other."""
+  """Refuses incompatible settings."""
   known = MEASURED if settings.task == "scaling" else CORES
   if not set(settings.cores) <= set(known):
     raise training.RunError(
@@ -239,7 +239,7 @@ def make_task(settings: Settings, data_dir: str | None) -> Any:
 def make_memory(
   settings: Settings, name: str, num_slots: int, num_steps: int = 1
 ) -> Any:
-  """A memory alone, for gradients over so many steps."""
+  """A memory alone, for gradients over a number of steps."""
   kind = name.removesuffix("_exact").removesuffix("_lsh")
   options: dict[str, Any] = {}
   if kind in SPARSE:
@@ -277,7 +277,7 @@ def make_core(settings: Settings, name: str, task: Any) -> Any:
 def make_experiment(
   settings: Settings, name: str, task: Any
 ) -> training.Experiment:
-  """One core, as one run sees it."""
+  """One run of one core."""
   core = make_core(settings, name, task)
 
   def optimiser(hyper):
@@ -313,12 +313,12 @@ def make_experiment(
 def make_program(
   settings: Settings, name: str, options: training.Options
 ) -> training.Program:
-  """Measures one memory; update u is the one of 2^(8 + u) words."""
+  """Measures one memory; update u measures 2^(8 + u) words."""
 
   def measure(update, seed):
     num_slots = 2 ** (FIRST_EXPONENT + update)
     work = num_slots * (num_slots if name == "dnc" else settings.word_size)
-    # Runs of a few seconds' length.
+    # Lengths for runs of a few seconds.
     longest = 1000
     if name in DENSE:
       longest = max(3, min(200, 2**22 // work))
@@ -337,7 +337,7 @@ def make_program(
 def make_experiments(
   settings: Settings, options: training.Options
 ) -> dict[str, Any]:
-  """One variant for each core, or for each memory that is measured."""
+  """One variant for each core, or for each measured memory."""
   if settings.task == "scaling":
     return {
       name: make_program(settings, name, options) for name in settings.cores
@@ -409,7 +409,7 @@ def three_times(name: str) -> Any:
 
 
 def level(name: str) -> Any:
-  """The measure of a core's level when the quicker of SAM and DAM ended."""
+  """The measure of a core's level when the faster of SAM and DAM ended."""
   return at_equal_time(name, "train/level", ("sam", "dam"))
 
 

@@ -1,6 +1,6 @@
-"""Writes what the claims of a reproduction were calibrated with.
+"""Records the settings that the claims of a reproduction were calibrated with.
 
-scripts/calibrate calls it.
+Called by scripts/calibrate.
 """
 
 import datetime
@@ -14,14 +14,14 @@ from lilly.training import reproduction, script
 def record(
   of: script.Script, name: str, preset: str, seeds: int, date: str
 ) -> None:
-  """Enters one reproduction and preset into the script's calibrations.
+  """Adds one reproduction and preset to the script's calibrations.
 
   Args:
-    of: the script.
-    name: of the reproduction.
-    preset: with which its command ran.
-    seeds: on how many seeds.
-    date: when, as 2026-12-31.
+    of: the experiment script.
+    name: name of the reproduction.
+    preset: preset of the calibration run.
+    seeds: number of seeds.
+    date: date, such as 2026-12-31.
   """
   row = reproduction.rows_of(of, of.reproductions[name])[preset]
   found = reproduction.calibrations(of)

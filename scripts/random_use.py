@@ -1,4 +1,4 @@
-"""Memories in random use: what measurements of a memory alone start from."""
+"""Random inputs for memories, to measure them without a controller."""
 
 import jax
 
@@ -10,15 +10,15 @@ __all__ = ["interface"]
 def interface(
   key: jax.Array, memory: memories.Memory, num_steps: int
 ) -> dict[str, jax.Array]:
-  """Draws what a controller would emit.
+  """Draws random controller outputs.
 
   Args:
     key: typed key.
     memory: the memory.
-    num_steps: T.
+    num_steps: number of steps, T.
 
   Returns:
-    For each name of the memory's interface standard normal numbers, [T, ...].
+    For each name of the memory's interface standard normal values, [T, ...].
   """
   return {
     name: jax.random.normal(jax.random.fold_in(key, i), (num_steps, *shape))

@@ -2,14 +2,14 @@
 
 python -m scripts.report [flags] [NAME...]
 
-Runs the named experiments, all that make claims by default, each run in a
-process of its own, and writes report.md and index.html into --out_dir, anew
-after every run. Called again, it goes on where it was stopped; a run that has
-finished is only judged again. A run that takes six times its stated minutes is
-stopped, and the next one begins. The page is about the experiments named.
+Runs the named experiments (by default all that make claims), each run in a
+separate process, and rewrites report.md and index.html in --out_dir after every
+run. When called again, it resumes where it stopped; only the claims of finished
+runs are checked again. A run that takes six times its stated minutes is
+stopped, and the next one begins. The page covers the named experiments.
 
-The runs of an experiment are the reproductions of its SCRIPT: a command, the
-claims that it is to bear out, and the minutes that it takes.
+The runs of an experiment are the reproductions of its SCRIPT: a command, its
+claims, and its duration in minutes.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from scripts import report_page
 __all__ = ["main"]
 
 FINISHED = "finished"
-# Minutes of a command with other presets than cpu, whose minutes the
-# reproductions state.
+# Minutes of a command with presets other than cpu, whose minutes are in the
+# reproductions.
 MINUTES: dict[str, float] = {"smoke": 2, "gpu": 240, "paper": 10_000}
-_FACTOR = 6  # slower and busier machines, and what is compiled
+_FACTOR = 6  # for slower or busier machines, and compilation
 _LEAST_MINUTES = 10
 _GRACE_SECONDS = 60  # to save after SIGTERM
 _SIGNS = {"<=": "≤", ">=": "≥"}
@@ -53,18 +53,18 @@ class Run(NamedTuple):
   name: str
   flags: tuple[str, ...]
   directory: pathlib.Path
-  # after which it is stopped
+  # minutes after which it is stopped
   max_minutes: float
 
 
 class Outcome(NamedTuple):
-  """How a run ended, or that it has not begun."""
+  """Outcome of a run, also of one that has not begun."""
 
   # 'finished', 'runs failed', 'a claim failed': these have a summary;
   # 'waiting', 'not run', 'interrupted', 'did not end': these have none;
   # 'stopped': may have
   state: str
-  # what the run said about it
+  # message of the run
   reason: str = ""
   summary: Mapping[str, Any] | None = None
 
@@ -84,16 +84,16 @@ class Experiment(NamedTuple):
   name: str
   claims: Sequence[Claim]
   runs: tuple[Run, ...]
-  # of the runs that have ended, by name
+  # outcomes of the runs that have ended, by name
   outcomes: dict[str, Outcome]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, runs, writes the report and exits.
 
-  The exit status is 0 if everything ran, whatever the verdicts; 1 after a
-  sentence on what to mend or if a run could not be started; 3 if runs failed or
-  did not end; 130 and 143 after SIGINT and SIGTERM.
+  The exit status is 0 if everything ran, whatever the verdicts; 1 for bad flags
+  or files (a one-line message) or if a run could not be started; 3 if runs
+  failed or did not end; 130 and 143 after SIGINT and SIGTERM.
 
   Args:
     argv: the command line, sys.argv by default.
@@ -107,8 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     data_dir = flag_values["data_dir"].value
     if data_dir is not None and not pathlib.Path(data_dir).is_dir():
       raise experiment.RunError(
-        f"--data_dir={data_dir} is not a directory; give the folder that holds "
-        "the data sets."
+        f"--data_dir={data_dir} is not a directory; give the folder with the "
+        "data sets."
       )
     out_dir = pathlib.Path(str(flag_values["out_dir"].value))
     common = [f"--preset={flag_values['preset'].value}"]
@@ -130,7 +130,7 @@ def _define_flags():
     "preset",
     "cpu",
     ["smoke", "cpu", "gpu", "paper"],
-    "Which scale to run at.",
+    "Size of the experiments; see `scripts/run NAME --help`.",
     flag_values=own,
   )
   flags.DEFINE_string(
@@ -142,7 +142,7 @@ def _define_flags():
   flags.DEFINE_string(
     "out_dir",
     "runs/report",
-    "Where the report and the runs, <experiment>/<run>, go.",
+    "Output directory of the report and of the runs, <experiment>/<run>.",
     flag_values=own,
   )
   return own
@@ -191,7 +191,7 @@ def _experiment(name, common, out_dir):
     module = importlib.import_module(f"experiments.{name}")
     if hasattr(module, "SCRIPT"):
       reproductions = module.SCRIPT.reproductions
-  except Exception as error:  # the other experiments shall run all the same
+  except Exception as error:  # the other experiments run all the same
     text = f"cannot be imported: {type(error).__name__}: {error}"
     outcomes = {"default": Outcome("not run", text)}
   claims, runs = [], []
@@ -216,10 +216,10 @@ def _max_minutes(minutes: float, preset_flag: str) -> float:
 
 
 def _reproduce(each, out_dir):
-  """Runs what has no outcome yet; returns the exit status."""
+  """Executes the runs without an outcome; returns the exit status."""
   out_dir.mkdir(parents=True, exist_ok=True)
   caught: list[int] = []
-  _write(each, out_dir)  # also tells early that it cannot be written
+  _write(each, out_dir)  # also fails early if it cannot be written
   with _Forwarding(caught) as forwarding:
     for one in each:
       for run in one.runs:
@@ -241,10 +241,10 @@ def _reproduce(each, out_dir):
 
 
 class _Forwarding:
-  """Hands SIGINT and SIGTERM on to the running process, each of them once.
+  """Forwards SIGINT and SIGTERM to the running process, each once.
 
-  The process has a group of its own: otherwise it would get the terminal's
-  SIGINT twice, and the second one ends it at once, without a checkpoint.
+  The process has a separate process group: otherwise it would get the
+  terminal's SIGINT twice, and the second one would end it without a checkpoint.
   """
 
   def __init__(self, caught: list[int]):
@@ -268,14 +268,14 @@ class _Forwarding:
       self._process.send_signal(signum)
 
   def attend(self, process: subprocess.Popen) -> None:
-    """Names the process that gets the signals from now on."""
+    """Sets the process that receives the signals."""
     self._process = process
     for signum in self._caught:  # came while it was being started
       process.send_signal(signum)
 
 
 def _start(run, forwarding):
-  """Runs one process to its end, its messages shown as they come."""
+  """Runs one process to its end, showing its messages."""
   summary = run.directory / "summary.json"
   before = _identity(summary)
   # The same search path as here.
@@ -302,7 +302,7 @@ def _start(run, forwarding):
 
 @contextlib.contextmanager
 def _limited(process, seconds):
-  """Stops a process that takes longer; yields a list that then has an item."""
+  """Stops a process that takes longer; yields a list, non-empty if it did."""
   late: list[bool] = []
   done = threading.Event()
 
@@ -325,7 +325,7 @@ def _limited(process, seconds):
 
 
 def _identity(path):
-  """Tells a file from the one that replaced it; None if there is none."""
+  """Identifies a file, to detect its replacement; None if there is none."""
   try:
     found = path.stat()
   except OSError:
@@ -343,13 +343,13 @@ def _outcome(status, messages, summary):
   named = {0: FINISHED, 3: "runs failed", 4: "a claim failed"}
   if status in named and content is not None:
     return Outcome(named[status], reason if status else "", content)
-  if status in (129, 130, 143):  # it has saved and goes on when called again
+  if status in (129, 130, 143):  # it has saved, and resumes when called again
     return Outcome("interrupted", reason)
   if status == 1 and content is None:
     return Outcome("not run", reason)
   if status < 0:
     reason = f"killed by {signal.Signals(-status).name}"
-  # After its verdicts, while it drew pictures, or before.
+  # It may have stopped after its verdicts, while plotting, or before.
   return Outcome("stopped", reason or f"exit status {status}", content)
 
 
@@ -397,7 +397,7 @@ def _rows(one: Experiment) -> Iterator[report_page.Row]:
 
 
 def _verdict(claim, outcome):
-  """Returns the row of a claim that one run has judged, or why it has not."""
+  """Returns the row of a claim that a run has checked, or why it has not."""
   if outcome is None:
     return None, "waiting"
   rows = (outcome.summary or {}).get("claims", ())
@@ -426,7 +426,7 @@ def _claim_row(one, run, row):
 
 
 def _unjudged(one, claim, reasons):
-  """Makes the row of a claim that no run has judged; says why for each run."""
+  """Makes the row of a claim that no run has checked, with the reasons."""
   alone = len(reasons) == 1
   if len(set(reasons.values())) == 1:
     reason = next(iter(reasons.values()))

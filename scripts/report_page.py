@@ -1,4 +1,4 @@
-"""The report as report.md and as index.html: one file, no network needed."""
+"""The report as report.md and as a self-contained index.html."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ TITLE = "Reproduction of the papers' claims"
 
 
 class Row(NamedTuple):
-  """A claim as one run judged it, or a run that has not finished."""
+  """A claim as checked by one run, or a run that has not finished."""
 
   experiment: str
   run: str
   sentence: str
-  # of VERDICTS; for a run, how it ended
+  # one of VERDICTS; for a run, its outcome
   verdict: str
   # why it is not applicable, or has not finished
   reason: str = ""
   value: float | None = None
-  # 95 % over seeds
+  # 95 % interval over seeds
   interval: Sequence[float] | None = None
-  # relation and number
+  # relation and threshold
   threshold: str = ""
   seeds: int | None = None
-  # seeds that diverged, on which it was not judged
+  # number of diverged seeds, which are left out
   failed: int = 0
   command: str = ""
   minutes: float | None = None
 
 
 class Figure(NamedTuple):
-  """A picture that a run has drawn."""
+  """A figure of a run."""
 
   caption: str
   path: pathlib.Path
@@ -54,13 +54,13 @@ def write(
   figures: Sequence[Figure],
   summaries: Sequence[Mapping[str, Any]],
 ) -> None:
-  """Writes report.md and index.html, each whole or not at all.
+  """Writes report.md and index.html, each atomically.
 
   Args:
-    out_dir: where to; the figures lie below it.
-    rows: of all experiments, those of one experiment together.
+    out_dir: output directory; it contains the figures.
+    rows: rows of all experiments, grouped by experiment.
     figures: PNG and GIF files.
-    summaries: of the runs that have finished, as in their summary.json.
+    summaries: content of summary.json of the finished runs.
   """
   facts = _facts(rows, summaries)
   for name, text in (
@@ -73,7 +73,7 @@ def write(
 
 
 def _facts(rows, summaries):
-  """Collects what stands at the head: title -> text."""
+  """Collects the facts at the head of the page: title -> text."""
   counts = collections.Counter(row.verdict for row in rows)
   versions = [
     ", ".join(f"{name} {version}" for name, version in s["versions"].items())
@@ -96,7 +96,7 @@ def _facts(rows, summaries):
 
 
 def _joined(texts: Iterable[str]) -> str:
-  """Joins the different ones: runs of one report may stem from two commits."""
+  """Joins distinct texts: runs of one report may be from different commits."""
   return "; ".join(dict.fromkeys(texts)) or "no run has finished yet"
 
 
@@ -146,7 +146,7 @@ def _table_line(cells):
 
 
 def _escaped(text):
-  """Escapes what Markdown would read as a tag, a cell's end or a link."""
+  """Escapes characters that Markdown reads as a tag, a cell's end or a link."""
   text = html.escape(" ".join(text.split()), quote=False)
   for character in "\\|[]*_`":
     text = text.replace(character, f"\\{character}")

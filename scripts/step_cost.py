@@ -22,12 +22,12 @@ PyTree = Any
 
 
 class Cost(NamedTuple):
-  """Of one step, forward and backward."""
+  """Cost of one step, forward and backward."""
 
-  seconds: float  # marginal
-  bytes_per_step: float  # of temporary memory, marginal
-  bytes_in_all: float  # of temporary memory, over the longer run
-  seconds_once: float  # of a run, whatever its length
+  seconds: float  # marginal time
+  bytes_per_step: float  # marginal temporary memory
+  bytes_in_all: float  # total temporary memory of the longer run
+  seconds_once: float  # one-off time of a run, independent of its length
 
 
 def of_step(
@@ -42,22 +42,24 @@ def of_step(
   """Measures a step as the difference between a long and a short run.
 
   The program is the gradient of the outputs' squared sum with respect to all
-  inputs, through a scan. The state it ends in is where it starts again, donated
-  to it: nothing is copied that a training loop would not copy.
+  inputs, through a scan. Its final state is donated as the next initial state:
+  nothing is copied that a training loop would not copy.
 
   Args:
-    step: (state, inputs of a step) -> (state, output).
-    make: of a length, the state to start in and inputs, length first.
-    lengths: steps of the short and of the long run.
-    detach: what a run starts with: the gradient does not look further back.
-    rounds: how often each is timed, in turns; the median of the differences is
-      taken.
-    max_bytes: a program that needs more for itself or for its arguments is
-      planned, but not run.
+    step: maps (state, inputs of a step) to (state, output).
+    make: maps a length to the initial state and inputs, with a leading axis of
+      that length.
+    lengths: numbers of steps of the short and the long run.
+    detach: function applied to the initial state; the gradient stops there.
+    rounds: number of times each run is timed, alternately; the result is the
+      median of the differences.
+    max_bytes: programs that need more memory, or have larger arguments, are
+      compiled but not run.
 
   Returns:
-    The cost. Bytes are what the compiler has planned beyond arguments and
-    results: exact, and known without a run. Seconds are NaN without one.
+    The cost. Bytes are the compiler's planned temporary memory, without
+    arguments and results: exact, and known without a run. Seconds are NaN
+    without one.
 
   Raises:
     ValueError: if the lengths do not grow or there is no round.
@@ -73,7 +75,7 @@ def of_step(
     return jnp.sum(jnp.square(outputs)), state
 
   gradient = jax.jit(jax.grad(loss, has_aux=True), donate_argnums=1)
-  # From shapes: what is only planned may be too large to make.
+  # From shapes: programs that are only compiled may be too large to allocate.
   shapes = [jax.eval_shape(lambda n=n: make(n)) for n in lengths]
   compiled = [gradient.lower(x, state).compile() for state, x in shapes]
   plans: list[Any] = [program.memory_analysis() for program in compiled]
@@ -96,16 +98,16 @@ def of_memory(
   lengths: tuple[int, int],
   **options: Any,
 ) -> Cost:
-  """Measures a memory alone, full, with random numbers for a controller.
+  """Measures a full memory alone, with random controller outputs.
 
   Args:
-    key: draws words and numbers.
-    make: of a number of steps, the memory for gradients over so many.
+    key: key for words and controller outputs.
+    make: maps a number of steps to a memory for gradients over them.
     lengths: as in `of_step`.
     **options: other keywords of `of_step`.
 
   Returns:
-    The cost of a step, of writing and reading by all heads.
+    The cost of a step, in which all heads write and read.
 
   Raises:
     ValueError: the memory has no `fill`.
@@ -134,8 +136,8 @@ def program(
   """Makes a program that measures instead of learning.
 
   Args:
-    measure: (update, from 0; seed) -> cost.
-    options: seeds are read.
+    measure: maps (update from 0, seed) to a cost.
+    options: uses the seeds.
 
   Returns:
     The program; its metrics are the fields of `Cost`. An update is one measure
@@ -162,7 +164,7 @@ def program(
 
 
 def _times(compiled, made, rounds):
-  """Runs each in turns, in seconds; the first round does not count."""
+  """Times the programs alternately, in seconds, after an untimed round."""
   programs = [
     [program, inputs, state]
     for program, (state, inputs) in zip(compiled, made, strict=True)
@@ -171,7 +173,7 @@ def _times(compiled, made, rounds):
 
 
 def _timed(program):
-  """Runs a program from where it ended last, in seconds."""
+  """Times a program, continuing from its last state, in seconds."""
   compiled, inputs, state = program
   start = time.perf_counter()
   gradients, program[2] = jax.block_until_ready(compiled(inputs, state))

@@ -1,4 +1,4 @@
-"""What all figures share: axes, colours, legends, and how they are saved."""
+"""Shared parts of all figures: axes, colours, legends, saving."""
 
 import pathlib
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 __all__ = ["COLOURS", "add_legend", "colour", "save", "subplots"]
 
-# Okabe and Ito's colours, told apart by colour-blind readers, yellow left out.
+# Okabe and Ito's palette for colour-blind readers, without yellow.
 COLOURS = (
   "#0072b2",
   "#d55e00",
@@ -17,7 +17,7 @@ COLOURS = (
   "#e69f00",
   "#000000",
 )
-_MAX_INSIDE = 4  # lines whose legend fits among them
+_MAX_INSIDE = 4  # most lines for a legend inside the axes
 
 
 def subplots(
@@ -36,7 +36,7 @@ def subplots(
   from matplotlib import figure
 
   width, height = size[0] * num_columns, size[1] * num_rows
-  # A figure of its own: pyplot keeps global state and may want a display.
+  # Not by pyplot, which keeps global state and may need a display.
   fig = figure.Figure(figsize=(width, height))
   # Matplotlib's own margins are so narrow that labels touch the edge.
   fig.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
@@ -48,13 +48,13 @@ def subplots(
 
 
 def colour(index: int) -> str:
-  """Gives the colour of a line; they repeat after `len(COLOURS)` lines.
+  """Returns the colour of a line; they repeat after `len(COLOURS)` lines.
 
   Args:
     index: number of the line, from 0.
 
   Returns:
-    Its colour, as matplotlib reads it.
+    The colour, for matplotlib.
 
   >>> colour(0) == colour(len(COLOURS))
   True
@@ -63,7 +63,7 @@ def colour(index: int) -> str:
 
 
 def add_legend(fig: Any, ax: Any) -> None:
-  """Adds a legend; beside the axes where many lines leave no room for it.
+  """Adds a legend; beside the axes if there are too many lines.
 
   Args:
     fig: matplotlib figure; made wider by a legend beside the axes.

@@ -35,13 +35,13 @@ def plot_band(
   Args:
     ax: matplotlib axes.
     x: [T].
-    values: [num_seeds, T]; seeds with a NaN at a point are left out there.
+    values: [num_seeds, T]; NaN values are left out of their points.
     colour: colour of line and band.
     label: text of the legend; the number of seeds is appended.
 
   Returns:
-    What was plotted: for each x, x itself, the IQM, both ends of the interval,
-    and the number of seeds.
+    The plotted values: for each x, x itself, the IQM, both ends of the
+    interval, and the number of seeds.
   """
   rows = []
   for at, column in zip(x, values.T, strict=True):
@@ -54,7 +54,7 @@ def plot_band(
   ax.plot(
     x,
     middle,
-    # So that a line of a single point is seen too.
+    # So that a line of a single point is visible.
     marker="." if len(x) <= _MAX_MARKERS else None,
     color=colour,
     label=f"{label} (n={seeds})",
@@ -80,7 +80,7 @@ def plot_lines(
     values: name -> values [num_seeds, T].
     path: PNG to write.
     labels: names of the horizontal and the vertical axis.
-    x: positions of the points, [T]; None: 1, 2, ..., T, each name its own T.
+    x: positions of the points, [T]; None: 1, 2, ..., T, where T may differ.
     log_x: whether x doubles from point to point: a logarithmic axis with a tick
       at each x.
     from_zero: whether the vertical axis begins at 0.
@@ -139,17 +139,16 @@ def plot_metrics(
 
   Args:
     results: results of `run`.
-    path: PNG to write; the numbers go beside it, as CSV.
-    metrics: metric -> label of its vertical axis; each has axes of its own.
+    path: PNG to write; the values are written beside it, as CSV.
+    metrics: metric -> label of its vertical axis; each has separate axes.
     log_scale: metrics whose axis is logarithmic.
-    x: maps steps to what is plotted in their place, on a logarithmic axis;
-      None: the steps.
+    x: maps steps to the plotted values, on a logarithmic axis; None: the steps.
     x_label: name of the horizontal axis; None: the unit of the steps.
   """
   from matplotlib import ticker
 
   fig, (row,) = canvas.subplots(1, len(metrics))
-  colour_of: dict[str, str] = {}  # one line, one colour, in all axes
+  colour_of: dict[str, str] = {}  # the same colour in all axes
   table = []
   for ax, (metric, label) in zip(row, metrics.items(), strict=True):
     for name, steps, values in iterate_points(results, metric):
@@ -179,7 +178,7 @@ def plot_sweep(
 
   Args:
     results: results of `run`, with only this hyper-parameter swept.
-    path: PNG to write; the numbers go beside it, as CSV.
+    path: PNG to write; the values are written beside it, as CSV.
     hyper: the swept hyper-parameter.
     metrics: metric -> name of its line.
     label: name of the vertical axis.
@@ -224,7 +223,7 @@ def plot_by_length(
     results: results of `run`; a line for each grid point.
     variants: variants to plot.
     metric: name without the length, "eval/nats" for "eval/nats_at_16".
-    lengths: lengths of the episodes, each once.
+    lengths: distinct lengths of the episodes.
     path: PNG to write.
     label: name of the vertical axis.
     x_label: name of the horizontal axis.
@@ -254,7 +253,7 @@ def plot_by_size(
 
   Args:
     results: results of `run`, without a sweep.
-    sizes: variant -> (line that it belongs to, its size).
+    sizes: variant -> (name of its line, its size).
     metric: the metric.
     path: PNG to write.
     labels: names of the horizontal and the vertical axis.
@@ -270,7 +269,7 @@ def plot_by_size(
   every = {tuple(sorted(by_size)) for by_size in values_of.values()}
   if len(every) != 1:
     raise ValueError(
-      f"lines have the sizes {sorted(every)}; give all the same."
+      f"lines have the sizes {sorted(every)}; give the same for all."
     )
   (x,) = every
   values = {
@@ -287,7 +286,7 @@ def iterate_points(
 
   Args:
     results: results of `run`.
-    metric: its name with prefix; variants that lack it are passed over.
+    metric: name with prefix; variants without it are skipped.
 
   Yields:
     A name, steps [T] and values [num_seeds, T].

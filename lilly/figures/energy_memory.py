@@ -20,14 +20,15 @@ def plot_reads(
   num_patterns: int,
   out_dir: pathlib.Path,
 ) -> None:
-  """Draws a test set as each memory recalls it, step by step.
+  """Plots a test set as recalled by each memory, step by step.
 
   Args:
-    models: by name, a memory and its parameters; all read in as many steps.
+    models: name -> (memory, its parameters); all have the same number of read
+      steps.
     task: task that the set is drawn from.
     num_patterns: patterns in the set, N.
-    out_dir: of <name>.png, and of energy.png, the energies along the reads of
-      memories that have one.
+    out_dir: directory for <name>.png, and for energy.png, the energies along
+      the reads of memories that have one.
   """
   energies = {}
   for name, (memory, params) in models.items():

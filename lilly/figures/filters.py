@@ -1,4 +1,4 @@
-"""Filters of sets: the bits that they take, and how well scores separate."""
+"""Plots of set filters: their size, and ROC curves of their scores."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -27,14 +27,14 @@ def plot_space(
 ) -> None:
   """Plots the bits per element against the rate of false positives.
 
-  Beside the measured filters, by formula: a cuckoo filter, and the lower bound
-  for any filter that serves all sets.
+  Also plots, by formula, a cuckoo filter and the lower bound for filters of
+  arbitrary sets.
 
   Args:
-    results: of `run`; of each variant the metric "eval/bits_at_R", bits of a
-      whole filter.
+    results: results of `run`; uses each variant's "eval/bits_at_R", the bits of
+      a complete filter.
     rates: rates of false positives R, between 0 and 1.
-    num_elements: elements in a set.
+    num_elements: number of elements in a set.
     path: PNG to write.
   """
   values: dict[str, list[np.ndarray]] = {}
@@ -66,7 +66,7 @@ def plot_space(
 def plot_roc(
   scores: Mapping[str, tuple[jax.Array, jax.Array]], path: pathlib.Path
 ) -> None:
-  """Plots ROC curves: true positives against false ones.
+  """Plots ROC curves: true against false positive rates.
 
   Args:
     scores: name -> (scores of members [n], scores of non-members [t]).

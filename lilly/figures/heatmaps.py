@@ -23,8 +23,7 @@ def plot_matrix(
   Args:
     values: [R, C].
     path: PNG to write.
-    labels: names of the horizontal and the vertical axis: what columns and
-      rows are.
+    labels: names of the horizontal and the vertical axis.
     limit: value of the darkest blue; None: the largest absolute value.
   """
   fig, ((ax,),) = canvas.subplots(1, 1)
@@ -54,8 +53,8 @@ def plot_functions(
   """Plots functions of two variables as colours, each in its own axes.
 
   Args:
-    values: title -> (values [Y, X], (lowest, highest) of the colour scale);
-      where these are opposite numbers, 0 is white.
+    values: title -> (values [Y, X], (lowest, highest) of the colour scale); if
+      the limits are symmetric, 0 is white.
     path: PNG to write.
     x: [X], positions of the columns.
     y: [Y], positions of the rows.
@@ -84,7 +83,7 @@ def plot_accesses(
     memories: name -> (write weights [T, N], read weights [T, N]).
     path: PNG to write.
     threshold: words whose weights never exceed it are left out; the others are
-      sorted by the step at which they first do.
+      sorted by the first step at which they do.
   """
   fig, axes = canvas.subplots(len(memories), 2)
   for row, (name, weights) in zip(axes, memories.items(), strict=True):
@@ -113,7 +112,7 @@ def plot_accesses(
 
 
 def _sort_by_first_use(is_used):
-  """Gives the columns with any use, the earliest used first."""
+  """Returns the used columns, sorted by first use."""
   used = np.flatnonzero(is_used.any(axis=0))
   return used[np.argsort(is_used.argmax(axis=0)[used], kind="stable")]
 

@@ -13,7 +13,7 @@ _INCHES = 0.5  # width of an image
 
 
 def plot_grid(rows: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
-  """Plots rows of images, each row with its name.
+  """Plots named rows of images.
 
   The range of values is fixed: 0 is black, 1 is white.
 
@@ -22,18 +22,18 @@ def plot_grid(rows: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
     path: PNG to write.
 
   Raises:
-    ValueError: there are no images, their shapes differ, or they have another
-      number of channels.
+    ValueError: there are no images, their shapes differ, or the number of
+      channels is not 1 or 3.
   """
   images = {name: _with_channels(name, found) for name, found in rows.items()}
   shapes = {found.shape for found in images.values()}
   if len(shapes) != 1 or 0 in next(iter(shapes)):
     raise ValueError(
       f"rows have the shapes {sorted(shapes)}; give images of one shape, and "
-      "as many in each row."
+      "the same number in each row."
     )
   ((count, height, width, channels),) = shapes
-  # One image of all: axes for each of them would take many seconds.
+  # One combined image: separate axes for each would take many seconds.
   tiles = np.stack([*images.values()])
   gap = [(0, 0), (0, 0), (0, 1), (0, 1), (0, 0)]
   tiles = np.pad(np.clip(tiles, 0, 1), gap, constant_values=1.0)
@@ -54,9 +54,9 @@ def plot_grid(rows: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
 
 
 def _fit(fig, ax, width, height, margin=0.08):
-  """Makes the figure as large as axes of this size, in inches, and their names.
+  """Fits the figure to axes of this size, in inches, and their labels.
 
-  The layout of matplotlib's own cuts names off beside axes of fixed proportion.
+  Matplotlib's own layout cuts off labels beside axes of fixed aspect ratio.
   """
   fig.set_layout_engine("none")
   names = [label.get_window_extent().width for label in ax.get_yticklabels()]

@@ -26,16 +26,16 @@ def plot_machines(
   is_binary: bool,
   noise_variance: float,
 ) -> None:
-  """Draws what each model makes of an episode of images.
+  """Plots an episode of images under each model: reads, samples, addresses.
 
-  Writes NAME.png, a grid of images; NAME_addresses.png, where the model has
+  Writes NAME.png, a grid of images; NAME_addresses.png, if the model has
   addresses; and denoising.png, the error of damaged images over repeated reads.
 
   Args:
-    models: by name, networks, memory and parameters, as of `kanerva_model`.
+    models: name -> networks, memory and parameters of `kanerva_model`.
     images: an episode, [T, H, W, C].
-    out_dir: where the PNGs go.
-    is_binary: whether pixels are 0 or 1, so that they can be flipped too.
+    out_dir: directory for the PNGs.
+    is_binary: whether pixels are 0 or 1, and flipping them is also plotted.
     noise_variance: variance of a code given the memory.
   """
   errors = {}
@@ -65,18 +65,17 @@ def plot_reads(
   *,
   num_reads: int,
 ) -> None:
-  """Draws damaged images as Dynamic Kanerva Machines read them iteratively.
+  """Plots damaged images, read iteratively by Dynamic Kanerva Machines.
 
-  Writes NAME.png, a grid of images after some reads, and falling.png, the value
-  of each image over the reads.
+  Writes NAME.png, a grid of images after some reads, and falling.png, the
+  Lyapunov value of each image over the reads.
 
   Args:
-    models: by name, networks, memory and parameters, as of
-      `dynamic_kanerva_model`.
+    models: name -> networks, memory and parameters of `dynamic_kanerva_model`.
     images: an episode, [T, H, W, C].
-    queries: the same, damaged.
-    out_dir: where the PNGs go.
-    num_reads: n.
+    queries: damaged images, with the shape of images.
+    out_dir: directory for the PNGs.
+    num_reads: number of reads, n.
   """
   shown = sorted({1, 2, 4, num_reads} & set(range(num_reads + 1)))
   values = {}
@@ -146,7 +145,7 @@ def _read(nets, memory, params, images, is_binary, noise_variance):
 
 
 def _repeat(reread, query):
-  """A query and what it is after each read."""
+  """Returns a query and its image after each read."""
   reads = [query]
   for _ in range(_NUM_READS):
     reads.append(reread(reads[-1]))
@@ -159,7 +158,7 @@ def _rows(name, reads):
 
 
 def _interpolate(model, images):
-  """Images between the addresses of the first and the last; all addresses."""
+  """Returns images interpolated from first to last, and all addresses."""
   nets, memory, params, state = model
   own = params["nets"]
 

@@ -32,14 +32,14 @@ def plot_pendulum_values(
   path: pathlib.Path,
   reward_scale: float = 1.0,
 ) -> None:
-  """Draws V, the observed discounted return and the greedy action.
+  """Plots V, the observed discounted return and the greedy action.
 
   Args:
-    agent: as from `learners.agents`.
-    state: of one run.
-    world: of the pendulum.
-    path: of the PNG.
-    reward_scale: by which rewards were multiplied for learning.
+    agent: agent from `learners.agents`.
+    state: state of one run.
+    world: world of the pendulum.
+    path: PNG to write.
+    reward_scale: factor of the rewards in learning.
   """
   angles, speeds = np.linspace(-np.pi, np.pi, 41), np.linspace(-8, 8, 41)
 
@@ -75,10 +75,10 @@ def roll_out(
   """Rolls the policy out in a model and in the environment.
 
   Args:
-    model: of the world.
-    agent: as from `learners.agents`.
-    state: of one run.
-    world: of the run.
+    model: dynamics model.
+    agent: agent from `learners.agents`.
+    state: state of one run.
+    world: world of the run.
 
   Returns:
     The last component of the observations of 6 rollouts, [6, 15] each.
@@ -94,11 +94,11 @@ def roll_out(
 def plot_imagined(
   rollouts: Mapping[str, tuple[np.ndarray, np.ndarray]], path: pathlib.Path
 ) -> None:
-  """Draws rollouts in models beside those in the environment.
+  """Plots rollouts in models together with those in the environment.
 
   Args:
-    rollouts: by name, as from `roll_out`; nothing is drawn where there is none.
-    path: of the PNG.
+    rollouts: name -> result of `roll_out`; if empty, nothing is plotted.
+    path: PNG to write.
   """
   if rollouts:
     labels = ("step of the rollout", "last component of the observation")
@@ -108,13 +108,13 @@ def plot_imagined(
 def measure_distances(
   agent: Agent, states: State, world: World, num_starts: int
 ) -> np.ndarray:
-  """Measures how far the reacher's tip is from the target, over an episode.
+  """Measures the distance of the reacher's tip from the target over an episode.
 
   Args:
-    agent: as from `learners.agents`.
-    states: of all runs, [R, ...] each.
-    world: of the reacher.
-    num_starts: greedy episodes per run.
+    agent: agent from `learners.agents`.
+    states: states of all runs, [R, ...] each.
+    world: world of the reacher.
+    num_starts: number of greedy episodes per run.
 
   Returns:
     The mean distance at each step, [R, T], in cm.
@@ -136,12 +136,11 @@ def measure_distances(
 def plot_distances(
   values: Mapping[str, np.ndarray], path: pathlib.Path
 ) -> None:
-  """Draws distances over an episode, with intervals over runs.
+  """Plots distances over an episode, with intervals over runs.
 
   Args:
-    values: by name, as from `measure_distances`; nothing is drawn where there
-      is none.
-    path: of the PNG.
+    values: name -> result of `measure_distances`; if empty, nothing is plotted.
+    path: PNG to write.
   """
   if values:
     labels = ("step", "distance of the tip to the target (cm)")

@@ -1,4 +1,4 @@
-"""Paths in a round pool, and how long the searches for its platform take."""
+"""Paths in the water maze, and durations of the searches for its platform."""
 
 import pathlib
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ def plot_paths(
   radius: float = 0.3,
   max_step: float = 0.22,
 ) -> None:
-  """Plots episodes of several agents, a row for each of them.
+  """Plots episodes of several agents, one row per agent.
 
   Args:
     episodes: agent -> (positions [N, T, 2], centres of the platform [N, 2]),
       for N episodes; the pool is the unit disc.
     path: PNG to write.
     radius: radius of the platform.
-    max_step: a longer step was a reset, not the agent's: a gap is left there.
+    max_step: steps longer than this are resets, and left out of the path.
   """
   count = max(len(centres) for _, centres in episodes.values())
   fig, axes = canvas.subplots(len(episodes), count, size=(2.4, 2.6))
@@ -52,9 +52,9 @@ def plot_paths(
 def plot_search_steps(
   steps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: pathlib.Path
 ) -> None:
-  """Plots the steps of later searches against those of first ones.
+  """Plots the steps of later searches against those of the first.
 
-  Lines show where a later search takes as long, and half as long.
+  Lines show where a later search takes as long as the first, and half as long.
 
   Args:
     steps: agent -> (steps of the first search [num_seeds], mean steps of later

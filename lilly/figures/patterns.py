@@ -1,4 +1,4 @@
-"""A set of patterns as a memory recalls it, for an image grid."""
+"""A set of patterns as recalled by a memory, for an image grid."""
 
 import functools
 from typing import Any
@@ -21,18 +21,19 @@ def recall_examples(
   task: patterns.Task,
   count: int,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """Writes a test set, always the same one, and reads its damaged queries.
+  """Writes a fixed test set, and reads its damaged queries.
 
   Args:
     memory: the memory.
-    params: its parameters.
+    params: parameters of the memory.
     task: task that the set is drawn from.
-    count: patterns in the set, N.
+    count: number of patterns in the set, N.
 
   Returns:
     Rows for `images.plot_grid`, of at most 16 patterns: the stored ones, the
     queries, and the result of each of the K read steps. And the energies along
-    the reads minus the query's, [N, K + 1]; zeros of a memory without energy.
+    the reads minus the query's, [N, K + 1]; zeros for a memory without an
+    energy.
   """
 
   energy = memory.energy or (lambda params, state, content, x: jnp.zeros(()))

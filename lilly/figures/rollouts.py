@@ -19,22 +19,22 @@ def save_policy_gif(
   path: pathlib.Path,
   num_steps: int = 200,
 ) -> None:
-  """Writes a GIF of one episode of a policy, every second step of it.
+  """Writes a GIF of one episode of a policy, with every second step.
 
-  The episode is always the same one. Nothing is written for an environment
-  that cannot be rendered.
+  The episode is always the same. Nothing is written if the environment cannot
+  be rendered.
 
   Args:
-    env: the environment; `auto_reset` is not wanted.
+    env: the environment, without `auto_reset`.
     act: policy, as in `episodes.rollout`.
     path: GIF to write.
-    num_steps: the episode is cut after so many steps.
+    num_steps: maximum number of steps.
   """
   if env.render is None:
     return
   roll = jax.jit(lambda key: episodes.rollout(key, env, act, num_steps))
   states, _, _, steps = roll(jax.random.key(2))
-  # What comes after the end of the episode is not shown.
+  # Steps after the end of the episode are not shown.
   count = 1 + int(np.sum(np.cumsum(environment.is_last(steps)) == 0))
   save_states_gif(env, jax.tree.map(lambda x: x[:count], states), path)
 
@@ -42,9 +42,9 @@ def save_policy_gif(
 def save_states_gif(
   env: environment.Environment, states: Any, path: pathlib.Path
 ) -> None:
-  """Writes a GIF of every second one of some states, at 25 frames a second.
+  """Writes a GIF of every second state, at 25 frames a second.
 
-  Nothing is written for an environment that cannot be rendered.
+  Nothing is written if the environment cannot be rendered.
 
   Args:
     env: the environment.
@@ -62,13 +62,13 @@ def save_states_gif(
 
 
 def save_gif(frames: np.ndarray, path: pathlib.Path, fps: float = 30.0) -> None:
-  """Writes frames as a GIF that repeats without end.
+  """Writes frames as a looping GIF.
 
   Args:
     frames: [T, height, width, 3] uint8.
     path: GIF to write.
     fps: frames per second. The format counts in hundredths of a second: above
-      50, the GIF is slower than asked for.
+      50, the GIF is slower.
 
   Raises:
     ValueError: frames is empty or of another shape or type, or fps is not

@@ -1,4 +1,4 @@
-"""Scatter plots: two measures of the same things against each other."""
+"""Scatter plots of two measures of the same quantity."""
 
 import pathlib
 from collections.abc import Mapping
@@ -17,11 +17,10 @@ def plot_agreement(
   path: pathlib.Path,
   labels: tuple[str, str],
 ) -> None:
-  """Plots two measures of the same things against each other, and y = x.
+  """Plots two measures of the same quantity against each other, and y = x.
 
   Args:
-    pairs: title -> (x, y), arrays of one shape; points where one of them is
-      not finite are left out.
+    pairs: title -> (x, y), arrays of one shape; non-finite points are left out.
     path: PNG to write.
     labels: names of the horizontal and the vertical axis.
   """

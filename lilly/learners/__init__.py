@@ -1,1 +1,1 @@
-"""Learners: init, act or predict, and update of one run as pure functions."""
+"""Learners of one run as pure functions: init, act or predict, and update."""

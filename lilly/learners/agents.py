@@ -15,7 +15,7 @@ from lilly.nets.normalized_advantage import Outputs
 __all__ = ["Agent", "ddpg", "naf"]
 
 Hyper = Mapping[str, Any]
-# optimiser(learning rate) -> optax's
+# optimiser(learning rate) -> optax optimiser
 Optimiser = Callable[[Any], optax.GradientTransformation]
 
 
@@ -28,15 +28,15 @@ class Agent(NamedTuple):
   outputs: Callable[[Any, jax.Array], Outputs]
   # update(state, batch, hyper) -> state, metrics
   update: Callable[[Any, Any, Hyper], tuple[Any, dict[str, jax.Array]]]
-  # export(state) -> variables of what acts, and of its critic
+  # export(state) -> variables of the policy and its critic
   export: Callable[[Any], dict[str, Any]]
 
 
 def naf(net: Network, optimiser: Optimiser) -> Agent:
-  """Makes an agent of `learners.naf`.
+  """Makes an agent from `learners.naf`.
 
   Args:
-    net: such as from `nets.normalized_advantage.network`.
+    net: network, such as from `nets.normalized_advantage.network`.
     optimiser: maps a learning rate to a gradient transformation.
 
   Returns:
@@ -66,10 +66,10 @@ def naf(net: Network, optimiser: Optimiser) -> Agent:
 
 
 def ddpg(nets: Networks, optimiser: Optimiser) -> Agent:
-  """Makes an agent of `learners.ddpg`; V is the Q of its action.
+  """Makes an agent from `learners.ddpg`; V is Q of the greedy action.
 
   Args:
-    nets: such as from `nets.actor_critic.networks`.
+    nets: policy and critic, such as from `nets.actor_critic.networks`.
     optimiser: maps a learning rate to a gradient transformation.
 
   Returns:

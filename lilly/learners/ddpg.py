@@ -1,7 +1,7 @@
-"""DDPG: a critic, its policy, and target networks of both.
+"""DDPG: a critic, a policy, and target networks of both.
 
-`init`, `act`, `value` and `update` are the agent's: they learn from batches of
-transitions, wherever these come from. `start` and `step` are algorithm 1 whole,
+`init`, `act`, `value` and `update` define the agent, which learns from batches
+of transitions of any origin. `start` and `step` are the complete algorithm 1,
 with an environment, exploration and replay.
 """
 
@@ -41,7 +41,7 @@ Optimisers = tuple[optax.GradientTransformation, optax.GradientTransformation]
 
 
 class State(NamedTuple):
-  """Networks and optimisers of an agent."""
+  """Variables and optimiser states of an agent."""
 
   policy: Variables
   critic: Variables
@@ -52,12 +52,12 @@ class State(NamedTuple):
 
 
 class Run(NamedTuple):
-  """Everything of one run that changes."""
+  """State of one run."""
 
   agent: State
   replay: ring.State
   stream: streams.State
-  # theta, sigma, discount, tau, and what the optimisers need
+  # theta, sigma, discount, tau, and hyper-parameters of the optimisers
   hyper: Mapping[str, Any]
   key: jax.Array
 
@@ -67,12 +67,12 @@ def adam(
 ) -> optax.GradientTransformation:
   """Makes Adam with L2 weight decay added to the gradient.
 
-  Not AdamW: Adam's first and second moment are those of g + λ w. Biases, and
-  scales and offsets of batch normalisation, do not decay.
+  Not AdamW: Adam's moment estimates are of g + λ w. Biases, and scales and
+  offsets of batch normalisation, do not decay.
 
   Args:
-    learning_rate: of Adam.
-    weight_decay: λ.
+    learning_rate: learning rate of Adam.
+    weight_decay: coefficient λ of the penalty.
 
   Returns:
     The optimiser.
@@ -96,15 +96,15 @@ def init(
   policy_optimiser: optax.GradientTransformation,
   critic_optimiser: optax.GradientTransformation,
 ) -> State:
-  """Draws an agent's networks; target networks begin as copies of them.
+  """Initialises an agent; target networks are copies of its networks.
 
   Args:
     key: typed key.
     nets: policy and critic, such as from `actor_critic.networks`.
-    observations: a batch, from whose means and variances batch normalisation
-      begins, [B, ...].
-    policy_optimiser: of the policy.
-    critic_optimiser: of the critic.
+    observations: batch that initialises the averages of batch normalisation,
+      [B, ...].
+    policy_optimiser: optimiser of the policy.
+    critic_optimiser: optimiser of the critic.
 
   Returns:
     The state.
@@ -129,7 +129,7 @@ def act(nets: Networks, policy: Variables, observation: jax.Array) -> jax.Array:
   Args:
     nets: policy and critic.
     policy: variables of the policy.
-    observation: one.
+    observation: one observation.
 
   Returns:
     The action, in (-1, 1), [m].
@@ -140,7 +140,7 @@ def act(nets: Networks, policy: Variables, observation: jax.Array) -> jax.Array:
 def greedy(
   nets: Networks, policy: Variables
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """Makes a policy for `envs.episodes` of `act`: it does not use the key.
+  """Makes a deterministic policy for `envs.episodes` from `act`.
 
   Args:
     nets: policy and critic.
@@ -160,8 +160,8 @@ def value(
   Args:
     nets: policy and critic.
     critic: variables of the critic.
-    observation: one.
-    action: [m].
+    observation: one observation.
+    action: an action, [m].
 
   Returns:
     The expected discounted return, [].
@@ -170,10 +170,10 @@ def value(
 
 
 def export(state: State) -> dict[str, Variables]:
-  """Picks what acting needs, and the critic; no targets, no optimisers.
+  """Selects policy and critic, without target networks and optimisers.
 
   Args:
-    state: of the agent.
+    state: state of the agent.
 
   Returns:
     Variables of policy and critic: parameters and running averages.
@@ -191,7 +191,7 @@ def update(
   discount: float | jax.Array = 0.99,
   tau: float | jax.Array = 1e-3,
 ) -> tuple[State, dict[str, jax.Array]]:
-  """Takes a step of the critic and of the policy; updates the targets.
+  """Takes one gradient step of critic and policy; updates the targets.
 
   y = r + γ Q'(s', μ'(s')); the critic descends the mean of (y - Q(s, a))², the
   policy ascends the mean of Q(s, μ(s)) of the new critic, and then
@@ -199,16 +199,16 @@ def update(
 
   Batch normalisation uses the batch's mean and variance in the networks that
   learn, and running averages in the target networks, which are Polyak averaged
-  as parameters are. The paper does not say what its targets use (unconfirmed).
+  like parameters. The paper does not state what its targets use (unconfirmed).
 
   Args:
     nets: policy and critic.
-    state: of the agent.
+    state: state of the agent.
     batch: transitions, [B, ...] each.
-    policy_optimiser: of the policy.
-    critic_optimiser: of the critic; weight decay is its part.
-    discount: γ.
-    tau: τ; 1 is learning without target networks.
+    policy_optimiser: optimiser of the policy.
+    critic_optimiser: optimiser of the critic, including weight decay.
+    discount: discount factor γ.
+    tau: target update rate τ; 1: no target networks.
 
   Returns:
     The state, and scalars: critic_loss, q (mean of Q(s, a)) and policy_value
@@ -296,19 +296,19 @@ def start(
   reward_scale: float = 1.0,
   keep_truncated: bool = True,
 ) -> Run:
-  """Starts a run: a new agent, and replay of random actions.
+  """Starts a run: a new agent, and replay filled by random actions.
 
   Args:
     key: typed key.
-    hyper: theta, sigma, discount, tau, and what the optimisers need.
-    env: one that resets itself, with actions in [-1, 1].
+    hyper: theta, sigma, discount, tau, and hyper-parameters of the optimisers.
+    env: environment with automatic reset and actions in [-1, 1].
     nets: policy and critic.
     optimisers: maps hyper to the optimisers of policy and critic.
-    capacity: transitions that the replay holds.
+    capacity: capacity of the replay, in transitions.
     start_steps: random steps before the first update.
-    batch_size: transitions from which batch normalisation begins.
+    batch_size: transitions to initialise batch normalisation.
     reward_scale: rewards are multiplied by this before they are stored.
-    keep_truncated: whether transitions that the time limit ended are stored.
+    keep_truncated: whether transitions truncated by the time limit are stored.
 
   Returns:
     The run's state.
@@ -338,20 +338,20 @@ def step(
   reward_scale: float = 1.0,
   keep_truncated: bool = True,
 ) -> tuple[Run, dict[str, jax.Array]]:
-  """Takes one step of the environment and one of learning.
+  """Takes one environment step and one update.
 
   Args:
     run: the run's state.
-    env: as of `start`.
-    nets: as of `start`.
-    optimisers: as of `start`.
+    env: as in `start`.
+    nets: as in `start`.
+    optimisers: as in `start`.
     batch_size: transitions per update.
     dt: time step of the Ornstein-Uhlenbeck noise.
-    reward_scale: as of `start`.
-    keep_truncated: as of `start`.
+    reward_scale: as in `start`.
+    keep_truncated: as in `start`.
 
   Returns:
-    The run's state; the metrics of `update`, and return: that of the last
+    The run's state; the metrics of `update`, and return: the return of the last
     complete episode.
 
   Reference:
@@ -403,13 +403,13 @@ def evaluate_critic(
 
   Args:
     key: typed key.
-    env: without a time limit.
+    env: environment without a time limit.
     nets: policy and critic.
-    state: of the agent.
-    discount: γ.
-    num_steps: steps that are compared, T.
-    num_steps_after: further steps, whose rewards count in the returns: 400 are
-      enough for discounts up to 0.99, of which 2 % are left out.
+    state: state of the agent.
+    discount: discount factor γ.
+    num_steps: number of compared steps, T.
+    num_steps_after: further steps whose rewards enter the returns; with a
+      discount of 0.99, 400 steps leave out 2 %.
 
   Returns:
     Q and discounted returns, [T] each; NaN after a termination.

@@ -1,4 +1,4 @@
-"""A learner that descends the mean loss of a batch of episodes."""
+"""A learner that minimises the mean loss of a batch of episodes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,17 +11,17 @@ __all__ = ["Learner", "Loss", "State", "make", "measure"]
 
 Hyper = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
-# loss(key, params, state, episode) -> loss [], and metrics [] of one episode
+# loss(key, params, state, episode) -> loss [], metrics [] of one episode
 Loss = Callable[[jax.Array, Any, Any, Any], tuple[jax.Array, Metrics]]
 
 
 class State(NamedTuple):
-  """Everything of one run that changes."""
+  """State of one run."""
 
   params: Any
   opt_state: optax.OptState
-  state: Any  # of the networks: what is not learnt by gradients, or ()
-  hyper: Hyper  # the hyper-parameters that may be swept
+  state: Any  # network state, not learnt by gradients, or ()
+  hyper: Hyper  # hyper-parameters that may be swept
   key: jax.Array
 
 
@@ -44,21 +44,20 @@ def make(
   observe: Callable[[Any, Any, Any], Any] | None = None,
   measure_gradient: Callable[[Any], Metrics] | None = None,
 ) -> Learner:
-  """Makes a learner of the loss of one episode.
+  """Makes a learner from the loss of one episode.
 
   θ <- θ - optimiser(∇_θ mean_b loss(key_b, θ, episode_b)).
 
   Args:
-    init: maps a key to parameters, and to the state of the networks that goes
-      along with them, or ().
+    init: maps a key to parameters and network state, or ().
     sample: maps a key and the data to an episode.
-    loss: of one episode; the batch is mapped over.
+    loss: loss of one episode; it is mapped over the batch.
     optimiser: maps the run's hyper-parameters to a gradient transformation.
-    batch_size: episodes of an update, B.
-    observe: maps the parameters before the step, the networks' state and the
-      episodes, [B, ...], to the networks' next state; None: it does not change.
+    batch_size: episodes per update, B.
+    observe: maps the parameters before the step, the network state and the
+      episodes, [B, ...], to the next network state; None: it does not change.
     measure_gradient: maps the gradient of the batch to further metrics, such as
-      its norm; None: there are none.
+      its norm; or None.
 
   Returns:
     The learner; its metrics are means over the batch.
@@ -109,15 +108,15 @@ def measure(
   *,
   num_episodes: int,
 ) -> Metrics:
-  """Measures the mean metrics of test episodes, one after another.
+  """Measures the mean metrics of test episodes, sequentially.
 
   Args:
     key: typed key; the same key draws the same episodes.
-    loss: as of `make`.
-    params: of the networks.
-    state: of the networks.
+    loss: as in `make`.
+    params: parameters of the networks.
+    state: state of the networks.
     draw: maps a key to a test episode.
-    num_episodes: how many are drawn.
+    num_episodes: number of test episodes.
 
   Returns:
     The means of the metrics, [] each.

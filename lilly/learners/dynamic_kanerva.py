@@ -1,4 +1,4 @@
-"""Learns the Dynamic Kanerva Machine, and measures what it retrieves."""
+"""Trains the Dynamic Kanerva Machine, and measures its retrieval."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +16,13 @@ __all__ = ["init", "make_loss", "measure", "measure_recall"]
 def init(
   key: jax.Array, nets: model.Networks, memory: SetMemory, image: jax.Array
 ) -> Any:
-  """Draws the parameters; there is no state of networks.
+  """Initialises the parameters; there is no network state.
 
   Args:
     key: typed key.
-    nets: as from `dynamic_kanerva_model.networks`.
-    memory: one of `kanerva_memories`, of codes.
-    image: one, of the task's shape.
+    nets: networks from `dynamic_kanerva_model.networks`.
+    memory: a memory of codes, from `kanerva_memories`.
+    image: an example, with the task's shape.
 
   Returns:
     Parameters, and (), as `descent.make` takes them.
@@ -36,9 +36,9 @@ def make_loss(
   """Makes the loss of an episode of images.
 
   Args:
-    nets: as from `dynamic_kanerva_model.networks`.
-    memory: one of `kanerva_memories`, of codes.
-    autoencodes: as of `dynamic_kanerva_model.loss`.
+    nets: networks from `dynamic_kanerva_model.networks`.
+    memory: a memory of codes, from `kanerva_memories`.
+    autoencodes: see `dynamic_kanerva_model.loss`.
 
   Returns:
     Maps key, parameters, () and images [T, ...] to the loss, in nats per image,
@@ -79,10 +79,10 @@ def measure(
 
   Args:
     key: typed key; the same key draws the same episodes.
-    loss: as from `make_loss`.
-    params: of networks and memory.
+    loss: loss from `make_loss`.
+    params: parameters of networks and memory.
     draw: maps a key to an episode of images, [T, ...].
-    num_episodes: how many are drawn, E.
+    num_episodes: number of test episodes, E.
     damage: maps a key and an episode to queries, [T, ...].
     recall: maps episodes and queries, [E, T, ...], to metrics, such as
       `measure_recall`; None: retrieval is not measured.
@@ -113,23 +113,23 @@ def measure_recall(
   *,
   num_reads: int = 10,
 ) -> dict[str, jax.Array]:
-  """Measures how far queries, and what is read, are from the stored images.
+  """Measures the distance of queries and reads from the stored images.
 
-  Distances are sums of squared errors over an image: of binary images, wrong
+  Distances are sums of squared errors over an image: for binary images, wrong
   pixels. The control reads from another episode's memory.
 
   Args:
-    nets: as from `dynamic_kanerva_model.networks`.
-    memory: one of `kanerva_memories`, of codes.
-    params: as from `init`.
+    nets: networks from `dynamic_kanerva_model.networks`.
+    memory: a memory of codes, from `kanerva_memories`.
+    params: parameters from `init`.
     images: episodes, [E, T, H, W, C].
-    queries: damaged images, as images.
-    num_reads: n.
+    queries: damaged images, with the shape of images.
+    num_reads: number of reads, n.
 
   Returns:
     Means: query, wrong (after one read), wrong_in_the_end (after n),
     last_change (of the last read), control; and falling: the fraction of images
-    whose value did not rise, of the read for which it is least.
+    whose Lyapunov value did not rise, minimum over reads.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.

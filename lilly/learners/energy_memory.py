@@ -1,8 +1,8 @@
-"""Learns memories of patterns, and measures what they recall.
+"""Trains memories of patterns, and measures their recall.
 
-An energy-based memory, or another of the same form, is trained by the errors of
-all steps of its reads. Hopfield networks need no training, and are measured on
-the same test sets.
+An energy-based memory, or one with the same interface, is trained on the errors
+of all steps of its reads. Hopfield networks need no training, and are measured
+on the same test sets.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,18 +22,18 @@ __all__ = ["evaluate", "init", "make_loss", "measure_memory", "measure_rule"]
 def init(
   key: jax.Array, memory: set_memories.SetMemory, pattern: jax.Array
 ) -> Any:
-  """Draws the parameters; there is no state of networks.
+  """Initialises the parameters; there is no network state.
 
   Args:
     key: typed key.
-    memory: as from `energy_memory.make`, or one of `pattern_memories`.
-    pattern: one, of the task's shape.
+    memory: memory from `energy_memory.make` or `pattern_memories`.
+    pattern: an example, with the task's shape.
 
   Returns:
     Parameters, and (), as `descent.make` takes them.
 
   Raises:
-    ValueError: the memory has a state beside its parameters.
+    ValueError: the memory has a state in addition to its parameters.
   """
   return set_memories.init_params(memory, key, pattern), ()
 
@@ -41,13 +41,14 @@ def init(
 def make_loss(
   memory: set_memories.SetMemory, task: patterns.Task
 ) -> descent.Loss:
-  """Makes the loss of a set: it is written, then read from damaged queries.
+  """Makes the loss of a set, which is written, then read by damaged queries.
 
-  1/N Σ_n Σ_k |x_n^k - x_n|², where x_n^k is what step k reads of query n.
+  1/N Σ_n Σ_k |x_n^k - x_n|², where x_n^k is the output of read step k for query
+  n.
 
   Args:
-    memory: as of `init`.
-    task: damages the queries, and measures distances.
+    memory: as in `init`.
+    task: task that damages the queries and measures distances.
 
   Returns:
     Maps key, parameters, () and stored patterns [N, ...] to the loss, and to
@@ -79,18 +80,18 @@ def evaluate(
   num_sets: int = 64,
   batch_size: int = 16,
 ) -> dict[str, jax.Array]:
-  """Measures what is recalled of test sets.
+  """Measures the recall of test sets.
 
   Args:
     key: typed key; the same key draws the same sets, damaged in the same way.
     measure: maps a key, stored patterns [N, ...] and their queries to metrics
       of each pattern, [N, ...]: `measure_memory` or `measure_rule`.
-    task: where the sets come from.
-    data: its data.
-    num_patterns: patterns in a set, N.
-    counts: further numbers of patterns; of these only errors are kept.
-    num_sets: test sets of each number of patterns.
-    batch_size: sets that are measured at once.
+    task: task that the sets are drawn from.
+    data: data of the task.
+    num_patterns: patterns per set, N.
+    counts: further numbers of patterns, for which only errors are measured.
+    num_sets: test sets for each number of patterns.
+    batch_size: sets measured in parallel.
 
   Returns:
     Means over patterns and sets of N patterns: those of `measure`, and query,
@@ -127,20 +128,20 @@ def measure_memory(
   stored: jax.Array,
   queries: patterns.Query,
 ) -> dict[str, jax.Array]:
-  """Measures the reads of a memory that is trained.
+  """Measures the reads of a trained memory.
 
   Args:
     key: typed key; draws the other set.
-    memory: as of `init`.
-    params: its parameters.
-    task: where the set comes from.
-    data: its data.
-    stored: what is written, [N, ...].
+    memory: as in `init`.
+    params: parameters of the memory.
+    task: task that the set is drawn from.
+    data: data of the task.
+    stored: the stored patterns, [N, ...].
     queries: one per pattern, [N, ...].
 
   Returns:
-    For each pattern: error; error_elsewhere, where another test set is written
-    in place of this one; and those of `energy_memory.measure_reads`.
+    For each pattern: error; error_elsewhere, with another test set in the
+    memory; and the metrics of `energy_memory.measure_reads`.
   """
 
   def recall(written):
@@ -168,14 +169,15 @@ def measure_rule(
 
   Args:
     key: typed key.
-    rule: as of `energy_memory.retrieve`, or "query", which returns the query.
-    task: measures distances.
-    stored: what is written, [N, ...].
+    rule: a rule of `energy_memory.retrieve`, or "query", which returns the
+      query.
+    task: task that measures distances.
+    stored: the stored patterns, [N, ...].
     queries: one per pattern, [N, ...].
 
   Returns:
-    For each pattern: error; and, but for "query", error_clamped, where the
-    undamaged part of the query is known and kept.
+    For each pattern: error; and, except for "query", error_clamped, with the
+    undamaged part of the query known and fixed.
 
   Raises:
     ValueError: as `energy_memory.retrieve`.

@@ -1,8 +1,8 @@
 """Trains a multilayer perceptron by any feedback rule, all else being equal.
 
 The loss is |e|² / 2, summed over the outputs and averaged over the batch: with
-a batch of one, the paper's rate is the optimiser's learning rate. Numbers may
-be traced, for sweeps by `vmap`.
+a batch of one, the optimiser's learning rate equals the paper's.
+Hyper-parameters may be traced, for sweeps by `vmap`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,25 +49,25 @@ def identity(x: jax.Array) -> jax.Array:
 class Model(NamedTuple):
   """A multilayer perceptron and the rule that trains it."""
 
-  # one of RULES
+  # name of the rule, one of RULES
   rule: str
   # units of the hidden layers and of the output layer
   sizes: Sequence[int]
-  # of the hidden units
+  # activation of the hidden units
   activation: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid
-  # of the output units
+  # activation of the output units
   output: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid
   with_bias: bool = True
 
 
 class State(NamedTuple):
-  """Everything of one run that changes, and what it was drawn with."""
+  """State of one run, with its hyper-parameters and task instance."""
 
   params: Any
   state: hk.State  # feedback matrices and masks
   opt_state: optax.OptState
-  hyper: Mapping[str, Any]  # the hyper-parameters that may be swept
-  instance: Any  # of the task
+  hyper: Mapping[str, Any]  # hyper-parameters that may be swept
+  instance: Any  # instance of the task
   key: jax.Array
 
 
@@ -96,7 +96,7 @@ def make_network(
 
   Args:
     model: the rule and the network.
-    rule: another rule than the model's, to compare signals.
+    rule: rule to use instead of the model's, to compare signals.
     omega: weights are initialised from U[-omega, omega].
     beta: feedback weights are drawn from U[-beta, beta].
 
@@ -133,20 +133,20 @@ def gradient(
   beta: float = 0.5,
   noise_std: float = 0.01,
 ) -> tuple[jax.Array, hk.Params]:
-  """Computes the loss of a batch and its gradient as the rule gives it.
+  """Computes the loss of a batch and its gradient under the rule.
 
   Args:
-    key: random key, consumed by the rules that draw (brsf, node).
+    key: random key, consumed by the random rules (brsf, node).
     model: the rule and the network.
     params: parameters.
     state: feedback matrices and masks.
     x: inputs, [B, in].
     target: targets, [B, out].
-    beta: size of the feedback of usf and brsf.
+    beta: magnitude of the feedback of usf and brsf.
     noise_std: standard deviation of the noise of node perturbation.
 
   Returns:
-    The mean loss [], and the gradient in the structure of the parameters.
+    The mean loss [], and the gradient, with the structure of the parameters.
 
   Reference:
     Lillicrap et al., 2014 (arXiv 1411.0247), steps 1 to 4 of its method.
@@ -186,16 +186,15 @@ def make_optimiser(
   """Makes the update W <- (1 - decay) W - rate gradient.
 
   Biases do not decay. Fixed feedback is not a parameter and never changes;
-  Kolen-Pollack's is updated as the weights are. Entries that a mask removes
-  stay exactly 0.
+  Kolen-Pollack's is updated like the weights. Masked entries stay exactly 0.
 
   Args:
     model: the rule and the network.
     params: parameters.
     state: feedback matrices and masks.
-    learning_rate: of the output layer.
+    learning_rate: learning rate of the output layer.
     hidden_rate: factor on the learning rate in all other layers.
-    weight_decay: fraction of a weight that is lost in an update.
+    weight_decay: fraction of a weight lost per update.
 
   Returns:
     The transformation.
@@ -230,17 +229,17 @@ def make(
   optimiser: Callable[[hk.Params, hk.State, Mapping[str, Any]], Any],
   batch_size: int = 1,
 ) -> descent.Learner:
-  """Makes a learner of one task by one rule.
+  """Makes a learner of one task under one rule.
 
-  The run's hyper-parameters must hold omega, beta, noise_std and mirror_rate,
-  and what the optimiser reads.
+  The run's hyper-parameters must include omega, beta, noise_std and
+  mirror_rate, and those of the optimiser.
 
   Args:
     model: the rule and the network.
-    task: where examples come from.
+    task: task that examples are drawn from.
     optimiser: maps parameters, network state (for its masks) and the run's
       hyper-parameters to a gradient transformation, such as `make_optimiser`'s.
-    batch_size: examples of an update, B.
+    batch_size: examples per update, B.
 
   Returns:
     The learner; its metric is the loss. Its init takes a key, the
@@ -294,7 +293,7 @@ def make(
 
 
 def _mirror(key, state):
-  """Takes a step of the weight mirror, between two of learning."""
+  """Takes a weight-mirror step, between updates."""
   network_state = feedback.mirror(
     key,
     state.params,
@@ -316,16 +315,16 @@ def evaluate(
   """Evaluates a run on the task's test examples.
 
   Args:
-    key: typed key, consumed by brsf alone, which draws its feedback.
-    state: of the run.
+    key: typed key, consumed only by brsf, which draws its feedback.
+    state: state of the run.
     model: the rule and the network.
-    task: where the examples come from.
-    data: of the task.
+    task: task of the run.
+    data: data of the task.
 
   Returns:
-    nse, the error normalised by the targets' square; error, wrong labels in per
-    cent, where the task has a data set; and `angles` of the first 200 examples,
-    except under node and output_only. All are scalars.
+    nse, the error normalised by the targets' squared norm; error, wrong labels
+    in per cent, if the task has a data set; and `angles` of the first 200
+    examples, except under node and output_only. All are scalars.
   """
   x, target = task.test(state.instance, data)
   beta = state.hyper["beta"]
@@ -337,7 +336,7 @@ def evaluate(
   if task.data:
     wrong = jnp.argmax(output, -1) != jnp.argmax(target, -1)
     metrics["error"] = 100 * jnp.mean(wrong)
-  if model.rule not in ("node", "output_only"):  # noise, and nothing
+  if model.rule not in ("node", "output_only"):  # no signal to compare
     x, target = x[:200], target[:200]
     metrics |= angles(
       key, model, state.params, state.state, x, target, beta=beta
@@ -358,20 +357,20 @@ def angles(
   """Measures the angles of the rule's hidden signals to the reference signals.
 
   Args:
-    key: typed key, consumed by brsf alone, which draws its feedback.
+    key: typed key, consumed only by brsf, which draws its feedback.
     model: the rule and the network; not node perturbation, whose signal is
       noise around backpropagation's.
     params: parameters.
     state: feedback matrices and masks.
     x: inputs, [B, in].
     target: targets, [B, out].
-    beta: size of the feedback of usf and brsf.
+    beta: magnitude of the feedback of usf and brsf.
 
   Returns:
     For each hidden layer l, counted from the input: angle_bp_l and angle_pbp_l,
     to backpropagation and to pseudo-backpropagation, in degrees, mean over the
-    batch; matrix_angle_l and norm_ratio_l of the feedback into the layer where
-    the rule stores a matrix.
+    batch; matrix_angle_l and norm_ratio_l of the feedback into the layer if the
+    rule stores a matrix.
 
   Reference:
     Lillicrap et al., 2014 (arXiv 1411.0247), figures 1, 2 and 4.
@@ -394,7 +393,7 @@ def angles(
     metrics[f"angle_pbp_{l}"] = jnp.mean(found.pbp[:, l - 1])
     layer = f"mlp/linear_{l}"
     leaves = {**state.get(layer, {}), **params[layer]}
-    if "feedback" in leaves and model.rule != "frsf":  # has sizes, not signs
+    if "feedback" in leaves and model.rule != "frsf":  # stores magnitudes only
       w, matrix = leaves["w"], leaves["feedback"]
       metrics[f"matrix_angle_{l}"] = alignment.matrix_angle(w, matrix)
       metrics[f"norm_ratio_{l}"] = alignment.norm_ratio(w, matrix)

@@ -1,7 +1,7 @@
 """Rounds of learning with imagination: algorithm 2 of NAF, for any agent.
 
-A round is some episodes of one length, after which models and plans are fitted
-again: on a boundary of scans, not in a branch of each step.
+A round is several episodes of one length, after which models and plans are
+refitted: between scans, not in a branch of each step.
 """
 
 from collections.abc import Callable
@@ -32,21 +32,21 @@ __all__ = [
 
 
 class World(NamedTuple):
-  """An environment in the forms that rounds need."""
+  """An environment in the forms used by rounds."""
 
-  plain: Environment  # without a time limit, with actions in [-1, 1]
+  plain: Environment  # no time limit, actions in [-1, 1]
   limited: Environment
-  acting: Environment  # resets itself
+  acting: Environment  # with automatic reset
   horizon: int  # steps per episode
   block: int  # steps between imagined rollouts, a divisor of the horizon
 
 
 class Constants(NamedTuple):
-  """The numbers of algorithm 2 that are fixed; the paper's by default."""
+  """Fixed hyper-parameters of algorithm 2; the paper's by default."""
 
-  imagines: bool = False  # learns from imagined transitions, too
+  imagines: bool = False  # also learns from imagined transitions
   plans: bool = False  # explores by iLQG on a linear model
-  more_updates: bool = False  # as many as with imagination, on real transitions
+  more_updates: bool = False  # as many as imagination, on real transitions
   refit_every: int = 5  # n, episodes per round
   updates_per_step: int = 5  # I
   imagined_steps: int = 10  # l
@@ -62,23 +62,23 @@ class Constants(NamedTuple):
   precision_noise: bool = False  # noise shaped by P
   imagined_sigma: float = 0.0  # σ in imagination; 0: as in the environment
   # Episodes are counted until the greedy policy's mean return over num_starts
-  # episodes is goal_return.
+  # episodes reaches goal_return.
   goal_return: float | None = None
   num_starts: int = 50
 
 
 class State(NamedTuple):
-  """Everything of one run that changes."""
+  """State of one run."""
 
   agent: Any
   replay: ring.State
   imagined: Any  # replay of imagined transitions, or ()
   visited: Any  # the latest visits, or ()
-  fit: Any  # of the model, or ()
-  plan: Any  # or ()
+  fit: Any  # fit of the model, or ()
+  plan: Any  # plan of the planner, or ()
   stream: streams.State
   num_episodes: jax.Array  # [] int32
-  goal: jax.Array  # [], episodes until the goal; one more than there were
+  goal: jax.Array  # [], episodes until the goal; num_episodes + 1 before it
   hyper: Any  # theta, sigma, discount, tau and the agent's rates
   key: jax.Array
 
@@ -86,12 +86,12 @@ class State(NamedTuple):
 def make_world(
   plain: Environment, horizon: int, pool_size: int | None = None
 ) -> World:
-  """Gives episodes of one length to an environment.
+  """Wraps an environment with episodes of one length.
 
   Args:
-    plain: without a time limit, with actions in [-1, 1].
+    plain: environment without a time limit, with actions in [-1, 1].
     horizon: steps per episode.
-    pool_size: as `num_starts` of `wrappers.auto_reset`.
+    pool_size: `num_starts` of `wrappers.auto_reset`.
 
   Returns:
     The world.
@@ -113,15 +113,15 @@ def init(
   model: Model | None,
   constants: Constants,
 ) -> State:
-  """Starts an agent, and a replay of random actions; then a new episode.
+  """Starts an agent, with replay filled by random actions.
 
   Args:
     key: typed key.
     hyper: theta, sigma, discount, tau and the agent's learning rates.
-    world: as from `make_world`.
-    agent: as from `agents`.
-    model: as from `world_models`; None: nothing is imagined or planned.
-    constants: of the algorithm.
+    world: world from `make_world`.
+    agent: agent from `agents`.
+    model: model from `world_models`; None: no imagination or planning.
+    constants: constants of the algorithm.
 
   Returns:
     The state.
@@ -161,7 +161,7 @@ def init(
 
 
 def _empty_visits(stream, world, model, constants):
-  """A ring for what models are fitted to and where imagination starts."""
+  """Makes a ring of visits, for fitting and as starts of imagination."""
   state, observation = stream.env.state, stream.env.observation
   visit = Visit(state, observation, stream.noise, state.state)
   steps_per_round = constants.refit_every * world.horizon
@@ -176,23 +176,23 @@ def update(
   model: Model | None,
   constants: Constants,
 ) -> tuple[State, dict[str, jax.Array]]:
-  """Plays a round, learning at every step; then fits the model again.
+  """Plays a round, learning at every step; then refits the model.
 
   Args:
-    state: of the run.
-    world: as of `init`.
-    agent: as of `init`.
-    model: as of `init`.
-    constants: as of `init`.
+    state: state of the run.
+    world: as in `init`.
+    agent: as in `init`.
+    model: as in `init`.
+    constants: as in `init`.
 
   Returns:
     The state; the agent's metrics, return (the mean of the round's episodes),
-    episodes_to_goal where there is a goal, and model_error.
+    episodes_to_goal if there is a goal, and model_error.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), algorithm 2. Imagination starts from any
-    state that was visited; with a local model, from those of the latest n
-    episodes rather than of the last fit.
+    visited state; with a local model, from those of the latest n episodes
+    rather than of the last fit.
   """
 
   def episode(state, _):
@@ -224,11 +224,11 @@ def update(
 def greedy(
   agent: Agent, state: State
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """Makes a policy for `envs.episodes` of the agent's greedy actions.
+  """Makes a policy for `envs.episodes` from the agent's greedy actions.
 
   Args:
-    agent: as of `init`.
-    state: of the run.
+    agent: as in `init`.
+    state: state of the run.
 
   Returns:
     Maps a key, which is unused, and an observation to an action, [m].
@@ -243,10 +243,10 @@ def evaluate(
 
   Args:
     key: typed key; the same key gives the same starts.
-    state: of the run.
-    world: as of `init`.
-    agent: as of `init`.
-    num_starts: episodes.
+    state: state of the run.
+    world: as in `init`.
+    agent: as in `init`.
+    num_starts: number of episodes.
 
   Returns:
     return, the episodes' mean, and value_median and value_max over 1,000
@@ -295,7 +295,7 @@ def _play_episode(state, world, agent, model, constants):
 def _episodes_to_goal(state, world, agent, constants):
   """Counts the episodes to the goal; one more than so far if not reached."""
   total = episodes.mean_return(
-    jax.random.key(1),  # the starts that the driver evaluates with
+    jax.random.key(1),  # the initial states of the driver's evaluations
     world.limited,
     greedy(agent, state),
     constants.num_starts,
@@ -340,7 +340,7 @@ def _interact(state, world, agent, constants, plans):
   state = state._replace(replay=replay, stream=next_stream, key=key)
   if state.visited == ():
     return state
-  # The next state, also where an episode ended: stepped once more.
+  # The next state, also at the end of an episode, from an extra step.
   next_state, _ = world.plain.step(key_after, stream.env.state.state, action)
   visit = Visit(stream.env.state, stream.env.observation, action, next_state)
   return state._replace(visited=ring.add(state.visited, visit))
@@ -355,13 +355,13 @@ def _has_model(state, model, constants):
 
 
 def _learn(state, agent, model, constants):
-  """Makes I updates on real and I l on imagined transitions, real ones last."""
+  """Makes I l updates on imagined, then I on real transitions."""
   num_real, size = constants.updates_per_step, constants.batch_size
   num_more = num_real * constants.imagined_steps
   total = num_real + num_more * (constants.more_updates or constants.imagines)
   if constants.imagines:
     has = _has_model(state, model, constants)
-    # A bound that all runs share is cheaper than one for each run.
+    # A loop bound shared by all runs is cheaper than one per run.
     total = total if has is True else jnp.where(has, total, num_real)
   key, key_learn = jax.random.split(state.key)
 
@@ -405,7 +405,7 @@ def _imagine(state, world, agent, model, constants):
     )
     return (key, noise), noise
 
-  # Ten steps are discarded: noise as in the middle of an episode.
+  # Ten steps are discarded, for noise as in the middle of an episode.
   carry = keys[1], jnp.zeros(shape)
   noise = jax.lax.scan(drift, carry, length=10 + length)[1][10:]
 

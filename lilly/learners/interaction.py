@@ -1,7 +1,7 @@
-"""Acting and remembering, for agents that learn from replay while they act.
+"""Exploration and replay, for agents that learn while they act.
 
-How an agent acts greedily is its own; what comes after is here: noise is added,
-the environment steps, the transition goes into a ring.
+The agent provides the greedy action; this module adds noise, steps the
+environment and stores the transition in a ring.
 """
 
 import jax
@@ -29,12 +29,12 @@ def explore(
 
   Args:
     key: typed key.
-    noise: of the step before, [m]; zeros at the start of an episode.
-    action: the greedy one, [m].
+    noise: noise of the previous step, [m]; zeros at the start of an episode.
+    action: the greedy action, [m].
     theta: mean-reversion rate θ.
     sigma: volatility σ.
     dt: time step.
-    innovation: as of `exploration.ornstein_uhlenbeck`; None: drawn.
+    innovation: see `exploration.ornstein_uhlenbeck`; None: sampled.
 
   Returns:
     The noise, and the action to execute, clipped to [-1, 1].
@@ -67,13 +67,13 @@ def step(
 
   Args:
     key: typed key.
-    stream: where the agent is.
+    stream: stream of the agent's environment.
     replay: a ring of `streams.Transition`s.
-    env: one that resets itself.
-    action: the one executed, [m].
-    noise: the noise in it, which the stream keeps until the episode ends.
+    env: environment with automatic reset.
+    action: the executed action, [m].
+    noise: noise of the action, kept in the stream until the episode ends.
     reward_scale: rewards are multiplied by this.
-    keep_truncated: as of `remember`.
+    keep_truncated: as in `remember`.
 
   Returns:
     The stream and the replay after the step.
@@ -97,10 +97,10 @@ def remember(
   """Stores a transition in replay.
 
   Args:
-    replay: the ring.
-    transition: one.
+    replay: ring of transitions.
+    transition: the transition to store.
     truncated: whether the time limit ended its episode, [] bool.
-    keep_truncated: whether such transitions are stored, too.
+    keep_truncated: whether truncated transitions are stored.
 
   Returns:
     The ring.
@@ -118,18 +118,18 @@ def fill(
   reward_scale: float = 1.0,
   keep_truncated: bool = True,
 ) -> tuple[streams.State, ring.State]:
-  """Starts a stream, and a replay of its first steps by random actions.
+  """Starts a stream, and fills replay by random actions.
 
   Args:
     key: typed key.
-    env: one that resets itself.
-    capacity: transitions that the replay holds.
-    num_steps: how many steps are taken.
-    reward_scale: as of `step`.
-    keep_truncated: as of `remember`.
+    env: environment with automatic reset.
+    capacity: capacity of the replay, in transitions.
+    num_steps: number of random steps.
+    reward_scale: as in `step`.
+    keep_truncated: as in `remember`.
 
   Returns:
-    The stream, and the replay of its transitions. Returns are counted from
+    The stream, and the replay of its transitions. Returns are accumulated from
     here on.
 
   >>> from lilly.envs import pendulum, wrappers

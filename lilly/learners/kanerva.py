@@ -1,4 +1,4 @@
-"""Learns the Kanerva Machine: the bound of episodes, by gradient descent."""
+"""Trains the Kanerva Machine by gradient ascent on its bound."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ __all__ = ["init", "make_loss"]
 
 
 def init(key: jax.Array, nets: Any, memory: Any, image: jax.Array) -> Any:
-  """Draws the parameters; there is no state of networks.
+  """Initialises the parameters; there is no network state.
 
   Args:
     key: typed key.
-    nets: as from `kanerva_model.networks`.
-    memory: what the networks remember with.
-    image: one, of the task's shape.
+    nets: networks from `kanerva_model.networks`.
+    memory: a memory from `kanerva_memories`.
+    image: an example, with the task's shape.
 
   Returns:
     Parameters, and (), as `descent.make` takes them.
@@ -37,12 +37,12 @@ def make_loss(
   """Makes the loss of an episode of images: minus the bound.
 
   Args:
-    nets: as from `kanerva_model.networks`.
-    memory: what the networks remember with.
-    noise_variance: as of `kanerva_model.bound`.
-    address_noise: as of `kanerva_model.bound`.
-    expected: as of `kanerva_model.bound`.
-    one_draw: as of `kanerva_model.bound`.
+    nets: networks from `kanerva_model.networks`.
+    memory: a memory from `kanerva_memories`.
+    noise_variance: see `kanerva_model.bound`.
+    address_noise: see `kanerva_model.bound`.
+    expected: see `kanerva_model.bound`.
+    one_draw: see `kanerva_model.bound`.
 
   Returns:
     Maps key, parameters, () and images [T, ...] to the loss, in nats per image,

@@ -17,10 +17,10 @@ __all__ = ["State", "greedy", "init", "outputs", "update"]
 
 
 class State(NamedTuple):
-  """Network and optimiser of an agent."""
+  """Variables and optimiser state of an agent."""
 
   online: Variables
-  target: Variables  # of which V' alone is used
+  target: Variables  # target network, of which only V' is used
   opt_state: optax.OptState
 
 
@@ -30,15 +30,15 @@ def init(
   observations: jax.Array,
   optimiser: optax.GradientTransformation,
 ) -> State:
-  """Draws an agent's network; the target network begins as a copy of it.
+  """Initialises an agent; the target network is a copy of its network.
 
   Args:
     key: typed key.
     net: maps an observation to `normalized_advantage.Outputs`, such as from
       `normalized_advantage.network`.
-    observations: a batch, from whose means and variances batch normalisation
-      begins, [B, ...].
-    optimiser: of the parameters.
+    observations: batch that initialises the averages of batch normalisation,
+      [B, ...].
+    optimiser: optimiser of the parameters.
 
   Returns:
     The state.
@@ -52,9 +52,9 @@ def outputs(net: Network, state: State, observation: jax.Array) -> Outputs:
   """Evaluates V, μ and L for one observation (batch norm in inference mode).
 
   Args:
-    net: as of `init`.
-    state: of the agent.
-    observation: one.
+    net: as in `init`.
+    state: state of the agent.
+    observation: one observation.
 
   Returns:
     V, μ and L.
@@ -65,11 +65,11 @@ def outputs(net: Network, state: State, observation: jax.Array) -> Outputs:
 def greedy(
   net: Network, state: State
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """Makes a policy for `envs.episodes` of the greedy actions μ.
+  """Makes a policy for `envs.episodes` from the greedy actions μ.
 
   Args:
-    net: as of `init`.
-    state: of the agent.
+    net: as in `init`.
+    state: state of the agent.
 
   Returns:
     Maps a key, which is unused, and an observation to an action, [m].
@@ -86,18 +86,18 @@ def update(
   discount: float | jax.Array = 0.99,
   tau: float | jax.Array = 1e-3,
 ) -> tuple[State, dict[str, jax.Array]]:
-  """Descends the mean of (y - Q(x, u))², y = r + γ V'(x'); updates the target.
+  """Minimises the mean of (y - Q(x, u))², y = r + γ V'(x'); updates the target.
 
   Batch normalisation uses the batch's mean and variance in the network that
   learns, and running averages in the target network, as in `ddpg.update`
   (unconfirmed).
 
   Args:
-    net: as of `init`.
-    state: of the agent.
+    net: as in `init`.
+    state: state of the agent.
     batch: transitions, [B, ...] each.
-    optimiser: of the parameters.
-    discount: γ; the paper does not state it (unconfirmed), DDPG's.
+    optimiser: optimiser of the parameters.
+    discount: γ; not stated in the paper, here DDPG's (unconfirmed).
     tau: τ; likewise.
 
   Returns:

@@ -1,8 +1,8 @@
-"""Learns Neural Bloom Filters, and evaluates whole filters with their backup.
+"""Trains Neural Bloom Filters, and evaluates them with their backup.
 
-What learns is a memory of sets, any of `nets.filters`; `descent.make` takes its
-loss and its `observe`. What is evaluated is a filter without false negatives:
-the memory's scores, a threshold, and a Bloom filter of what falls below it.
+Training, by `descent.make`, is of a memory of sets, any of `nets.filters`.
+Evaluation is of a filter without false negatives: the memory's scores, a
+threshold, and a Bloom filter of the members below it.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,24 +28,24 @@ __all__ = [
   "score",
 ]
 
-# Maps a key to a set to evaluate on, of one size.
+# Maps a key to an evaluation set of fixed size.
 Draw = Callable[[jax.Array], membership.Episode]
 
 
 class Counts(NamedTuple):
-  """What the filter of one set answers."""
+  """Counts of one filter's answers."""
 
-  missed: jax.Array  # members that the backup holds, int32 []
+  missed: jax.Array  # members stored in the backup, int32 []
   false_negatives: jax.Array  # members that are not found, int32 []
   false_positive_rate: jax.Array  # fraction of non-members found, []
 
 
 def make_loss(memory: SetMemory, *, num_queries: int = 32) -> descent.Loss:
-  """Makes the loss of an episode: of queries after one write of the set.
+  """Makes the loss of an episode: of queries after writing the set.
 
   Args:
     memory: one of `nets.filters`.
-    num_queries: queries, t; the greater half are members.
+    num_queries: number of queries, t; half, rounded up, are members.
 
   Returns:
     Maps key, parameters, state and an episode with at least t // 2 non-members
@@ -69,7 +69,7 @@ def make_loss(memory: SetMemory, *, num_queries: int = 32) -> descent.Loss:
 
 
 def make_observe(memory: SetMemory) -> Callable[[Any, Any, Any], Any]:
-  """Makes what moves the memory's state, such as the covariance of its queries.
+  """Makes the update of the memory's state, such as its query covariance.
 
   Args:
     memory: one of `nets.filters`.
@@ -122,10 +122,10 @@ def evaluate(
   num_sets: int = 64,
   batch_size: int = 8,
 ) -> dict[str, jax.Array]:
-  """Evaluates whole filters: bits and wrong answers at each allowed rate.
+  """Evaluates complete filters: bits and errors at each allowed rate.
 
-  Thresholds are calibrated on other sets than those evaluated on, one threshold
-  for all sets; half of a rate is the network's and half the backup's.
+  One threshold for all sets is calibrated on separate sets; half of an allowed
+  rate is for the network and half for the backup.
 
   Args:
     key: typed key; the same key draws the same sets.
@@ -134,14 +134,14 @@ def evaluate(
     state: state of the memory.
     draw: maps a key to a set of n members, and non-members.
     rates: allowed rates of false positives R, each between 0 and 1.
-    num_sets: sets to calibrate on, and as many to evaluate on.
+    num_sets: number of calibration sets, and of evaluation sets.
     batch_size: sets evaluated at once.
 
   Returns:
     Metrics; at each rate bits_at_R and missed_at_R (bits per set, and fraction
     of members in the backup), false_negatives_at_R (of all sets; 0) and
-    false_positive_rate_at_R; further auc, of the scores of all sets together,
-    and auc_within, its mean over single sets.
+    false_positive_rate_at_R; also auc, of the pooled scores of all sets, and
+    auc_within, its mean over individual sets.
 
   Raises:
     ValueError: a rate is out of range, or `draw` cannot draw such sets.
@@ -181,7 +181,7 @@ def evaluate(
     missed = found.missed.astype(jnp.float32)
     bits = learned_filters.space(num_floats, missed, fpr=rate)
     metrics |= _summarise(found, bits, rate, size)
-  # Of all sets at once, for there is one threshold for all, and set by set.
+  # Pooled over all sets, which share one threshold, and set by set.
   auc = learned_filters.auc(members.ravel(), non_members.ravel())
   within = jax.vmap(learned_filters.auc)(members, non_members)
   return metrics | {"auc": auc, "auc_within": jnp.mean(within)}
@@ -201,11 +201,11 @@ def evaluate_bloom(
     key: typed key; the same key draws the same sets.
     draw: maps a key to a set of n members, and non-members.
     rates: allowed rates of false positives R, each between 0 and 1.
-    num_sets: sets to evaluate on.
+    num_sets: number of evaluation sets.
     batch_size: sets evaluated at once.
 
   Returns:
-    Metrics: as `evaluate`, but for auc and auc_within; missed_at_R is 1.
+    Metrics: as `evaluate`, without auc and auc_within; missed_at_R is 1.
 
   Raises:
     ValueError: a rate is out of range, or `draw` cannot draw such sets.
@@ -240,14 +240,14 @@ def count_answers(
   *,
   fpr: float,
 ) -> Counts:
-  """Counts the answers of a set's scores with a threshold and a backup.
+  """Counts the answers of a filter: scores, a threshold and a backup.
 
   Args:
     key: typed key; draws the backup's hashes.
     episode: a set of n members, and t non-members.
     scores: of members [n] and of non-members [t], as from `score`.
-    threshold: τ, []; calibrated for half of the rate.
-    fpr: allowed rate of false positives; half of it is the backup's.
+    threshold: threshold τ, []; calibrated for half of the rate.
+    fpr: allowed rate of false positives; half of it is for the backup.
 
   Returns:
     The counts.
@@ -304,7 +304,7 @@ def count_bloom_answers(
 
 
 def _count(missed, of_members, of_non_members):
-  """Makes the counts of answers, bool [n] and [t]."""
+  """Makes the counts from answers, bool [n] and [t]."""
   return Counts(
     missed,
     jnp.sum(~of_members),
@@ -313,7 +313,7 @@ def _count(missed, of_members, of_non_members):
 
 
 def _summarise(counts, bits, rate, size):
-  """Names the means over sets by the rate that was allowed."""
+  """Averages over sets; names contain the allowed rate."""
   missed = counts.missed.astype(jnp.float32)
   return {
     f"bits_at_{rate:g}": jnp.mean(bits),

@@ -1,7 +1,7 @@
-"""RDPG and RSVG(0): a recurrent actor and critic, learnt from whole episodes.
+"""RDPG and RSVG(0): recurrent actor and critic, trained on whole episodes.
 
-`init`, `act` and `update` are the agent's: they learn from batches of episodes,
-wherever these come from. `start` and `update_round` are the algorithm whole,
+`init`, `act` and `update` define the agent, which learns from batches of
+episodes of any origin. `start` and `update_round` are the complete algorithm,
 with an environment, exploration and replay.
 """
 
@@ -41,7 +41,7 @@ Optimisers = tuple[optax.GradientTransformation, optax.GradientTransformation]
 
 
 class State(NamedTuple):
-  """Parameters and optimisers of an agent."""
+  """Parameters and optimiser states of an agent."""
 
   actor: Any
   critic: Any
@@ -52,11 +52,11 @@ class State(NamedTuple):
 
 
 class Run(NamedTuple):
-  """Everything of one run that changes."""
+  """State of one run."""
 
   agent: State
   replay: ring.State  # of `Episode`s
-  # what the optimisers need; theta, sigma, discount, tau
+  # theta, sigma, discount, tau, and hyper-parameters of the optimisers
   hyper: Mapping[str, Any]
   key: jax.Array
 
@@ -68,14 +68,14 @@ def init(
   actor_optimiser: optax.GradientTransformation,
   critic_optimiser: optax.GradientTransformation,
 ) -> State:
-  """Draws an agent's networks; target networks begin as copies of them.
+  """Initialises an agent; target networks are copies of its networks.
 
   Args:
     key: typed key.
-    nets: actor and critic, as from `nets.recurrent_actor_critic.networks`.
-    observation: one.
-    actor_optimiser: of the actor.
-    critic_optimiser: of the critic.
+    nets: actor and critic from `nets.recurrent_actor_critic.networks`.
+    observation: one observation.
+    actor_optimiser: optimiser of the actor.
+    critic_optimiser: optimiser of the critic.
 
   Returns:
     The state.
@@ -104,15 +104,16 @@ def act(
   previous_action: jax.Array,
   noise: jax.Array | float = 0.0,
 ) -> tuple[Any, jax.Array]:
-  """Acts on one observation and on the state of the recurrent core.
+  """Acts on one observation, given the state of the recurrent core.
 
   Args:
     nets: actor and critic.
     actor: parameters of the actor.
-    state: of the actor's core; at first `nets.actor.core.initial_state()`.
-    observation: o_t.
-    previous_action: a_{t-1}, as executed, [m]; at first zeros.
-    noise: ν of a stochastic policy, [m]; 0: the median action.
+    state: state of the actor's core; initially
+      `nets.actor.core.initial_state()`.
+    observation: the observation o_t.
+    previous_action: the executed action a_{t-1}, [m]; initially zeros.
+    noise: noise ν of a stochastic policy, [m]; 0: the median action.
 
   Returns:
     The state of the core, and the action in (-1, 1), [m].
@@ -124,10 +125,10 @@ def act(
 
 
 def export(state: State) -> dict[str, Any]:
-  """Picks what acting needs, and the critic; no targets, no optimisers.
+  """Selects actor and critic, without target networks and optimisers.
 
   Args:
-    state: of the agent.
+    state: state of the agent.
 
   Returns:
     Parameters of actor and critic.
@@ -148,7 +149,7 @@ def update(
   num_samples: int = 1,
   squash_penalty: float = 0.0,
 ) -> tuple[State, dict[str, jax.Array]]:
-  """Takes a step of the critic and one of the actor; updates the targets.
+  """Takes one gradient step of critic and actor; updates the targets.
 
   y_t = r_t + γ Q'(h_{t+1}, μ'(h_{t+1})); the critic descends the mean of
   (y_t - Q(h_t, a_t))² over the steps of episodes, the actor ascends that of
@@ -158,15 +159,15 @@ def update(
   Args:
     key: typed key; RDPG does not use it.
     nets: actor and critic.
-    state: of the agent.
+    state: state of the agent.
     batch: episodes, [B, ...] each.
-    actor_optimiser: of the actor; it should clip gradients.
-    critic_optimiser: of the critic; likewise.
-    discount: γ.
-    tau: τ.
-    num_samples: samples of a stochastic policy's noise, in targets and loss.
-    squash_penalty: factor of the mean square of m, the action before tanh,
-      which is added to the actor's loss.
+    actor_optimiser: optimiser of the actor; it should clip gradients.
+    critic_optimiser: optimiser of the critic; likewise.
+    discount: discount factor γ.
+    tau: target update rate τ.
+    num_samples: noise samples of a stochastic policy, in targets and loss.
+    squash_penalty: coefficient of the mean square of m, the pre-tanh action, in
+      the actor's loss.
 
   Returns:
     The state, and scalars from before the step: critic_loss, q (mean of
@@ -215,10 +216,10 @@ def update(
 def _actor_loss(
   actor, nets, critic, past, features, noise, mask, squash_penalty
 ):
-  """Returns the loss with the penalty, and without.
+  """Returns the loss with and without the penalty.
 
-  Where an action has no effect, dQ/da is pure error of the critic; followed far
-  enough it saturates tanh, through which no gradient passes. Hence the penalty.
+  Where an action has no effect, dQ/da is pure critic error; following it
+  saturates tanh, whose gradient vanishes. Hence the penalty.
   """
   own = networks.unroll_episodes(nets.actor, actor, past)
   mean, scale = networks.mean_and_scale(nets, actor, own)
@@ -289,10 +290,10 @@ def play(
   theta: float | jax.Array = 0.15,
   sigma: float | jax.Array = 0.2,
 ) -> Any:
-  """Plays an episode from an empty memory.
+  """Plays an episode, from the core's initial state.
 
-  Exploration is Ornstein-Uhlenbeck noise on a deterministic policy's actions,
-  and a stochastic policy's own noise.
+  Deterministic policies explore by Ornstein-Uhlenbeck noise, stochastic ones by
+  their own noise.
 
   Args:
     key: typed key.
@@ -300,7 +301,7 @@ def play(
     nets: actor and critic.
     actor: parameters of the actor.
     num_steps: steps of the episode, T.
-    is_greedy: whether it acts without noise.
+    is_greedy: whether to act without noise.
     theta: mean-reversion rate θ.
     sigma: volatility σ.
 
@@ -344,18 +345,18 @@ def collect(
   theta: float | jax.Array = 0.15,
   sigma: float | jax.Array = 0.2,
 ) -> Episode:
-  """Plays episodes for replay, or, greedily, for an evaluation.
+  """Plays episodes, for replay or, greedily, for evaluation.
 
   Args:
     key: typed key.
-    env: as of `play`.
-    nets: as of `play`.
-    actor: as of `play`.
-    num_episodes: how many episodes are played, N.
-    num_steps: as of `play`.
-    is_greedy: as of `play`.
-    theta: as of `play`.
-    sigma: as of `play`.
+    env: as in `play`.
+    nets: as in `play`.
+    actor: as in `play`.
+    num_episodes: number of episodes, N.
+    num_steps: as in `play`.
+    is_greedy: as in `play`.
+    theta: as in `play`.
+    sigma: as in `play`.
 
   Returns:
     The episodes, masked after their ends, [N, ...] each.
@@ -389,17 +390,17 @@ def start(
   start_episodes: int = 16,
   capacity: int = 2000,
 ) -> Run:
-  """Starts a run: a new agent, and replay of its first episodes.
+  """Starts a run: a new agent, and replay with its first episodes.
 
   Args:
     key: typed key.
-    hyper: theta, sigma, discount, tau, and what the optimisers need.
+    hyper: theta, sigma, discount, tau, and hyper-parameters of the optimisers.
     env: an environment with actions in [-1, 1].
     nets: actor and critic.
     optimisers: maps hyper to the optimisers of actor and critic.
     num_steps: steps per episode, T.
     start_episodes: episodes in replay before the first update.
-    capacity: episodes that the replay holds.
+    capacity: capacity of the replay, in episodes.
 
   Returns:
     The run's state.
@@ -437,20 +438,20 @@ def update_round(
   num_samples: int = 1,
   squash_penalty: float = 0.0,
 ) -> tuple[Run, dict[str, jax.Array]]:
-  """Collects new episodes, then learns from batches of replay.
+  """Collects new episodes, then updates on batches from replay.
 
   Args:
     run: the run's state.
-    env: as of `start`.
-    nets: as of `start`.
-    optimisers: as of `start`.
-    num_steps: as of `start`.
-    num_episodes: new episodes.
-    num_updates: updates after them.
+    env: as in `start`.
+    nets: as in `start`.
+    optimisers: as in `start`.
+    num_steps: as in `start`.
+    num_episodes: number of new episodes.
+    num_updates: number of updates after them.
     batch_size: episodes per update, B.
     reward_scale: rewards are multiplied by this before learning.
-    num_samples: as of `update`.
-    squash_penalty: as of `update`.
+    num_samples: as in `update`.
+    squash_penalty: as in `update`.
 
   Returns:
     The run's state; means of the metrics of `update`, and return: the mean

@@ -1,4 +1,4 @@
-"""Trains any recurrent core on any sequence task, perhaps by a curriculum."""
+"""Trains any recurrent core on any sequence task, perhaps with a curriculum."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ __all__ = ["State", "accesses", "evaluate", "make", "scores"]
 
 
 class State(NamedTuple):
-  """Everything of one run that changes."""
+  """State of one run."""
 
   params: Any
   opt_state: optax.OptState
-  hyper: Mapping[str, Any]  # the hyper-parameters that may be swept
+  hyper: Mapping[str, Any]  # hyper-parameters that may be swept
   level: curriculum.State
   key: jax.Array
 
@@ -34,18 +34,18 @@ def make(
   threshold: float = 0.05,
   patience: int = 20,
 ) -> descent.Learner:
-  """Makes a learner of the mean loss of a batch of episodes.
+  """Makes a learner that minimises the mean loss of a batch of episodes.
 
   Args:
     core: the recurrent network.
-    task: where episodes are from.
+    task: task that episodes are drawn from.
     optimiser: maps the run's hyper-parameters to a gradient transformation.
-    batch_size: episodes of an update, B.
+    batch_size: episodes per update, B.
     has_curriculum: whether levels are drawn from 1 up to a bound that doubles;
       otherwise every episode has the task's hardest level.
-    threshold: error below which an update counts as solved, as of
+    threshold: error below which an update counts as solved, see
       `curriculum.update`.
-    patience: consecutive solved updates that double the bound.
+    patience: number of consecutive solved updates that doubles the bound.
 
   Returns:
     The learner; its metrics are loss, error (per cent) and level.
@@ -111,11 +111,11 @@ def evaluate(
 
   Args:
     key: typed key; the same key draws the same episodes.
-    params: of the core.
+    params: parameters of the core.
     core: the recurrent network.
-    task: where episodes are from.
-    data: of the task.
-    num_episodes: how many are drawn.
+    task: task that episodes are drawn from.
+    data: data of the task.
+    num_episodes: number of test episodes.
 
   Returns:
     Mean loss, and mean error in per cent, [] each.
@@ -135,17 +135,17 @@ def scores(
   task: sequences.Task,
   episodes: sequences.Episode,
 ) -> tuple[jax.Array, jax.Array]:
-  """Scores a core on a batch of episodes, each from a fresh state.
+  """Evaluates a core on a batch of episodes, each from the initial state.
 
   Args:
-    params: of the core.
+    params: parameters of the core.
     core: the recurrent network.
-    task: where the episodes are from.
+    task: task of the episodes.
     episodes: with a leading axis [B, ...].
 
   Returns:
-    Mean loss and mean error of the task, two scalars: a loss and its auxiliary
-    for `jax.value_and_grad(scores, has_aux=True)`.
+    Mean loss and mean error of the task, [] each, as a loss and its auxiliary
+    output for `jax.value_and_grad(scores, has_aux=True)`.
   """
 
   def score(episode):
@@ -163,13 +163,13 @@ def accesses(
   """Records where a core's memory is accessed along a sequence.
 
   Args:
-    params: of the core.
+    params: parameters of the core.
     core: the recurrent network.
     inputs: [T, D].
 
   Returns:
     Write and read weights, summed over heads, [T, N] each; None for a core
-    whose memory cannot be looked into, or that has none.
+    without a memory or without accesses to show.
   """
   if core.accesses is None:
     return None

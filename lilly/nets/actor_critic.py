@@ -1,9 +1,8 @@
 """Networks of deterministic policies and of their critics.
 
-`networks` makes DDPG's. The haiku modules behind it are of one example, to be
-called inside `hk.transform_with_state`.
-With `batch_norm` they must be called under `vmap(axis_name="batch")`, acting
-too: a single example is a batch of one.
+`networks` makes DDPG's. Its haiku modules map one example, inside
+`hk.transform_with_state`. With `batch_norm` they must be called under
+`vmap(axis_name="batch")`, also for acting: a single example is a batch of one.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ _AXIS = "batch"
 
 
 class Networks(NamedTuple):
-  """A policy and its critic, of one example each."""
+  """A policy and its critic, each a function of one example."""
 
   policy: Network  # observation -> action in (-1, 1) [m]
   critic: Network  # observation, action -> Q []
@@ -49,7 +48,7 @@ def networks(
     action_size: action dimension, m.
     hidden_sizes: units of the dense layers; with pixels the paper has 200, 200.
     pixels: whether observations are images; then policy and critic have
-      convolutions of their own, and actions enter at the first dense layer.
+      separate convolutions, and actions enter at the first dense layer.
     batch_norm: as in `DeterministicPolicy`.
 
   Returns:
@@ -93,7 +92,7 @@ def networks(
 def _linear(
   num_inputs: int, size: int, name: str, with_bias: bool = True
 ) -> hk.Linear:
-  """U[-1/√f, 1/√f], f the number of inputs; of biases too, as given."""
+  """A linear layer, weights and biases from U[-1/√f, 1/√f], f inputs."""
   bound = num_inputs**-0.5
   uniform = hk.initializers.RandomUniform(-bound, bound)
   return hk.Linear(size, with_bias, w_init=uniform, b_init=uniform, name=name)
@@ -116,7 +115,7 @@ def _normalized(x, is_training, options, name):
     name=name,
     **settings,
   )
-  return module(x, is_training or hk.running_init())  # init makes averages
+  return module(x, is_training or hk.running_init())  # init creates averages
 
 
 def _check(**sizes):
@@ -143,14 +142,14 @@ class _Perceptron(hk.Module):
 
 
 class DeterministicPolicy(hk.Module):
-  """An action of each observation: ReLU layers, then tanh.
+  """Maps an observation to an action: ReLU layers, then tanh.
 
-  Normalisation, where wanted, is of the observation and of each layer before
-  its ReLU.
+  Optional batch normalisation applies to the observation and to each layer
+  before its ReLU.
 
   Reference:
-    Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7. Where in a layer it
-    normalises, and with which decay and epsilon, is not said (unconfirmed).
+    Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7. The position of the
+    normalisation, its decay and epsilon are not stated (unconfirmed).
   """
 
   def __init__(
@@ -167,10 +166,10 @@ class DeterministicPolicy(hk.Module):
     Args:
       action_size: action dimension, m.
       hidden_sizes: units of each layer.
-      batch_norm: None for none; a dict for `hk.BatchNorm`, whose keywords
-        `decay_rate` (0.99) and `eps` (1e-5) it may set.
-      output_bound: the last layer starts within ± this; 3e-4 for pixels.
-      name: of the module.
+      batch_norm: None for no batch normalisation, else a dict of keywords of
+        `hk.BatchNorm`: `decay_rate` (0.99) and `eps` (1e-5).
+      output_bound: bound of the last layer's initial weights; 3e-4 for pixels.
+      name: name of the module.
 
     Raises:
       ValueError: a size is not positive.
@@ -184,20 +183,20 @@ class DeterministicPolicy(hk.Module):
   def __call__(
     self, observation: jax.Array, is_training: bool = False
   ) -> jax.Array:
-    """Returns the action in (-1, 1), [m], of an observation, [o]."""
+    """Returns the action in (-1, 1), [m], for an observation, [o]."""
     chex.assert_rank(observation, 1)
     return jnp.tanh(self._layers(observation, is_training))
 
 
 class NormalizedAdvantage(hk.Module):
-  """V(x), μ(x) and the numbers of L(x), by networks of their own.
+  """V(x), μ(x) and the entries of L(x), by three separate networks.
 
-  Normalisation, where wanted, is as in `DeterministicPolicy`.
+  Optional batch normalisation is as in `DeterministicPolicy`.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), sections 4 and 6: two layers of 200
-    units for each output. How they begin is not said (unconfirmed); as in
-    Lillicrap et al., 2016, so that P begins near the identity.
+    units for each output. The initialisation is not stated (unconfirmed); as in
+    Lillicrap et al., 2016, so that P is initially near the identity.
   """
 
   def __init__(
@@ -213,10 +212,10 @@ class NormalizedAdvantage(hk.Module):
 
     Args:
       action_size: action dimension, m.
-      hidden_sizes: units of each layer of each of the three.
+      hidden_sizes: units of each layer of each network.
       batch_norm: as in `DeterministicPolicy`.
-      output_bound: the last layers start within ± this.
-      name: of the module.
+      output_bound: bound of the last layers' initial weights.
+      name: name of the module.
 
     Raises:
       ValueError: a size is not positive.
@@ -245,10 +244,10 @@ class NormalizedAdvantage(hk.Module):
 
 
 class LateActionCritic(hk.Module):
-  """The value of an observation and an action, which enters at the 2nd layer.
+  """Q of an observation and an action, which enters at the second layer.
 
-  Normalisation, where wanted, is of the observation and of the first layer:
-  all there is before the action enters.
+  Optional batch normalisation applies to the observation and to the first
+  layer, the layers before the action enters.
 
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7.
@@ -268,10 +267,10 @@ class LateActionCritic(hk.Module):
     Args:
       hidden_sizes: units of each layer.
       batch_norm: as in `DeterministicPolicy`.
-      output_bound: the last layer starts within ± this; 3e-4 for pixels.
-      action_layer: the layer that also sees the action: 1, the second; with
-        pixels 0.
-      name: of the module.
+      output_bound: bound of the last layer's initial weights; 3e-4 for pixels.
+      action_layer: index of the layer where the action enters: 1, the second;
+        with pixels 0.
+      name: name of the module.
 
     Raises:
       ValueError: a size is not positive, or there is no such layer.
@@ -288,12 +287,12 @@ class LateActionCritic(hk.Module):
   def __call__(
     self, observation: jax.Array, action: jax.Array, is_training: bool = False
   ) -> jax.Array:
-    """Returns Q(s, a), [], of an observation [o] and an action [m]."""
+    """Returns Q(s, a), [], for an observation [o] and an action [m]."""
     chex.assert_rank([observation, action], 1)
     x = _normalized(observation, is_training, self._batch_norm, "norm_input")
     for l, size in enumerate(self._hidden_sizes):
       if l == self._action_layer:
-        # A matrix of its own: dQ/da needs no gradient of the rest.
+        # A separate matrix: dQ/da needs no gradient of the rest.
         num_inputs = len(x) + len(action)
         x = _linear(num_inputs, size, f"hidden_{l}")(x)
         x += _linear(num_inputs, size, "action", with_bias=False)(action)
@@ -306,11 +305,11 @@ class LateActionCritic(hk.Module):
 
 
 class PixelEncoder(hk.Module):
-  """Three convolutions without pooling, ReLU, flattened.
+  """Three convolutions with ReLU and without pooling, flattened.
 
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), supplement 7: 32 filters each.
-    Kernels and strides are not given (unconfirmed); 3 x 3 and 2 make about
+    Kernels and strides are not given (unconfirmed); 3 x 3 and 2 give about
     470,000 parameters with two layers of 200, where the paper has 430,000.
   """
 

@@ -1,9 +1,9 @@
-"""A memory network: words of patterns are kept, and found by attention.
+"""A memory network: stores encoded patterns, and reads them by attention.
 
-A baseline of memories that are written by gradients. An encoder makes a word of
-each pattern; the words are the memory. A query is encoded by the same encoder
-and attends to the words; the sum it gets is added to the next query vector, of
-which a decoder makes a pattern.
+A baseline for memories that are written by gradients. An encoder maps each
+pattern to a word; the words are the memory. A query is encoded by the same
+encoder and attends to the words; the attended sum is added to the query vector,
+which a decoder maps to a pattern.
 """
 
 import functools
@@ -33,15 +33,15 @@ class Networks(NamedTuple):
 
 
 def choose_word_size(num_floats: int, num_words: int, pattern_size: int) -> int:
-  """Shares the numbers of a memory among its words.
+  """Chooses the word size of a memory of a given total size.
 
   Args:
-    num_floats: numbers of the memory that this one is compared with.
-    num_words: words, N.
-    pattern_size: numbers of a pattern, more than which no word needs.
+    num_floats: size of the memory that this one is compared with, in floats.
+    num_words: number of words, N.
+    pattern_size: size of a pattern, an upper bound of W.
 
   Returns:
-    W; N W is at most num_floats, but a word has at least one number.
+    W, at least 1; otherwise N W is at most num_floats.
 
   Raises:
     ValueError: if one of them is not positive.
@@ -72,19 +72,19 @@ def make_networks(
     shape: shape of a pattern: rows, columns and channels, or a number of bits.
     size: size of a word, W.
     hidden_size: units of perceptrons' hidden layers.
-    num_filters: filters of convolutional encoder and decoder, of images only;
+    num_filters: filters of convolutional encoder and decoder, for images only;
       0: both are perceptrons.
 
   Returns:
     The networks.
 
   Raises:
-    ValueError: the shape is another; or a size is not positive, when called.
+    ValueError: the shape is invalid; or a size is not positive, when called.
 
   Reference:
     Weston, Chopra and Bordes (2015), arXiv:1410.3916, and Sukhbaatar et al.
-    (2015), arXiv:1503.08895, whose hops these are. How Bartunov et al. (2020),
-    arXiv:1910.02720, made theirs is not known to us.
+    (2015), arXiv:1503.08895, for the hops. The networks of the baseline in
+    Bartunov et al. (2020), arXiv:1910.02720, are not known.
 
   >>> nets = make_networks((8,), 3, hidden_size=4)
   >>> params = nets.init(jax.random.key(0), jnp.zeros(8))
@@ -121,25 +121,24 @@ def make_networks(
 
 
 def make(nets: Networks, *, num_reads: int) -> SetMemory:
-  """Makes the memory of some networks.
+  """Makes a memory network from its encoder and decoder.
 
   m_i = encode(x_i); u⁰ = ask(encode(x̃)); K times
   u <- u + Σ_i softmax_i(m_i·u / √W) m_i, x^k = decode(u).
 
   Args:
-    nets: as from `make_networks`.
+    nets: networks from `make_networks`.
     num_reads: hops of a read, K.
 
   Returns:
     The memory. Items and queries are patterns; the order of items does not
-    matter. Its content is the words, [N, W]; what it reads is x¹ .. x^K,
-    [K, ...].
+    matter. Its content is the words, [N, W]; its output is x¹ .. x^K, [K, ...].
 
   Raises:
     ValueError: num_reads is not positive; or N is 0, when called.
 
   Reference:
-    As of `make_networks`.
+    See `make_networks`.
   """
   _check(num_reads=num_reads)
 

@@ -1,8 +1,8 @@
-"""Convolutions as matrix products of patches, of one image.
+"""Convolutions of one image, as matrix products of its patches.
 
-Equal to XLA's, whose gradients on CPU take four times as long where it matters:
-inside a scan, and where `vmap` gives each run weights of its own. Elsewhere
-XLA's take half the time.
+Equal to XLA's convolutions, whose gradients on CPU take four times as long
+inside a scan, and under a `vmap` over weights. Elsewhere XLA's take half the
+time.
 """
 
 import chex
@@ -13,15 +13,15 @@ __all__ = ["convolve", "patches", "transposed"]
 
 
 def patches(x: jax.Array, size: int, stride: int = 1) -> jax.Array:
-  """Lays the size x size neighbours of a place side by side.
+  """Extracts the size x size patch around each position.
 
-  Padded by zeros as `padding="SAME"` does: what is odd goes below and to the
-  right.
+  Zero-padded as by `padding="SAME"`: an odd row or column of padding is added
+  below or to the right.
 
   Args:
     x: image, [H, W, C].
-    size: of the window, along both axes.
-    stride: how far apart the places are, in rows and in columns.
+    size: size of the window, along both axes.
+    stride: stride of the window, in rows and in columns.
 
   Returns:
     [ceil(H / stride), ceil(W / stride), size² C]: rows of the window first,
@@ -31,7 +31,7 @@ def patches(x: jax.Array, size: int, stride: int = 1) -> jax.Array:
   [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 0.0]]
   """
   chex.assert_rank(x, 3)
-  # One axis after the other takes 2 size slices in place of size².
+  # One axis after the other takes 2 size slices instead of size².
   for axis in (1, 0):
     places = -(-x.shape[axis] // stride)
     last = stride * (places - 1) + 1
@@ -43,7 +43,7 @@ def patches(x: jax.Array, size: int, stride: int = 1) -> jax.Array:
 
 
 def _slices(x, size, length, stride, axis):
-  """Concatenates, as channels, slices that begin at 0, 1, ... size - 1."""
+  """Concatenates, as channels, slices that start at 0, 1, ... size - 1."""
   slices = [
     jax.lax.slice_in_dim(x, i, i + length, stride, axis) for i in range(size)
   ]
@@ -51,14 +51,14 @@ def _slices(x, size, length, stride, axis):
 
 
 def convolve(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
-  """Convolves an image, padded as `padding="SAME"` does.
+  """Convolves an image, padded as by `padding="SAME"`.
 
   y[i, j] = Σ_{a, b} x[stride i + a - top, stride j + b - left] w[a, b]
 
   Args:
     x: image, [H, W, C].
     w: kernel, [k, k, C, O].
-    stride: of the window.
+    stride: stride of the window.
 
   Returns:
     [ceil(H / stride), ceil(W / stride), O].
@@ -71,10 +71,10 @@ def convolve(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def transposed(x: jax.Array, w: jax.Array, shape: tuple[int, int]) -> jax.Array:
-  """Convolves to an image twice as large: the transpose of stride 2.
+  """Upsamples an image by a transposed convolution of stride 2.
 
-  What `convolve(., w', 2)` of an image of `shape` does to its gradients, w' the
-  kernel with its channels exchanged.
+  The transpose (gradient) of `convolve(., w', 2)` on images of `shape`, where
+  w' is the kernel with its channels exchanged.
 
   Args:
     x: image, [h, w, C].
@@ -92,8 +92,8 @@ def transposed(x: jax.Array, w: jax.Array, shape: tuple[int, int]) -> jax.Array:
   chex.assert_shape(x, (-(-shape[0] // 2), -(-shape[1] // 2), None))
   rows, columns, channels = x.shape
   chex.assert_shape(w, (4, 4, channels, None))
-  # Before it is cropped, y[2i + a] = x[i] w[a] + x[i - 1] w[a + 2] along each
-  # axis: windows of two, and a matrix that makes both of each a.
+  # Before cropping, y[2i + a] = x[i] w[a] + x[i - 1] w[a + 2] along each
+  # axis: windows of two, and a matrix that computes both values of a.
   x = jnp.pad(x, [(1, 1), (1, 1), (0, 0)])
   for axis in (1, 0):
     x = _slices(x, 2, x.shape[axis] - 1, 1, axis)

@@ -1,13 +1,13 @@
 """The table of recurrent cores: networks with and without a memory, by name.
 
-A core takes (input_size, output_size, *, hidden_size). One with a memory is an
-LSTM that controls it: it takes the other keywords of `recurrent.with_memory`
-too, and those of its function in `memories`: num_slots, word_size, num_heads
-and so on.
+A core takes (input_size, output_size, *, hidden_size). A core with a memory is
+an LSTM controller around it: it also takes the other keywords of
+`recurrent.with_memory` and those of the memory's function in `memories`:
+num_slots, word_size, num_heads and so on.
 
 The table holds names, not functions, so that a script can list its choices
-without importing JAX. A new memory is its module, its test, its rows and one
-line here: scripts, figures and tests of cores take it from the table.
+without importing JAX. To add a memory, write its module, tests and one line
+here: scripts, figures and tests of cores use this table.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MEMORIES = {
   "sam": "lilly.nets.memories:sam",
   "sdnc": "lilly.nets.memories:sdnc",
 }
-# Name, as in --core -> "module:function" that makes the core, or its memory.
+# Name, as in --core -> "module:function" that makes the core or its memory.
 CORES = {
   "lstm": "lilly.nets.recurrent:lstm",
   "gru": "lilly.nets.recurrent:gru",
@@ -47,7 +47,7 @@ def make(
     name: a name in `CORES`.
     input_size: size of an input.
     output_size: size of an output.
-    **options: keywords of the core's function; of a core with a memory, those
+    **options: keywords of the core's function; for a core with a memory, those
       of `recurrent.with_memory` and of the memory's function.
 
   Returns:
@@ -72,7 +72,7 @@ def make(
 
 
 def make_memory(name: str, **options: Any) -> memories.Memory:
-  """Makes the memory of a core, for a controller of one's own.
+  """Makes the memory of a core, for a custom controller.
 
   Args:
     name: a name in `MEMORIES`.

@@ -1,7 +1,8 @@
-"""The Dynamic Kanerva Machine: an autoencoder whose codes go through a memory.
+"""The Dynamic Kanerva Machine: an autoencoder with a memory of codes.
 
-`kanerva_memories` has what the codes of an episode are written to: the Dynamic
-Kanerva Machine's memory, any recurrent core, or a list of the codes themselves.
+The codes of an episode are written to a memory of `kanerva_memories`: the
+Dynamic Kanerva Machine's, any recurrent core, or a list of the codes
+themselves.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ __all__ = ["Networks", "init", "loss", "networks", "recall", "write"]
 class Networks(NamedTuple):
   """An autoencoder; functions of one example, parameters first."""
 
-  init: Callable[..., Any]  # key, image -> parameters of both
+  init: Callable[..., Any]  # key, image -> parameters of both networks
   encode: Callable[..., jax.Array]  # image -> z, [C]
   decode: Callable[..., jax.Array]  # z -> parameters of p(x | z)
   likelihood: likelihoods.Likelihood  # p(x | z)
@@ -42,8 +43,7 @@ def networks(
     image_shape: height, width and channels.
     code_size: size of a code, C.
     hidden_size: units of perceptrons' hidden layers.
-    num_filters: filters of convolutional encoder and decoder; 0: both are
-      perceptrons.
+    num_filters: filters of convolutional encoder and decoder; 0: perceptrons.
     likelihood: likelihood of pixels, p(x | z).
 
   Returns:
@@ -75,19 +75,19 @@ def networks(
 def init(
   key: jax.Array, nets: Networks, memory: SetMemory, image: jax.Array
 ) -> Any:
-  """Draws the parameters of nets and memory.
+  """Initialises the parameters of networks and memory.
 
   Args:
     key: typed key.
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`, of codes.
+    nets: networks from `networks`.
+    memory: a memory of codes, from `kanerva_memories`.
     image: an example.
 
   Returns:
     The parameters.
 
   Raises:
-    ValueError: the memory has a state beside its parameters.
+    ValueError: the memory has a state in addition to its parameters.
   """
   keys = jax.random.split(key)
   return {
@@ -99,12 +99,12 @@ def init(
 def write(
   nets: Networks, memory: SetMemory, params: Any, images: jax.Array
 ) -> Any:
-  """Writes an episode.
+  """Writes an episode of images to the memory.
 
   Args:
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`, of codes.
-    params: as from `init`.
+    nets: networks from `networks`.
+    memory: a memory of codes, from `kanerva_memories`.
+    params: parameters from `init`.
     images: [T, ...]; their order matters.
 
   Returns:
@@ -127,16 +127,16 @@ def loss(
 
   Args:
     key: typed key.
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`, of codes.
-    params: as from `init`.
+    nets: networks from `networks`.
+    memory: a memory of codes, from `kanerva_memories`.
+    params: parameters from `init`.
     images: [T, ...].
-    autoencodes: False: without the term that makes encoder and decoder each
-      other's inverse, the ablation.
+    autoencodes: whether to include the autoencoder term, by which encoder and
+      decoder invert each other; False: the ablation.
 
   Returns:
-    The loss, in nats per image; and its terms, of which one is the bound, with
-    the KL of the memory.
+    The loss, in nats per image; and its terms, including the bound with the KL
+    of the memory.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.
@@ -173,20 +173,20 @@ def recall(
   *,
   num_reads: int = 10,
 ) -> tuple[jax.Array, jax.Array]:
-  """Reads an image again and again, towards one stored: x <- d(read(e(x))).
+  """Reads iteratively, towards a stored image: x <- d(read(e(x))).
 
   Args:
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`, of codes.
-    params: as from `init`.
-    content: the memory's, as from `write`; it stays as it is.
-    image: a query.
-    num_reads: n.
+    nets: networks from `networks`.
+    memory: a memory of codes, from `kanerva_memories`.
+    params: parameters from `init`.
+    content: content of the memory, from `write`; it does not change.
+    image: the query.
+    num_reads: number of reads, n.
 
   Returns:
-    The images, each the likeliest at what was read of the one before, the query
-    first, [n + 1, ...]; and the value V = KL - ln p(x | read(e(x))) of each but
-    the last, [n], which falls along a Dynamic Kanerva Machine's reads.
+    The images, the query first and then the most likely image after each read,
+    [n + 1, ...]; and the Lyapunov value V = KL - ln p(x | read(e(x))) of each
+    but the last, [n], which decreases over a Dynamic Kanerva Machine's reads.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.

@@ -1,9 +1,8 @@
 """Encoders of images to codes, and decoders of codes to images.
 
-Haiku modules of one image, to be called inside `hk.transform`. Encoders return
-num_outputs numbers: a code, or the mean and the spread of one, side by side.
-Decoders return an image of logits or of means. Any of them may take another's
-place.
+Haiku modules for one image, to be called inside `hk.transform`. Encoders return
+num_outputs numbers: a code, or the concatenated mean and scale of one. Decoders
+return an image of logits or of means. They are interchangeable.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +47,7 @@ def _mlp(hidden_sizes, num_outputs):
 
 
 class PerceptronEncoder(hk.Module):
-  """ReLU layers, then a linear one, of the pixels in a row."""
+  """ReLU layers, then a linear one, on flattened pixels."""
 
   def __init__(
     self,
@@ -59,9 +58,9 @@ class PerceptronEncoder(hk.Module):
     """Makes the module.
 
     Args:
-      num_outputs: numbers that it returns.
+      num_outputs: size of the output.
       hidden_sizes: units of each ReLU layer.
-      name: of the module.
+      name: name of the module.
 
     Raises:
       ValueError: a size is not positive.
@@ -71,7 +70,7 @@ class PerceptronEncoder(hk.Module):
     self._layers = _mlp(hidden_sizes, num_outputs)
 
   def __call__(self, image: jax.Array) -> jax.Array:
-    """Returns [num_outputs] of an image, floats [H, W, C]."""
+    """Maps an image, floats [H, W, C], to [num_outputs]."""
     chex.assert_rank(image, 3)
     chex.assert_type(image, float)
     return self._layers(image.reshape(-1))
@@ -89,9 +88,9 @@ class PerceptronDecoder(hk.Module):
     """Makes the module.
 
     Args:
-      shape: of the image, H, W, C.
+      shape: shape of the image, H, W, C.
       hidden_sizes: units of each ReLU layer.
-      name: of the module.
+      name: name of the module.
 
     Raises:
       ValueError: a size is not positive.
@@ -102,13 +101,13 @@ class PerceptronDecoder(hk.Module):
     self._layers = _mlp(hidden_sizes, rows * columns * channels)
 
   def __call__(self, code: jax.Array) -> jax.Array:
-    """Returns an image [H, W, C] of logits or means of a code, [D]."""
+    """Maps a code, [D], to an image of logits or means, [H, W, C]."""
     chex.assert_rank(code, 1)
     return self._layers(code).reshape(self._shape)
 
 
 class _Convolution(hk.Module):
-  """A kernel, whose weights begin as `hk.Conv2D`'s do, and a bias."""
+  """A kernel, initialised as in `hk.Conv2D`, and a bias."""
 
   def __init__(self, num_outputs: int, size: int, name: str):
     super().__init__(name)
@@ -127,16 +126,16 @@ class _Convolution(hk.Module):
 
 
 class _Transposed(_Convolution):
-  """A transposed convolution, which makes an image twice as large."""
+  """A transposed convolution, which doubles height and width."""
 
   def __call__(self, x, shape):
-    # Each output sees 2 x 2 of the 4 x 4 weights of an input.
+    # Each output depends on 2 x 2 of the 4 x 4 weights of an input.
     w, b = self._parameters(x, 4 * x.shape[-1])
     return convolutions.transposed(x, w, shape) + b
 
 
 def _residual(x, l):
-  """A basic residual block: two convolutions, beside them nothing."""
+  """A basic residual block: two convolutions and an identity skip."""
   h = x
   for i in range(2):
     layer = _Convolution(x.shape[-1], 3, f"block_{l}_{i}")
@@ -145,14 +144,14 @@ def _residual(x, l):
 
 
 class ConvolutionalEncoder(hk.Module):
-  """Three halvings, a basic residual block after each; flattened, linear.
+  """Three downsamplings, each with a residual block; flattened, linear.
 
-  A halving is a 4 x 4 convolution of stride 2, a block two of 3 x 3.
+  Downsampling is a 4 x 4 convolution of stride 2; a block has two of 3 x 3.
 
   Reference:
-    Wu et al., 2018 (arXiv 1804.01756), where 16 filters are for Omniglot
-    (unconfirmed). Where the ReLUs stand is not known to us: here before each
-    layer but the halvings, whose outputs the residual sums begin with.
+    Wu et al., 2018 (arXiv 1804.01756), 16 filters for Omniglot (unconfirmed).
+    The positions of the ReLUs are not known: here before each layer except
+    downsampling, whose outputs start the residual sums.
   """
 
   def __init__(
@@ -161,9 +160,9 @@ class ConvolutionalEncoder(hk.Module):
     """Makes the module.
 
     Args:
-      num_outputs: numbers that it returns.
+      num_outputs: size of the output.
       num_filters: channels between the layers.
-      name: of the module.
+      name: name of the module.
 
     Raises:
       ValueError: a size is not positive.
@@ -173,7 +172,7 @@ class ConvolutionalEncoder(hk.Module):
     self._num_outputs, self._num_filters = num_outputs, num_filters
 
   def __call__(self, image: jax.Array) -> jax.Array:
-    """Returns [num_outputs] of an image, floats [H, W, C] of any size."""
+    """Maps an image of any size, floats [H, W, C], to [num_outputs]."""
     chex.assert_rank(image, 3)
     chex.assert_type(image, float)
     x = image
@@ -184,10 +183,10 @@ class ConvolutionalEncoder(hk.Module):
 
 
 class ConvolutionalDecoder(hk.Module):
-  """The mirror of `ConvolutionalEncoder`: linear, then blocks and doublings.
+  """Mirrors `ConvolutionalEncoder`: linear, then blocks and upsamplings.
 
-  A doubling is a 4 x 4 transposed convolution of stride 2. Through an odd
-  number of rows or columns it goes back the way that the encoder came.
+  Upsampling is a 4 x 4 transposed convolution of stride 2. Odd numbers of rows
+  or columns are those of the encoder.
 
   Reference:
     Wu et al., 2018 (arXiv 1804.01756; unconfirmed).
@@ -202,9 +201,9 @@ class ConvolutionalDecoder(hk.Module):
     """Makes the module.
 
     Args:
-      shape: of the image, H, W, C; any size.
+      shape: shape of the image, H, W, C; any size.
       num_filters: channels between the layers.
-      name: of the module.
+      name: name of the module.
 
     Raises:
       ValueError: a size is not positive.
@@ -215,7 +214,7 @@ class ConvolutionalDecoder(hk.Module):
     self._shape, self._num_filters = shape, num_filters
 
   def __call__(self, code: jax.Array) -> jax.Array:
-    """Returns an image [H, W, C] of logits or means of a code, [D]."""
+    """Maps a code, [D], to an image of logits or means, [H, W, C]."""
     chex.assert_rank(code, 1)
     rows, columns, channels = self._shape
     sizes = [
@@ -243,11 +242,11 @@ def pair(
   """Makes an encoder, and a decoder that mirrors it.
 
   Args:
-    shape: of images, H, W, C.
-    num_outputs: numbers that the encoder returns.
-    num_numbers: numbers that the decoder returns for each value of a pixel.
+    shape: shape of images, H, W, C.
+    num_outputs: size of the encoder's output.
+    num_numbers: outputs of the decoder per channel of a pixel.
     hidden_size: units of the perceptrons' hidden layer.
-    num_filters: of convolutions; 0: both are perceptrons.
+    num_filters: filters of the convolutions; 0: both are perceptrons.
 
   Returns:
     The encoder and the decoder.

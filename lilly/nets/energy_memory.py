@@ -1,6 +1,6 @@
-"""Memories of sets of patterns: energies that are written, Hopfield networks.
+"""Memories of sets of patterns: energy-based and Hopfield networks.
 
-Patterns and queries are from 0 to 1 and of any shape; what is read is, too.
+Patterns, queries and outputs have values in [0, 1] and any shape.
 """
 
 import functools
@@ -32,10 +32,10 @@ RULES = {
 
 
 class Params(NamedTuple):
-  """All that is learned."""
+  """All learnt parameters."""
 
-  written: Any  # θ̄, where writing begins
-  static: Any  # the layers that are not written
+  written: Any  # θ̄, the initial weights of a write
+  static: Any  # parameters of the layers that are not written
   write: energy.WriteRates  # a rate for each layer and each term
   read: energy.ReadRates
 
@@ -55,20 +55,20 @@ def make(
   """Makes an energy-based memory, written and read by gradient steps.
 
   Args:
-    network: an energy.
+    network: the energy network.
     write_steps: gradient steps of a write, T; 0: nothing is written.
     read_steps: gradient steps of a read, K.
-    write_rate: learning rate of each layer and each term at first; the paper's
-      is 1e-4.
+    write_rate: initial learning rate of writing, of each layer and each term;
+      the paper's is 1e-4.
     step_size: step size of the first step of reading.
     momentum: momentum of the first step of reading.
-    gradient_norm: whether the loss of writing has that term.
-    first_order: as of `memory.energy.write`.
-    remat: as of `memory.energy.write`.
+    gradient_norm: whether the writing loss has the gradient-norm term.
+    first_order: see `memory.energy.write`.
+    remat: see `memory.energy.write`.
 
   Returns:
     The memory. Items and queries are patterns; its parameters are `Params`, its
-    content θ, and what it reads x¹ .. x^K, [K, ...].
+    content θ, and its output x¹ .. x^K, [K, ...].
 
   Raises:
     ValueError: a rate is out of its range, when called; see `memory.energy`.
@@ -88,7 +88,7 @@ def make(
     return Params(written, static, rates, schedule), {}
 
   def write(params, state, patterns):
-    if not write_steps:  # a loop of none takes as long to compile
+    if not write_steps:  # an empty loop takes as long to compile
       return params.written
     return energy.write(
       params.written,
@@ -118,12 +118,12 @@ def measure_energies(
   """Measures how the energy changes as queries are read.
 
   Args:
-    energy_of: energy of a pattern, of the memory as it was written.
+    energy_of: energy of a pattern under the written memory.
     queries: [N, ...].
     reads: x¹ .. x^K of each query, [N, K, ...].
 
   Returns:
-    E of each query and of what was read of it, [N, K + 1].
+    E of each query and of each of its reads, [N, K + 1].
   """
   path = jnp.concatenate([queries[:, None], reads], axis=1)
   return jax.vmap(jax.vmap(energy_of))(path)
@@ -137,20 +137,20 @@ def measure_reads(
   queries: jax.Array,
   reads: jax.Array,
 ) -> dict[str, jax.Array]:
-  """Measures reads, and energies where the memory has one.
+  """Measures reads, and energies if the memory has an energy.
 
   Args:
-    memory: as from `make`, or another whose reads are of the same form.
+    memory: memory from `make`, or one whose reads have the same form.
     params: parameters of the memory; `Params` if it has an energy.
     written: content of the memory, θ.
-    patterns: what was stored, [N, ...].
+    patterns: the stored patterns, [N, ...].
     queries: one query per pattern, [N, ...].
     reads: x¹ .. x^K of each query, [N, K, ...].
 
   Returns:
     For each pattern: loss, summed over steps, [N]; energy_before and
-    energy_after writing, [N]; falling, whether a step did not raise the energy,
-    0 or 1, [N, K].
+    energy_after writing, [N]; falling, whether a step did not increase the
+    energy, 0 or 1, [N, K].
   """
   loss = jax.vmap(energy.reconstruction_loss)(reads, patterns)
   if memory.energy is None:
@@ -173,21 +173,21 @@ def retrieve(
   queries: jax.Array,
   is_known: jax.Array,
 ) -> jax.Array:
-  """Retrieves by a Hopfield network, or by the modern one.
+  """Retrieves patterns by a classical or modern Hopfield network.
 
   Args:
     key: typed key.
     rule: a name in `RULES`, for patterns of 0 and 1, or "modern".
     patterns: [N, ...].
     queries: [M, ...].
-    is_known: what of them stays as it is, bool [M, ...].
+    is_known: values of the queries to keep fixed, bool [M, ...].
 
   Returns:
-    What is retrieved, [M, ...].
+    The retrieved patterns, [M, ...].
 
   Raises:
-    ValueError: there is no such rule, N is 0, or a pattern that is known is not
-      of 0 and 1 where the rule is of those.
+    ValueError: there is no such rule, N is 0, or a concrete (untraced) pattern
+      is not binary although the rule requires it.
 
   Reference:
     See `memory.hopfield`.
@@ -199,7 +199,7 @@ def retrieve(
   if rule in RULES:
     _check_bits(patterns)
 
-  def flat(x):  # bytes would go round at 0
+  def flat(x):  # unsigned integers would wrap around at 0
     x = jnp.asarray(x, jnp.result_type(x, 0.5))
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
@@ -221,13 +221,13 @@ def retrieve(
 
 
 def _check_bits(patterns):
-  """Checks values, where there are any yet."""
+  """Checks that patterns are binary, unless they are traced."""
   try:
     is_bits = bool(jnp.all((patterns == 0) | (patterns == 1)))
   except jax.errors.TracerBoolConversionError:
     return
   if not is_bits:
     raise ValueError(
-      "patterns are not of 0 and 1 only, and Hopfield's rules store nothing "
-      'else; round them, or give "modern".'
+      "patterns are not of 0 and 1 only, which Hopfield's rules require; round "
+      'them, or give "modern".'
     )

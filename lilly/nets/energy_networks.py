@@ -1,12 +1,12 @@
-"""Energies of patterns, as networks of which a part is written.
+"""Energy networks over patterns, with a writable part.
 
-To be stored in by `lilly.memory.energy`: a few layers, named memory, are what
-is written; the others are static, and learnt. All is smooth, for gradients of
-gradients are taken, and nothing is normalised by a batch, which would mix the
-patterns of a set. A layer that is gated and run again and again makes not only
-the energy deep but its gradient too, which is what reads.
+For use with `lilly.memory.energy`: a few layers, named memory, are written to;
+the others are static, and learnt. All functions are smooth, as gradients of
+gradients are taken, and there is no batch normalisation, which would mix the
+patterns of a set. A gated recurrent layer makes both the energy and its
+gradient, which performs the reads, deep.
 
-| network | patterns | numbers that are written |
+| network | patterns | writable weights |
 | --- | --- | --- |
 | `gated` | [D] | (D + 1) dynamic_size |
 | `residual` | [H, W, C] | (code_size + 1) dynamic_size |
@@ -40,20 +40,20 @@ NETWORKS = ("gated", "residual", "convolutional")
 class EnergyNetwork(NamedTuple):
   """Functions of one pattern."""
 
-  # init(key, x) -> parameters, all of them; see `split`
+  # init(key, x) -> all parameters; see `split`
   init: Callable[[jax.Array, jax.Array], Any]
   # energy(static, written, x) -> E, []; bind static for `memory.energy`
   energy: Callable[[Any, Any, jax.Array], jax.Array]
 
 
 def split(params: Any) -> tuple[Any, Any]:
-  """Splits parameters into those that are written and those that are not.
+  """Splits parameters into written and static ones.
 
   Args:
-    params: of a network, layer by layer.
+    params: parameters of a network, by layer.
 
   Returns:
-    The written ones, θ̄ of `memory.energy`, and the static ones.
+    The written parameters, θ̄ of `memory.energy`, and the static ones.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix B: layers named memory.
@@ -67,14 +67,14 @@ def split(params: Any) -> tuple[Any, Any]:
 
 
 def count_written(network: EnergyNetwork, shape: Sequence[int]) -> int:
-  """Counts the numbers that are written, which is how large a memory is.
+  """Counts the writable weights, the size of a memory.
 
   Args:
-    network: any.
-    shape: of a pattern.
+    network: an energy network.
+    shape: shape of a pattern.
 
   Returns:
-    Numbers of the parameters that are written.
+    The number of writable weights.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4: the unit of size.
@@ -115,13 +115,13 @@ def _check_dynamic(dynamic_size, name, size):
 
 
 def _linear(size, name):
-  """A layer that begins as He et al. (2015) have it."""
+  """A linear layer, initialised as in He et al. (2015)."""
   init = hk.initializers.VarianceScaling(2.0, "fan_in", "truncated_normal")
   return hk.Linear(size, w_init=init, name=name)
 
 
 def _convolve(x, size, name, *, window=3, stride=1):
-  """A convolution, padded by zeros."""
+  """A zero-padded convolution."""
   return _linear(size, name)(convolutions.patches(x, window, stride))
 
 
@@ -130,19 +130,20 @@ def gated(
 ) -> EnergyNetwork:
   """Makes the gated recurrent energy of binary patterns.
 
-  s = 0; num_hops times z = [x; s], c = tanh([memory(x); static(z)]),
-  u = σ(gate(z)), s = u c + (1 - u) s; E is linear in the last s.
+  s = 0; then, num_hops times, z = [x; s], c = tanh([memory(x); static(z)]), u =
+  σ(gate(z)), s = u c + (1 - u) s; E is linear in the last s.
 
   Args:
-    hidden_size: numbers in s.
-    dynamic_size: outputs of the memory layer; the others of c are static.
-    num_hops: how often s is updated.
+    hidden_size: size of s.
+    dynamic_size: outputs of the memory layer; the other entries of c are
+      static.
+    num_hops: number of updates of s.
 
   Returns:
-    The network; the memory layer has (D + 1) dynamic_size numbers.
+    The network; the memory layer has (D + 1) dynamic_size weights.
 
   Raises:
-    ValueError: if a size is not positive, or nothing of c is static.
+    ValueError: if a size is not positive, or no entry of c is static.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix B.
@@ -173,7 +174,7 @@ def gated(
 
 
 def _residual_blocks(x, channels):
-  """Halves rows and columns again and again, beside a linear way round."""
+  """Residual blocks, each of which halves rows and columns."""
   for l, size in enumerate(channels):
     h = jnp.tanh(_convolve(x, size, f"block_{l}_0", stride=2))
     h = jnp.tanh(_convolve(h, size, f"block_{l}_1"))
@@ -182,17 +183,17 @@ def _residual_blocks(x, channels):
 
 
 def _norm(x, name):
-  """Of a whole pattern, for where an image is blank nothing can be scaled by.
+  """Layer normalisation over a whole pattern.
 
-  Channel by channel such places would be scaled by 1 / sqrt(1e-5), gradients
-  by as much again for each derivative.
+  Normalised over channels alone, blank places of an image would be scaled by
+  1 / sqrt(1e-5), and gradients by as much again for each derivative.
   """
   axes = tuple(range(x.ndim))
   return hk.LayerNorm(axes, True, True, param_axis=-1, name=name)
 
 
 def _written_block(h, width, dynamic_size, l, stride):
-  """A convolution of which a part is written."""
+  """A convolution with a writable part."""
   remembered = _convolve(h, dynamic_size, f"memory_{l}", stride=stride)
   static = _convolve(h, width - dynamic_size, f"static_{l}", stride=stride)
   both = jnp.concatenate([remembered, static], axis=-1)
@@ -232,23 +233,23 @@ def residual(
   tanh([memory(x); static(x)]) and gated hops; a hidden layer and a linear one.
 
   Args:
-    channels: of the residual blocks, each of which halves rows and columns;
-      none: the pixels in a row.
-    code_size: what the memory layer sees.
-    hidden_size: numbers in s, and in what the hops see.
+    channels: channels of the residual blocks, each of which halves rows and
+      columns; empty: flattened pixels.
+    code_size: inputs of the memory layer.
+    hidden_size: size of s, and of the hops' input.
     dynamic_size: outputs of the memory layer.
-    num_hops: how often s is updated.
-    last_size: of the hidden layer before the energy.
+    num_hops: number of updates of s.
+    last_size: units of the hidden layer before the energy.
 
   Returns:
-    The network; the memory layer has (code_size + 1) dynamic_size numbers.
+    The network; the memory layer has (code_size + 1) dynamic_size weights.
 
   Raises:
-    ValueError: as of `gated`.
+    ValueError: as `gated`.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix B: s = u s + (1 - u) c
-    here, other than in `gated`. What is in a residual block is not confirmed.
+    here, unlike in `gated`. The layers of a residual block are not confirmed.
 
   >>> network = residual(channels=(), code_size=6, dynamic_size=2)
   >>> given = jax.random.key(0), jnp.zeros((4, 4, 1))
@@ -285,28 +286,29 @@ def convolutional(
   """Makes the energy of images whose memory is in convolutions.
 
   Residual blocks, then two bottlenecks, the second of which halves the image:
-  1 x 1, and 3 x 3 of which a part is written,
-  tanh(LayerNorm([memory(h); static(h)])), beside a linear way round. Gated hops
-  with kernels of 3 x 3; a hidden layer and a linear one.
+  1 x 1, and 3 x 3 with a writable part, tanh(LayerNorm([memory(h);
+  static(h)])), plus a linear skip connection. Gated hops with kernels of 3 x 3;
+  a hidden layer and a linear one.
 
   Args:
-    channels: of the residual blocks, each of which halves rows and columns.
+    channels: channels of the residual blocks, each of which halves rows and
+      columns.
     width: channels of the bottlenecks' outputs and of s.
-    bottleneck: channels that the memory layers see.
+    bottleneck: input channels of the memory layers.
     dynamic_size: channels of each of the two memory layers.
-    num_hops: how often s is updated.
-    last_size: of the hidden layer before the energy.
+    num_hops: number of updates of s.
+    last_size: units of the hidden layer before the energy.
 
   Returns:
     The network; the memory layers have 2 (9 bottleneck + 1) dynamic_size
-    numbers.
+    weights.
 
   Raises:
-    ValueError: as of `gated`.
+    ValueError: as `gated`.
 
   Reference:
-    Bartunov et al. (2020), arXiv:1910.02720, appendix B. What is in a block,
-    and what is normalised, all of an image here, is not confirmed.
+    Bartunov et al. (2020), arXiv:1910.02720, appendix B. The layers of a block,
+    and the axes of normalisation (here the whole image), are not confirmed.
 
   >>> network = convolutional(channels=(2,), bottleneck=3, dynamic_size=2)
   >>> given = jax.random.key(0), jnp.zeros((4, 4, 1))
@@ -339,21 +341,22 @@ def make(
   num_hops: int,
   num_filters: int = 0,
 ) -> EnergyNetwork:
-  """Makes a network of any size in the paper's proportions.
+  """Makes a network of any size with the paper's proportions.
 
   Args:
-    kind: one of `NETWORKS`; gated takes images as their pixels in a row.
-    hidden_size: of s where that is no image; the paper's last hidden layer has
-      twice as many units, a code half as many.
-    dynamic_size: as of the networks.
-    num_hops: as of the networks.
-    num_filters: channels of the first residual block; of the others multiples.
+    kind: one of `NETWORKS`; gated flattens images.
+    hidden_size: size of s if it is a vector; the last hidden layer has twice as
+      many units and a code half as many, as in the paper.
+    dynamic_size: as in the networks.
+    num_hops: as in the networks.
+    num_filters: channels of the first residual block; the others have
+      multiples.
 
   Returns:
     The network.
 
   Raises:
-    ValueError: as of the networks, or if there is no such kind.
+    ValueError: as the networks, or if there is no such kind.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, appendix B: 32 filters.

@@ -1,4 +1,4 @@
-"""Haiku layers whose way back is a choice: `rule`.
+"""Haiku layers with a choice of backward pass: `rule`.
 
   "bp"           backpropagation
   "fa"           feedback alignment: fixed random feedback
@@ -9,11 +9,11 @@
   "kp"           Kolen-Pollack: feedback is trained as the weights are
   "mirror"       weight mirror: as "fa"; call `mirror` between the updates
   "pbp"          pseudo-backpropagation: a reference, not for training
-  "output_only"  nothing goes back: a control
+  "output_only"  no gradient is passed back: a control
 
 Feedback that is not trained is haiku *state*, named "feedback", so that neither
-the optimiser nor weight decay sees it: use `hk.transform_with_state` and take
-gradients in the parameters only. Kolen-Pollack's is a parameter, "feedback".
+the optimiser nor weight decay changes it: use `hk.transform_with_state` and
+differentiate the parameters only. Kolen-Pollack's is a parameter, "feedback".
 One key gives the same weights under every rule, for comparisons.
 
 As the functions of `lilly.rules`, the layers have no forward-mode derivative.
@@ -58,7 +58,7 @@ Initializer = Callable[..., jax.Array]
 
 
 class Linear(hk.Module):
-  """A dense layer, y = x w + b, with a backward pass of its own."""
+  """A dense layer, y = x w + b, with a custom backward pass."""
 
   def __init__(
     self,
@@ -79,15 +79,16 @@ class Linear(hk.Module):
       output_size: number of outputs.
       rule: one of `RULES`, except "dfa".
       with_bias: whether a bias is added.
-      w_init: of the weights; None is haiku's, truncated normal, 1 / sqrt(in).
-      b_init: of the bias; None is zeros.
-      feedback_init: of the feedback, for "frsf" of its sizes; None is
-        U[-0.5, 0.5], the published range.
-      feedback_scale: size of the feedback of "usf" and "brsf".
+      w_init: initialiser of the weights; None is haiku's, truncated normal, 1 /
+        sqrt(in).
+      b_init: initialiser of the bias; None is zeros.
+      feedback_init: initialiser of the feedback (for "frsf", of its
+        magnitudes); None is U[-0.5, 0.5], the published range.
+      feedback_scale: magnitude of the feedback of "usf" and "brsf".
       density: fraction of the weights that exist; None is all. The mask is
-        state, "mask". The feedback of "fa" has a mask of its own, drawn into
-        its zeros; that of the other rules has the weights' mask.
-      name: of the module.
+        state, "mask". The feedback of "fa" has a separate mask, visible in its
+        zeros; that of the other rules has the weights' mask.
+      name: name of the module.
 
     Raises:
       ValueError: if a dense layer has no such rule.
@@ -114,7 +115,7 @@ class Linear(hk.Module):
 
 
 class Conv2D(hk.Module):
-  """A 2-D convolution, y = x * w + b, with a backward pass of its own."""
+  """A 2-D convolution, y = x * w + b, with a custom backward pass."""
 
   def __init__(
     self,
@@ -134,7 +135,7 @@ class Conv2D(hk.Module):
     density: float | None = None,
     name: str | None = "conv2d",
   ):
-    """Configures the layer; what is not listed is as in `Linear`.
+    """Configures the layer; for other arguments see `Linear`.
 
     Args:
       output_channels: number of output channels.
@@ -145,12 +146,14 @@ class Conv2D(hk.Module):
       padding: "SAME", "VALID", or the (low, high) pixels of each spatial axis.
       feature_group_count: number of groups of channels.
       with_bias: whether a bias is added.
-      w_init: of the kernel; None is truncated normal, 1 / sqrt(fan in).
-      b_init: of the bias; None is zeros.
-      feedback_init: of the feedback kernel; None is the default of `w_init`.
-      feedback_scale: size of the feedback of "usf" and "brsf".
+      w_init: initialiser of the kernel; None is truncated normal, 1 / sqrt(fan
+        in).
+      b_init: initialiser of the bias; None is zeros.
+      feedback_init: initialiser of the feedback kernel; None is the default of
+        `w_init`.
+      feedback_scale: magnitude of the feedback of "usf" and "brsf".
       density: fraction of the kernel's entries that exist; None is all.
-      name: of the module.
+      name: name of the module.
 
     Raises:
       ValueError: if a convolution has no such rule.
@@ -189,7 +192,7 @@ class Conv2D(hk.Module):
 class MLP(hk.Module):
   """Dense layers a_l = h_{l-1} w + b, h_l = f(a_l), under one rule.
 
-  Parameters and state lie at "linear_0", "linear_1", ... of the module. The
+  Parameters and state are at "linear_0", "linear_1", ... of the module. The
   feedback at "linear_l" carries the signal to the layer's input; under "dfa" it
   is state of the MLP, "feedback_l", [out, n_l].
   """
@@ -209,21 +212,21 @@ class MLP(hk.Module):
     input_feedback: bool = False,
     name: str | None = "mlp",
   ):
-    """Configures the network; what is not listed is as in `Linear`.
+    """Configures the network; see also `Linear`.
 
     Args:
       sizes: number of units of every layer, the output layer last.
       rule: one of `RULES`.
       activation: f of the hidden layers.
-      with_bias: as the next four, of every layer.
-      w_init: of the weights.
-      b_init: of the biases.
-      feedback_init: of the feedback.
-      feedback_scale: size of the feedback of "usf" and "brsf".
-      density: from the second layer on; the first stays dense.
-      input_feedback: whether a gradient goes back to the network's input, for
-        trained layers below it; under "bp" it does in any case.
-      name: of the module.
+      with_bias: whether biases are added, as in `Linear`.
+      w_init: initialiser of the weights.
+      b_init: initialiser of the biases.
+      feedback_init: initialiser of the feedback.
+      feedback_scale: magnitude of the feedback of "usf" and "brsf".
+      density: density from the second layer on; the first stays dense.
+      input_feedback: whether a gradient is passed back to the network's input,
+        for trained layers below it; under "bp" it always is.
+      name: name of the module.
 
     Raises:
       ValueError: if there is no such rule.
@@ -258,7 +261,7 @@ class MLP(hk.Module):
         f' included.
 
     Returns:
-      Outputs, [..., out], without an activation.
+      Pre-activations of the output layer, [..., out].
     """
     return self.pre_activations(x, taps)[-1]
 
@@ -268,9 +271,9 @@ class MLP(hk.Module):
   ) -> list[jax.Array]:
     """Maps x [..., in] to the pre-activations of all layers.
 
-    Under "output_only" no layer hands a gradient down, so cotangents of these
-    are signals delivered to each layer from outside: how node perturbation
-    reaches the parameters.
+    Under "output_only" no layer passes a gradient down, so the cotangents of
+    these are signals injected at each layer: node perturbation uses them to
+    reach the parameters.
 
     Args:
       x: inputs, [..., in].
@@ -404,7 +407,7 @@ def _check_rule(rule: str, excluded: tuple[str, ...]) -> None:
 
 
 def _side_stream(needed: bool = False):
-  """Draws apart from the weights, so that these do not depend on the rule."""
+  """Separate random keys, so that the weights do not depend on the rule."""
   if needed or hk.running_init():
     return hk.with_rng(hk.next_rng_key())
   return contextlib.nullcontext()
@@ -415,7 +418,7 @@ def _transposed(w):
 
 
 def _sparse(init, density):
-  """Multiplies what an initialiser draws by a mask of its own."""
+  """Multiplies an initialiser's output by a random mask."""
   if density is None:
     return init
 
@@ -444,7 +447,7 @@ def _weights(shape, dtype, init, density):
 
 
 def _way_back(layer: Linear | Conv2D, x, w, mask):
-  """Returns the input as the rule sees it, and the matrix to go back with."""
+  """Returns the rule's input, and the matrix of its backward pass."""
   rule, init = layer.rule, layer.feedback_init
   shape = _transposed(w).shape
   with _side_stream(needed=rule == "brsf"):

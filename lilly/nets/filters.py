@@ -1,8 +1,8 @@
-"""Networks that tell whether an element is in a set.
+"""Networks that classify whether an element is in a set.
 
 Each is a `set_memories.SetMemory`: it writes the elements of a set and reads
-the logit of a query, one element. The Neural Bloom Filter, a recurrent core and
-a Memory Network take each other's place.
+the logit of a query, one element. The Neural Bloom Filter, recurrent cores and
+a Memory Network are interchangeable.
 """
 
 import functools
@@ -31,7 +31,7 @@ def encoder(
 
   Args:
     hidden_size: units of the perceptron's hidden layer, leaky ReLUs.
-    output_size: size of its output, Z.
+    output_size: output size, Z.
     num_filters: filters of the convolutions, for images [H, W, C]; 0: a
       perceptron.
 
@@ -80,18 +80,19 @@ def bloom(
   """Makes a Neural Bloom Filter.
 
   Args:
-    encode: encoder of an element, as from `encoder`.
+    encode: encoder of an element, from `encoder`.
     num_slots: memory slots, m.
     word_size: size of a memory word, W.
     query_size: size of a query vector, D.
     hidden_size: units of each hidden layer.
-    read_scale: factor of what is read: a constant, such as 1 / sqrt(n) of the
+    read_scale: constant factor of the values read, such as 1 / sqrt(n) for the
       largest sets; ours.
-    read: "addressed", M times its weights; "summed", their sum, an ablation.
-    is_detached: whether no gradient goes through the write: a control, by which
-      words and addresses are learned for queries only.
-    num_sparse: slots of a sparse address, k, whose keys are not learned; 0: all
-      slots, dense.
+    read: "addressed": M times the address; "summed": its sum over slots, an
+      ablation.
+    is_detached: whether gradients through the write are stopped: a control, in
+      which words and addresses are learnt from queries only.
+    num_sparse: slots of a sparse address, k, with fixed random keys; 0: dense
+      addresses.
     is_sphered: whether queries are whitened by a moving ZCA transform.
     sphering_decay: decay rate of the transform's covariance, η.
     sphering_every: updates of the covariance per update of the transform, T.
@@ -100,7 +101,7 @@ def bloom(
     The memory; its content is M, [m, W].
 
   Raises:
-    ValueError: a size or a rate is out of range, or there is no such read.
+    ValueError: a size or a rate is out of range, or `read` is unknown.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, sections 3 and 3.1.
@@ -178,7 +179,7 @@ def _embedding(encode, query_size, word_size, hidden_size):
 
 
 def _head(z, size, hidden_size, name):
-  """One hidden layer and a layer normalisation, of one element."""
+  """One hidden layer with layer normalisation, for one element."""
   layers = hk.nets.MLP(
     [hidden_size, size], activation=jax.nn.leaky_relu, name=f"{name}_layers"
   )
@@ -213,7 +214,7 @@ def _embed(net, params, state, element):
 
 
 def _find(net, params, state, query) -> tuple[Any, Any]:
-  """Finds slots and weights of an address; slots are None where it is dense."""
+  """Computes slots and weights of an address; slots are None if dense."""
   if not net.num_sparse:
     return None, neural_bloom.address(query, params["keys"])
   return neural_bloom.sparse_address(query, state["keys"], count=net.num_sparse)
@@ -267,7 +268,7 @@ def _observe(net, params, state, elements):
 
 
 def _output(hidden_size):
-  """Three layers with residual connections: the logit of some arrays."""
+  """Three layers with residual connections, from arrays to a logit."""
 
   @hk.without_apply_rng
   @hk.transform
@@ -287,14 +288,15 @@ def recurrent(
   *,
   hidden_size: int = 128,
 ) -> SetMemory:
-  """Makes a memory of a recurrent core, which sees the set as a sequence.
+  """Makes a memory from a recurrent core, which reads the set as a sequence.
 
-  Its last state, all of it, goes with the element to a network of three layers.
+  The complete last state and the element are the input of a three-layer
+  network.
 
   Args:
-    encode: encoder of an element, as from `encoder`.
-    make_core: makes a core of the sizes of input and output.
-    hidden_size: units of each layer of the network.
+    encode: encoder of an element, from `encoder`.
+    make_core: maps input and output size to a core.
+    hidden_size: units of each layer of that network.
 
   Returns:
     The memory; its content is the core's state.
@@ -309,7 +311,7 @@ def recurrent(
   _check(hidden_size=hidden_size)
   embed = hk.without_apply_rng(hk.transform(encode))
   output = _output(hidden_size)
-  set_memories.from_core(make_core, 1, 1)  # raises now what it would later
+  set_memories.from_core(make_core, 1, 1)  # raises its errors early
 
   def memory_of(z):
     return set_memories.from_core(make_core, z.shape[-1], 1, is_asked=False)
@@ -344,12 +346,12 @@ def recurrent(
 def memory_network(
   encode: Callable[[jax.Array], jax.Array], *, word_size: int = 2
 ) -> SetMemory:
-  """Makes a Memory Network: a word for each element, compared with the query.
+  """Makes a Memory Network: one word per element, compared with the query.
 
   o = a max_i cos(q, w_i) + b: how familiar the most similar word is.
 
   Args:
-    encode: encoder of an element, as from `encoder`.
+    encode: encoder of an element, from `encoder`.
     word_size: size of a memory word, W.
 
   Returns:
@@ -361,8 +363,8 @@ def memory_network(
   Reference:
     Weston et al. (2015), arXiv:1410.3916, as in Rae, Bartunov and Lillicrap
     (2019), arXiv:1906.04304, section 5, where it is the largest content-based
-    attention. Ours is of similarities before the softmax: by that, what has
-    many like it in the set would be less familiar.
+    attention weight. Ours uses the similarities before the softmax: after it,
+    an element with many similar ones in the set would be less familiar.
   """
   _check(word_size=word_size)
 
@@ -382,7 +384,7 @@ def memory_network(
   def read(params, state, words, element):
     _, query = embed.apply(params["embed"], element)
     similar = addressing.cosine_similarity(query, words)
-    # An empty set is as far away as an opposite word.
+    # An empty set has the similarity of an opposite word.
     return params["gain"] * jnp.max(similar, initial=-1.0) + params["bias"]
 
   return SetMemory(init, write, read)

@@ -1,8 +1,8 @@
-"""The memories of Kanerva Machines, and what may stand in their place.
+"""The memories of Kanerva Machines, and their baselines.
 
-Items are codes, or an address and a code; what is read is a `Reading`. They are
+Items are codes, or an address and a code; reads return a `Reading`. They are
 `set_memories.SetMemory`s: matrices of normal variables, recurrent cores, a list
-of the codes, or nothing, which leaves a VAE.
+of the codes, or no memory, which gives a VAE.
 """
 
 import math
@@ -28,11 +28,11 @@ __all__ = [
 
 
 class Reading(NamedTuple):
-  """What a memory says of a query."""
+  """Output of a memory for a query."""
 
-  code: jax.Array  # its mean, [C]
-  variance: jax.Array  # of each of its numbers; 0 where only a mean is told, []
-  kl: jax.Array  # of the address that was inferred, in nats; 0: of none, []
+  code: jax.Array  # mean of the code, [C]
+  variance: jax.Array  # of each component; 0 if only a mean is given, []
+  kl: jax.Array  # KL of the inferred address, in nats; 0 if there is none, []
 
 
 def _certain(code):
@@ -46,7 +46,7 @@ def _check(**sizes):
 
 
 def none(code_size: int) -> SetMemory:
-  """Makes the memory that is none: p(z) = N(0, σ² I); the model is a VAE.
+  """Makes an empty memory: p(z) = N(0, σ² I); the model is a VAE.
 
   Args:
     code_size: size of a code, C.
@@ -78,9 +78,9 @@ def matrix(
   Args:
     num_rows: rows of the memory, K.
     code_size: size of a code, C.
-    address_size: size of an address before it is compared with A, S.
-    noise_variance: σ², of codes.
-    is_written: False: reads are from the prior, the ablation.
+    address_size: size of an address before multiplication by A, S.
+    noise_variance: variance of a code, σ².
+    is_written: False: reads use the prior, an ablation.
 
   Returns:
     The memory. Items are b, [S], and z, [C]; queries are b.
@@ -89,7 +89,7 @@ def matrix(
     ValueError: a size is not positive.
 
   Reference:
-    Wu et al. (2018), arXiv:1804.01756. How it begins is not confirmed:
+    Wu et al. (2018), arXiv:1804.01756. The initialisation is not confirmed:
     R ~ N(0, 1), U = I, A ~ N(0, 1 / S).
   """
   _check(num_rows=num_rows, code_size=code_size, address_size=address_size)
@@ -132,12 +132,12 @@ def dynamic(
   """Makes the Dynamic Kanerva Machine's memory, with a learned prior.
 
   Args:
-    num_rows: rows of the memory, K, less than C: C rows give back any query,
-      whatever was written.
+    num_rows: rows of the memory, K, less than C: with C rows any query is
+      returned unchanged, whatever was written.
     code_size: size of a code, C.
-    noise_variance: σ², of codes.
-    num_iterations: how often the address of an item is found as it is written.
-    method: as of `dynamic_kanerva.address`.
+    noise_variance: variance of a code, σ².
+    num_iterations: iterations of solving for an item's address.
+    method: see `dynamic_kanerva.address`.
 
   Returns:
     The memory. Items and queries are codes, [C]; their order matters.
@@ -146,7 +146,7 @@ def dynamic(
     ValueError: a size is not positive; a method is unknown, when called.
 
   Reference:
-    Wu et al. (2018), arXiv:1811.09556, begun as the authors' released module.
+    Wu et al. (2018), arXiv:1811.09556, initialised as in the authors' module.
   """
   _check(num_rows=num_rows, code_size=code_size)
 
@@ -155,7 +155,7 @@ def dynamic(
     params = {
       "mean": jax.random.truncated_normal(key, -2.0, 2.0, shape),
       "log_variance": jnp.zeros(()),
-      # Typed: a weak type would compile every program twice.
+      # Strongly typed: a weak type would compile every program twice.
       "log_weight_stddev": jnp.full((), math.log(0.3), float),
     }
     return params, {}
@@ -204,17 +204,16 @@ def dynamic(
 def recurrent(
   make_core: Callable[[int, int], Core], code_size: int, address_size: int = 0
 ) -> SetMemory:
-  """Makes a memory of a recurrent core; see `set_memories.from_core`.
+  """Makes a memory from a recurrent core; see `set_memories.from_core`.
 
   Args:
-    make_core: makes a core of the sizes of input and output.
+    make_core: maps input and output size to a core.
     code_size: size of a code, C.
-    address_size: size of an address, S, where items are addresses and codes;
-      0: they are codes.
+    address_size: size of an address, S, if items are addresses and codes; 0:
+      items are codes.
 
   Returns:
-    The memory, in the place of `matrix` or of `dynamic`. What it reads has no
-    variance.
+    The memory, to replace `matrix` or `dynamic`. Its readings have variance 0.
 
   Raises:
     ValueError: the core has no state.
@@ -229,14 +228,14 @@ def recurrent(
 
 
 def code_list(num_codes: int) -> SetMemory:
-  """Makes a memory that keeps codes as they are, and finds the nearest.
+  """Makes a memory that stores codes, and returns the nearest one.
 
   Args:
-    num_codes: how many are kept, the last ones.
+    num_codes: number of most recent codes that are kept.
 
   Returns:
-    The memory, without parameters; trained, it leaves an autoencoder. Items and
-    queries are codes, [C].
+    The memory, without parameters; training with it trains an autoencoder.
+    Items and queries are codes, [C].
 
   Raises:
     ValueError: num_codes is not positive.

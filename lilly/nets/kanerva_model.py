@@ -1,7 +1,7 @@
 """The Kanerva Machine: a generative model of episodes, with a memory.
 
 The memory of an episode is the prior of its codes: `kanerva_memories` has the
-Kanerva Machine's memory and others that may stand in its place.
+Kanerva Machine's memory and alternatives.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,10 @@ __all__ = [
 class Networks(NamedTuple):
   """Functions of one example; all but `init` take the parameters first."""
 
-  init: Callable[..., Any]  # key, image -> parameters of all
+  init: Callable[..., Any]  # key, image -> parameters of all networks
   features: Callable[..., jax.Array]  # image -> e, [F]
   address: Callable[..., Any]  # e -> mean and deviation of y, [S] each
-  code: Callable[..., Any]  # e -> those of z where it is written, [C] each
+  code: Callable[..., Any]  # e -> those of z when writing, [C] each
   reading: Callable[..., Any]  # e, mean of p(z | y, M) -> those of z
   expand: Callable[..., jax.Array]  # y -> b, [S]
   decode: Callable[..., Any]  # z -> parameters of p(x | z)
@@ -52,7 +52,7 @@ def networks(
   num_filters: int = 0,
   likelihood: likelihoods.Likelihood = likelihoods.BERNOULLI,
 ) -> Networks:
-  """Makes encoder, decoder and the networks between them.
+  """Makes the encoder, the decoder and the networks between them.
 
   Args:
     image_shape: height, width and channels.
@@ -60,15 +60,14 @@ def networks(
     address_size: size of a latent address, S.
     num_features: output size of the encoder, F.
     hidden_size: units of each hidden layer.
-    num_filters: filters of convolutional encoder and decoder; 0: both are
-      perceptrons.
+    num_filters: filters of convolutional encoder and decoder; 0: perceptrons.
     likelihood: likelihood of pixels, p(x | z).
 
   Returns:
     The networks.
 
   Raises:
-    ValueError: a size is not positive; of encoder and decoder, when called.
+    ValueError: a size is not positive; for encoder and decoder, when called.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756, section 3. Sizes are not confirmed.
@@ -95,7 +94,7 @@ def networks(
 
 
 def _built(encoder, decoder, hidden_size, code_size, address_size):
-  """For `hk.multi_transform`: what makes all parameters, and the functions."""
+  """For `hk.multi_transform`: the initialiser and the functions."""
   to_address = hk.nets.MLP([hidden_size, 2 * address_size], name="address")
   to_code = hk.nets.MLP([hidden_size, 2 * code_size], name="code")
   to_reading = hk.nets.MLP([hidden_size, 2 * code_size], name="reading")
@@ -124,19 +123,19 @@ def _normal(numbers):
 def init(
   key: jax.Array, nets: Networks, memory: SetMemory, image: jax.Array
 ) -> Any:
-  """Draws the parameters of nets and memory.
+  """Initialises the parameters of networks and memory.
 
   Args:
     key: typed key.
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`.
+    nets: networks from `networks`.
+    memory: a memory from `kanerva_memories`.
     image: an example.
 
   Returns:
     The parameters.
 
   Raises:
-    ValueError: the memory has a state beside its parameters.
+    ValueError: the memory has a state in addition to its parameters.
   """
   keys = jax.random.split(key)
   return {
@@ -152,16 +151,16 @@ def write(
   params: Any,
   images: jax.Array,
 ) -> Any:
-  """Writes an episode, at addresses and with codes that are drawn.
+  """Writes an episode, with sampled addresses and codes.
 
-  Codes here come from the images alone: the order of the items does not matter
-  to a Kanerva Machine.
+  Codes depend on the images only: for a Kanerva Machine the order of the items
+  does not matter.
 
   Args:
     key: typed key.
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`.
-    params: as from `init`.
+    nets: networks from `networks`.
+    memory: a memory from `kanerva_memories`.
+    params: parameters from `init`.
     images: [T, ...].
 
   Returns:
@@ -178,7 +177,7 @@ def write(
 
 
 def _noise(key, *normals):
-  """Makes noise of each; it is one draw, for each takes long to compile."""
+  """Draws noise for each in one call, as every call takes long to compile."""
   sizes = [mean.shape[1] for mean, _ in normals]
   noise = jax.random.normal(key, (len(normals[0][0]), sum(sizes)))
   ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
@@ -207,21 +206,22 @@ def bound(
   expected: bool = False,
   one_draw: bool = False,
 ) -> tuple[jax.Array, kanerva_bounds.ConditionalTerms]:
-  """Bounds ln p(x | M) of the images of an episode, written from themselves.
+  """Bounds ln p(x | M) of the images of an episode, after writing them.
 
   Args:
     key: typed key.
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`.
-    params: as from `init`.
+    nets: networks from `networks`.
+    memory: a memory from `kanerva_memories`.
+    params: parameters from `init`.
     images: [T, ...].
-    noise_variance: σ² of codes.
+    noise_variance: variance of a code, σ².
     address_noise: standard deviation of the noise added to the images from
       which addresses are inferred.
-    expected: whether the KL of a code is its expectation over the memory, in
-      place of that at the memory's mean.
-    one_draw: whether items are read at the very y at which they were written.
-      It then is no bound: the noise of y tells them apart for nothing.
+    expected: whether the KL of a code is taken in expectation over the memory
+      instead of at its mean.
+    one_draw: whether items are read at the same sample of y at which they were
+      written. The result is then not a bound: the noise of y identifies items
+      at no cost.
 
   Returns:
     The bound, in nats per image, [], to be maximised; and its terms.
@@ -276,18 +276,18 @@ def generate(
   *,
   noise_variance: float = 1.0,
 ) -> jax.Array:
-  """Draws an image like those that were written: y, then z, then x.
+  """Samples an image like the written ones: y, then z, then x.
 
   Args:
     key: typed key.
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`.
-    params: as from `init`.
-    content: the memory's, as from `write`.
-    noise_variance: σ² of codes.
+    nets: networks from `networks`.
+    memory: a memory from `kanerva_memories`.
+    params: parameters from `init`.
+    content: content of the memory, from `write`.
+    noise_variance: variance of a code, σ².
 
   Returns:
-    The mean of p(x | z), an image; `reread` makes it more like what was stored.
+    The mean of p(x | z), an image; `reread` moves it towards stored images.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756, section 3.4, generation.
@@ -303,14 +303,14 @@ def generate(
 def imagine(
   nets: Networks, memory: SetMemory, params: Any, content: Any, y: jax.Array
 ) -> jax.Array:
-  """Gives the image at a latent address, without noise.
+  """Decodes the image at a latent address, without noise.
 
   Args:
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`.
-    params: as from `init`.
-    content: the memory's, as from `write`.
-    y: the address, [S]; between those of two images it interpolates.
+    nets: networks from `networks`.
+    memory: a memory from `kanerva_memories`.
+    params: parameters from `init`.
+    content: content of the memory, from `write`.
+    y: the address, [S]; addresses between those of two images interpolate.
 
   Returns:
     The mean of p(x | z) at the mean of p(z | y, M), an image.
@@ -329,18 +329,18 @@ def reread(
   """Reads an image from the memory; repeated reads denoise it.
 
   Args:
-    nets: as from `networks`.
-    memory: one of `kanerva_memories`.
-    params: as from `init`.
-    content: the memory's, as from `write`.
-    image: a query.
+    nets: networks from `networks`.
+    memory: a memory from `kanerva_memories`.
+    params: parameters from `init`.
+    content: content of the memory, from `write`.
+    image: the query.
 
   Returns:
-    The likeliest image at the means of q(y | x) and q(z | x, y, M).
+    The most likely image at the means of q(y | x) and q(z | x, y, M).
 
   Reference:
-    Wu et al. (2018), arXiv:1804.01756, section 3.4, iterative reading; that it
-    converges is not said.
+    Wu et al. (2018), arXiv:1804.01756, section 3.4, iterative reading;
+    convergence is not stated.
   """
   own = params["nets"]
   e = nets.features(own, image)

@@ -1,18 +1,19 @@
-"""Memories as a controller drives them: real numbers in, words out.
+"""Memories as used by a controller: unconstrained inputs in, words out.
 
-A step is the write and then the read of one time step. The numbers are a linear
-layer's; here they become what the equations want:
+A step is a write followed by a read. Inputs are the outputs of a linear layer,
+transformed here to the ranges that the equations require:
 
-  gates, erasures    sigmoid; of DAM, SAM and SDNC
+  gates, erasures    sigmoid; for DAM, SAM and SDNC
     write gates α            sigmoid(x + 1)
     interpolation gates γ    sigmoid(x - 3)
   strengths β        1 + softplus
   NTM's exponents γ  1 + softplus
   shifts, modes      softmax
-  queries, words     as they are
+  queries, words     unchanged
 
-The shifts of α and γ make a new network write each word to a slot of its own,
-and leave the words that it reads alone. The papers do not say how theirs begin.
+The shifts of α and γ make an untrained network write each word to a separate
+slot, and not overwrite the words it reads. The papers do not state their
+initial values.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,11 +34,11 @@ __all__ = ["Memory", "dam", "dnc", "ntm", "sam", "sdnc"]
 
 
 class Memory(NamedTuple):
-  """What a controller needs to know of a memory."""
+  """The interface of a memory to its controller."""
 
   # init() -> state
   init: Callable[[], Any]
-  # name -> shape of what the controller emits for a step, any real numbers
+  # name -> shape of the controller's unconstrained outputs for a step
   interface: Mapping[str, tuple[int, ...]]
   # step(state, **interface) -> (state, reads)
   step: Callable[..., tuple[Any, jax.Array]]
@@ -46,10 +47,10 @@ class Memory(NamedTuple):
   # detach(state) -> state: ends a segment of truncated backpropagation
   detach: Callable[[Any], Any] = jax.lax.stop_gradient
   # accesses(state) -> weights of the last write and of the last read, summed
-  # over heads, [N] each; None: figures leave the memory out
+  # over heads, [N] each; None: not shown in figures
   accesses: Callable[[Any], tuple[jax.Array, jax.Array]] | None = None
-  # fill(key, state) -> state with a random word in every slot, standard normal;
-  # benchmarks start from it and refuse a memory without
+  # fill(key, state) -> state with a standard normal word in every slot;
+  # required by benchmarks
   fill: Callable[[jax.Array, Any], Any] | None = None
 
 
@@ -63,14 +64,14 @@ def ntm(
   """Makes a Neural Turing Machine's memory.
 
   Args:
-    num_slots: words, N.
-    word_size: numbers in a word, W.
-    num_heads: heads that read, H, and as many that write.
-    fill: what the memory holds at first.
+    num_slots: number of words, N.
+    word_size: size of a word, W.
+    num_heads: number of read heads and of write heads, H.
+    fill: initial value of the words.
 
   Returns:
-    The memory. Heads shift by -1 to 1 slots and start at slot 0, which is
-    neither learned nor in the paper.
+    The memory. Heads shift by -1 to 1 slots and start at slot 0; this start is
+    not learnt and not from the paper.
 
   Raises:
     ValueError: if a size is not positive.
@@ -126,11 +127,11 @@ def dam(
   """Makes a Dense Access Memory.
 
   Args:
-    num_slots: words, N.
-    word_size: numbers in a word, W.
-    num_heads: heads that read and write, H.
-    usage_discount: λ of the usage.
-    fill: what the memory holds at first.
+    num_slots: number of words, N.
+    word_size: size of a word, W.
+    num_heads: number of heads, each of which reads and writes, H.
+    usage_discount: decay of the usage, λ.
+    fill: initial value of the words.
 
   Returns:
     The memory.
@@ -174,10 +175,10 @@ def dnc(
   """Makes a Differentiable Neural Computer's memory.
 
   Args:
-    num_slots: words, N.
-    word_size: numbers in a word, W.
-    num_heads: heads that read, R; one more writes.
-    fill: what the memory holds at first.
+    num_slots: number of words, N.
+    word_size: size of a word, W.
+    num_heads: number of read heads, R; there is one write head.
+    fill: initial value of the words.
 
   Returns:
     The memory.
@@ -188,7 +189,7 @@ def dnc(
   Reference:
     Graves et al. (2016), Nature 538:471.
   """
-  if num_heads < 1:  # of the state the heads are but the reads
+  if num_heads < 1:  # the state's heads are read heads
     raise ValueError(f"num_heads is {num_heads}; it must be positive.")
   shapes = _each(
     num_heads,
@@ -248,14 +249,14 @@ def sam(
   """Makes a Sparse Access Memory.
 
   Args:
-    num_slots: words, N. The paper has up to 2 million.
-    word_size: numbers in a word, W.
-    num_heads: heads that read and write, H.
-    num_reads: words that a head reads, K.
-    delta: δ, the weight above which a slot counts as accessed.
+    num_slots: number of words, N; up to 2 million in the paper.
+    word_size: size of a word, W.
+    num_heads: number of heads, each of which reads and writes, H.
+    num_reads: words read per head, K.
+    delta: weight above which a slot counts as accessed, δ.
     gradient_rows: as in `sparse_access.init`.
-    make_index: makes an empty index of N slots; None searches all words.
-    fill: what the memory holds at first.
+    make_index: makes an empty index of N slots; None: exact search.
+    fill: initial value of the words.
 
   Returns:
     The memory.
@@ -304,10 +305,10 @@ def sdnc(
   """Makes a Sparse Differentiable Neural Computer's memory.
 
   Args:
-    word_size: numbers in a word, W.
-    num_heads: heads that read and write, H.
-    num_links: links kept of each slot, K_L.
-    delta: δ, the weight above which a slot counts as accessed.
+    word_size: size of a word, W.
+    num_heads: number of heads, each of which reads and writes, H.
+    num_links: links kept per slot, K_L.
+    delta: weight above which a slot counts as accessed, δ.
     **sparse: the other keywords of `sam`.
 
   Returns:
@@ -345,7 +346,7 @@ def _above_one(x):
 
 
 def _access(word_size):
-  """What a head of DAM and of SAM is told."""
+  """The inputs of a head of DAM and of SAM."""
   return {
     "query": (word_size,),
     "strength": (),
@@ -373,7 +374,7 @@ def _access_step(system, for_write, for_read):
 
 
 def _dense_accesses(state):
-  # The DNC has one write head, and no axis for it.
+  # The DNC has one write head, without an axis.
   write_weights = jnp.atleast_2d(state.write_weights)
   return write_weights.sum(axis=0), state.read_weights.sum(axis=0)
 
@@ -392,7 +393,7 @@ def _sparse_accesses(state):
 
 
 def _sparse_fill(key, state):
-  """Fills the words, and files them if there is an index."""
+  """Fills the words, and inserts them into the index if there is one."""
   words = jax.random.normal(key, state.words.words.shape)
   state = state._replace(words=state.words._replace(words=words))
   if state.index is None:
@@ -405,5 +406,5 @@ def _each(num_heads, shapes):
 
 
 def _check(function):
-  """Raises now what the function would raise, without computing anything."""
+  """Raises the function's errors early, without computing anything."""
   jax.eval_shape(function)

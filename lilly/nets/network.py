@@ -1,7 +1,8 @@
-"""Networks as plain functions of one example, and their batches.
+"""Networks as plain functions of one example, applied to batches.
 
-A `Network` is unbatched; what is applied to a batch is mapped over it, with the
-axis named 'batch', so that batch normalisation sees the whole of it.
+A `Network` is unbatched; `init` and `apply` map it over a batch with the axis
+name 'batch', so that batch normalisation uses the statistics of the whole
+batch.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ __all__ = [
 
 
 class Network(NamedTuple):
-  """A network of one example, of any library."""
+  """A network for one example, from any library."""
 
   # init(key, *inputs) -> (params, state)
   init: Callable[..., tuple[Any, Any]]
@@ -37,15 +38,15 @@ class Variables(NamedTuple):
   """Parameters and state of one network."""
 
   params: Any
-  state: Any  # such as running averages of batch normalisation
+  state: Any  # such as the running averages of batch normalisation
 
 
 def from_haiku(transformed: hk.TransformedWithState) -> Network:
-  """Takes a network from haiku.
+  """Converts a haiku network.
 
   Args:
-    transformed: from `hk.transform_with_state`, a function of one example and
-      the keyword `is_training`.
+    transformed: result of `hk.transform_with_state` for a function of one
+      example and the keyword `is_training`.
 
   Returns:
     The network.
@@ -59,8 +60,8 @@ def from_haiku(transformed: hk.TransformedWithState) -> Network:
   """
 
   def init(key, *inputs):
-    # Batch normalisation begins its averages where it is training; the state
-    # that haiku returns is the one before.
+    # With is_training batch normalisation initialises its averages; haiku
+    # returns the state from before that.
     return transformed.init(key, *inputs, is_training=True)
 
   def apply(params, state, key, *inputs, is_training=False):
@@ -74,12 +75,12 @@ def from_haiku(transformed: hk.TransformedWithState) -> Network:
 def init(
   key: jax.Array, network: Network, *inputs: Any
 ) -> tuple[Variables, Any]:
-  """Draws parameters; running averages begin with a batch's own.
+  """Initialises parameters, and running averages from a batch.
 
   Args:
     key: typed key.
-    network: of one example.
-    *inputs: a batch, [B, ...] each.
+    network: network for one example.
+    *inputs: batch of inputs, [B, ...] each.
 
   Returns:
     The variables, and the outputs for that batch.
@@ -103,10 +104,10 @@ def apply(
   """Applies a network to a batch.
 
   Args:
-    network: of one example.
-    variables: of the network.
-    *inputs: a batch, [B, ...] each.
-    is_training: whether to normalise by this batch instead of by the running
+    network: network for one example.
+    variables: variables of the network.
+    *inputs: batch of inputs, [B, ...] each.
+    is_training: whether to normalise by this batch instead of the running
       averages.
 
   Returns:
@@ -121,11 +122,11 @@ def apply(
 
 
 def apply_one(network: Network, variables: Variables, *inputs: Any) -> Any:
-  """Applies a network to one example, by its running averages.
+  """Applies a network to one example, using its running averages.
 
   Args:
-    network: of one example.
-    variables: of the network.
+    network: network for one example.
+    variables: variables of the network.
     *inputs: the example.
 
   Returns:
@@ -142,19 +143,18 @@ def step(
   variables: Variables,
   state: Any,
 ) -> tuple[Variables, optax.OptState]:
-  """Takes an optimiser's step.
+  """Takes one optimiser step.
 
   Args:
-    optimiser: of the parameters.
-    grads: as the parameters.
-    opt_state: of the optimiser.
-    variables: before the step.
-    state: the network's next state; entries that are not finite are left out,
-      for they would keep a NaN that the optimiser's guard keeps out of the
-      parameters.
+    optimiser: optimiser of the parameters.
+    grads: gradient, in the structure of the parameters.
+    opt_state: state of the optimiser.
+    variables: variables before the step.
+    state: the network's next state; non-finite entries keep their old values,
+      as the optimiser's guard protects only the parameters.
 
   Returns:
-    The variables and the optimiser's state after the step.
+    The variables and the optimiser state after the step.
   """
   updates, opt_state = optimiser.update(grads, opt_state, variables.params)
   state = jax.tree.map(
@@ -171,11 +171,11 @@ def update_targets(new: Any, targets: Any, tau: float | jax.Array) -> Any:
 
   Args:
     new: variables θ, or a tree of them.
-    targets: the target networks' θ'.
-    tau: τ.
+    targets: variables of the target networks, θ'.
+    tau: update rate τ.
 
   Returns:
-    The targets. Running averages are averaged as parameters are; integers, such
+    The targets. Running averages are averaged like parameters; integers, such
     as counters, are copied.
 
   Reference:

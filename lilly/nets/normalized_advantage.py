@@ -19,7 +19,7 @@ class Outputs(NamedTuple):
 
   value: jax.Array  # V, []
   mean: jax.Array  # μ, [m]: the greedy action
-  factor: jax.Array | None  # L, [m, m], of the curvature P = L Lᵀ
+  factor: jax.Array | None  # L, [m, m]; the curvature is P = L Lᵀ
 
 
 def network(
@@ -28,11 +28,11 @@ def network(
   *,
   batch_norm: dict[str, Any] | None = None,
 ) -> Network:
-  """Makes the paper's networks, as one function of an observation.
+  """Makes the paper's three networks, as one function of an observation.
 
   Args:
     action_size: action dimension, m.
-    hidden_sizes: units of each layer, of each of the three.
+    hidden_sizes: units of each layer of each network.
     batch_norm: as in `actor_critic.NormalizedAdvantage`.
 
   Returns:

@@ -1,7 +1,7 @@
-"""Baselines of energy-based memories, of at most the same size.
+"""Baselines for energy-based memories, of at most the same size.
 
-Items and queries are patterns, from 0 to 1; what is read is x¹ .. x^K, so that
-all are trained by the same loss of every step of a read.
+Items and queries are patterns, from 0 to 1; reads return x¹ .. x^K, so that all
+are trained by the same loss over the steps of a read.
 """
 
 import math
@@ -38,16 +38,16 @@ def memory_network(
 
   Args:
     shape: shape of a pattern.
-    num_floats: the most numbers that are written.
-    num_words: words for which they suffice, N; a word has one number at least.
+    num_floats: maximum size of the content, in floats.
+    num_words: number of words N that fit into it; W is at least 1.
     num_reads: hops of a read, K.
-    **sizes: hidden_size and num_filters.
+    **sizes: keywords hidden_size and num_filters.
 
   Returns:
     The memory.
 
   Raises:
-    ValueError: a size is not positive, or the shape is none of a pattern.
+    ValueError: a size is not positive, or the shape is invalid.
   """
   size = attention_memory.choose_word_size(
     num_floats, num_words, math.prod(shape)
@@ -57,18 +57,18 @@ def memory_network(
 
 
 def choose_kanerva_sizes(num_floats: int, pattern_size: int) -> tuple[int, int]:
-  """Chooses rows and codes of a Kanerva memory.
+  """Chooses the number of rows and the code size of a Kanerva memory.
 
   Args:
-    num_floats: the most numbers, of the mean and the covariance.
-    pattern_size: numbers of a pattern, more than which no code needs.
+    num_floats: maximum size of mean and covariance, in floats.
+    pattern_size: size of a pattern, an upper bound of C.
 
   Returns:
     K and C: K (K + C) is at most num_floats, and K is less than C.
 
   Raises:
-    ValueError: there is no such K, for num_floats is less than 4, or patterns
-      have one number.
+    ValueError: there is no such K: num_floats is less than 4, or pattern_size
+      less than 2.
 
   >>> choose_kanerva_sizes(495, 32), choose_kanerva_sizes(4, 32)
   ((13, 22), (1, 2))
@@ -90,17 +90,17 @@ def dynamic_kanerva(
   num_reads: int,
   **sizes: Any,
 ) -> SetMemory:
-  """Makes a Dynamic Kanerva Machine, trained by errors of what is read.
+  """Makes a Dynamic Kanerva Machine, trained on the error of its reads.
 
   x^k = decode(read(encode(x^{k-1}))), at mean addresses. The paper's own loss
-  is another, a bound: `dynamic_kanerva_model.loss`.
+  is a bound instead: `dynamic_kanerva_model.loss`.
 
   Args:
     shape: shape of a pattern.
-    num_floats: the most numbers that are written: means and covariance.
+    num_floats: maximum size of the content (mean and covariance), in floats.
     num_words: ignored.
     num_reads: reads of a query, K.
-    **sizes: hidden_size and num_filters.
+    **sizes: keywords hidden_size and num_filters.
 
   Returns:
     The memory.
@@ -154,19 +154,19 @@ def make_as_large(
   kind: str,
   **sizes: Any,
 ) -> SetMemory:
-  """Makes a memory that is as large as what an energy writes.
+  """Makes a memory as large as an energy network's writable weights.
 
   Args:
-    network: an energy.
+    network: the energy network.
     shape: shape of a pattern.
     kind: a name in `MEMORIES`.
-    **sizes: num_words, num_reads, hidden_size and num_filters.
+    **sizes: keywords num_words, num_reads, hidden_size and num_filters.
 
   Returns:
     The memory.
 
   Raises:
-    ValueError: there is no such kind, or as the memories.
+    ValueError: there is no such kind, or as the memory's function.
   """
   if kind not in MEMORIES:
     raise ValueError(f"kind is {kind!r}; it must be one of {(*MEMORIES,)}.")

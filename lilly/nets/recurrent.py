@@ -1,7 +1,7 @@
-"""Recurrent networks in one form, and a controller around any memory.
+"""Recurrent networks with one interface, and a controller for any memory.
 
-A `Core` is three functions of one example. Whatever runs one runs all: see
-`lilly.nets.cores` for the list.
+A `Core` is a set of functions of one example; `lilly.nets.cores` lists all
+cores.
 """
 
 import math
@@ -27,30 +27,30 @@ __all__ = [
 
 
 class Core(NamedTuple):
-  """A recurrent network of one example; `vmap` over examples."""
+  """A recurrent network for one example; `vmap` over examples."""
 
   # init(key) -> parameters
   init: Callable[[jax.Array], hk.Params]
-  # initial_state() -> state, of arrays of its own at every call
+  # initial_state() -> state, newly allocated at every call
   initial_state: Callable[[], Any]
   # apply(parameters, input [D], state) -> (state, output [O])
   apply: Callable[[hk.Params, jax.Array, Any], tuple[Any, jax.Array]]
   # detach(state) -> state: ends a segment of truncated backpropagation
   detach: Callable[[Any], Any] = jax.lax.stop_gradient
-  # accesses(state) -> as `memories.Memory`; None: it has no memory to look into
+  # accesses(state) -> as `memories.Memory`; None: no accesses to show
   accesses: Callable[[Any], tuple[jax.Array, jax.Array]] | None = None
 
 
 def unroll(
   core: Core, params: hk.Params, inputs: jax.Array, state: Any
 ) -> tuple[Any, jax.Array]:
-  """Applies a core to a sequence, one input after another.
+  """Applies a core to a sequence of inputs.
 
   Args:
     core: the recurrent network.
     params: its parameters.
     inputs: [T, D].
-    state: before the first input.
+    state: state before the first input.
 
   Returns:
     The state after the last input, and the outputs, [T, O].
@@ -66,19 +66,19 @@ def lstm(input_size: int, output_size: int, *, hidden_size: int = 100) -> Core:
   """Makes a long short-term memory with a linear output, y = A h + b.
 
   Args:
-    input_size: numbers in an input, D.
-    output_size: numbers in an output, O.
-    hidden_size: units.
+    input_size: size of an input, D.
+    output_size: size of an output, O.
+    hidden_size: number of units.
 
   Returns:
-    The core; its state is a `hk.LSTMState`, at first zeros.
+    The core; its state is a `hk.LSTMState`, initially zeros.
 
   Raises:
     ValueError: if a size is not positive.
 
   Reference:
     Hochreiter and Schmidhuber (1997), with haiku's addition of 1 to the forget
-    gate's logit; 100 units as the controllers of Rae et al. (2016),
+    gate's logit; 100 units as in the controllers of Rae et al. (2016),
     arXiv:1610.09027.
   """
   _check_sizes(
@@ -96,12 +96,12 @@ def gru(input_size: int, output_size: int, *, hidden_size: int = 100) -> Core:
   """Makes a gated recurrent unit with a linear output, y = A h + b.
 
   Args:
-    input_size: numbers in an input, D.
-    output_size: numbers in an output, O.
-    hidden_size: units.
+    input_size: size of an input, D.
+    output_size: size of an output, O.
+    hidden_size: number of units.
 
   Returns:
-    The core; its state is h, [hidden_size], at first zeros.
+    The core; its state is h, [hidden_size], initially zeros.
 
   Raises:
     ValueError: if a size is not positive.
@@ -123,14 +123,14 @@ def gru(input_size: int, output_size: int, *, hidden_size: int = 100) -> Core:
 def feedforward(
   input_size: int, output_size: int, *, hidden_size: int = 100
 ) -> Core:
-  """Makes a network that remembers nothing, y = C relu(A x + b) + d.
+  """Makes a feedforward network, y = C relu(A x + b) + d.
 
-  In the form of a core, to be compared with those that remember.
+  Has the interface of a core, as a baseline without memory.
 
   Args:
-    input_size: numbers in an input, D.
-    output_size: numbers in an output, O.
-    hidden_size: units.
+    input_size: size of an input, D.
+    output_size: size of an output, O.
+    hidden_size: number of units.
 
   Returns:
     The core; its state is empty.
@@ -187,8 +187,8 @@ class State(NamedTuple):
   """State of a core with a memory."""
 
   controller: hk.LSTMState  # h and c, [hidden_size] each
-  reads: jax.Array  # of the last step, [H, W]
-  memory: Any  # the memory's own state
+  reads: jax.Array  # reads of the last step, [H, W]
+  memory: Any  # state of the memory
 
 
 def with_memory(
@@ -200,19 +200,19 @@ def with_memory(
   clip: float | None = 20.0,
   use_reads: bool = True,
 ) -> Core:
-  """Puts an LSTM in control of a memory.
+  """Makes an LSTM controller with a memory.
 
   h = LSTM([x, r_tm1]),  p = clip(A h + b),  r = step(p),  y = C [h, r] + d.
 
   Args:
     memory: the memory.
-    input_size: numbers in an input, D.
-    output_size: numbers in an output, O.
+    input_size: size of an input, D.
+    output_size: size of an output, O.
     hidden_size: units of the LSTM.
-    clip: bound on the size of the numbers p that the controller emits for the
-      memory; None leaves them alone.
-    use_reads: False puts zeros in place of r wherever it is read, the ablation
-      that leaves an LSTM: the memory is still written.
+    clip: bound on the absolute values of p, the controller's outputs to the
+      memory; None: no clipping.
+    use_reads: False: r is replaced by zeros, an ablation equivalent to an LSTM;
+      the memory is still written.
 
   Returns:
     The core; its state is a `State`.
@@ -221,8 +221,8 @@ def with_memory(
     ValueError: if a size is not positive or `clip` is not.
 
   Reference:
-    Rae et al. (2016), arXiv:1610.09027, section 3.3; `clip` as Collier and Beel
-    (2018), arXiv:1807.08518.
+    Rae et al. (2016), arXiv:1610.09027, section 3.3; `clip` as in Collier and
+    Beel (2018), arXiv:1807.08518.
   """
   _check_sizes(
     input_size=input_size, output_size=output_size, hidden_size=hidden_size
@@ -265,13 +265,13 @@ def _access(memory, h, state, clip):
   numbers = hk.Linear(size, name="interface")(h)
   if clip is not None:
     numbers = jnp.clip(numbers, -clip, clip)
-  if hk.running_init():  # nothing in the memory is learned
+  if hk.running_init():  # the memory has no parameters
     return state.memory, state.reads
   return memory.step(state.memory, **_split(numbers, memory.interface))
 
 
 def _split(numbers, shapes):
-  """Deals a vector out to names, each with its shape."""
+  """Splits a vector into named arrays of the given shapes."""
   parts, start = {}, 0
   for name, shape in shapes.items():
     end = start + math.prod(shape)

@@ -1,9 +1,9 @@
-"""Actors and critics with a recurrent core each, for partial observation.
+"""Recurrent actors and critics, for partially observed tasks.
 
-A network encodes an observation and the action before it, passes the code
-through any `Core`, and its head reads both. The critic's action enters at its
-head: one unroll over the stored history serves the stored actions and those of
-the policy.
+A network encodes an observation and the previous action, passes the code
+through any `Core`, and its head reads both code and core output. The critic's
+action enters at its head, so one unroll over the stored history serves the
+stored actions and those of the policy.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ __all__ = [
 class Network(NamedTuple):
   """Encoder, recurrent core and head, functions of one example.
 
-  Encoder and head need init(key, *inputs) -> params and
-  apply(params, *inputs) -> outputs, of any library; they have no state.
+  Encoder and head need init(key, *inputs) -> params and apply(params, *inputs)
+  -> outputs, from any library; they have no state.
   """
 
   encoder: hk.Transformed  # (observation, previous action [m]) -> [E]
@@ -46,8 +46,8 @@ class Network(NamedTuple):
 class Networks(NamedTuple):
   """An actor and its critic."""
 
-  actor: Network  # its head gives m and s, [m] each: see `networks`
-  critic: Network  # its head gives Q, []
+  actor: Network  # its head outputs m and s, [m] each: see `networks`
+  critic: Network  # its head outputs Q, []
   is_stochastic: bool  # RSVG(0), else RDPG
   num_actions: int
   # Whether the previous action is an input. Without it, and with a core that
@@ -67,22 +67,21 @@ def networks(
   uses_previous_action: bool = True,
   least_scale: float = 0.1,
 ) -> Networks:
-  """Makes networks whose heads read the core's output and its input.
+  """Makes networks whose heads read the core's output and input.
 
-  Actions are tanh(m), or tanh(m + s ν) of a stochastic policy.
+  Actions are tanh(m), or tanh(m + s ν) for a stochastic policy.
 
   Args:
     observation_shape: shape of an observation; three axes are an image.
     num_actions: action dimension, m; actions are in (-1, 1).
-    make_core: maps the sizes of input and output to a core: one of
-      `cores.CORES`, or one's own.
+    make_core: maps input and output size to a core: one of `cores.CORES`, or a
+      custom one.
     encoder_size: units of the encoder, E.
     core_size: size of the core's output, O.
     hidden_size: units of each head's hidden layer.
     is_stochastic: whether the policy is stochastic.
     uses_previous_action: whether the previous action is an input.
-    least_scale: lower bound of s: nothing else keeps the policy from losing its
-      noise.
+    least_scale: lower bound of s, without which the policy's noise may vanish.
 
   Returns:
     The networks.
@@ -139,22 +138,22 @@ def _output(size):
 
 
 def _split(outputs, is_stochastic, least_scale):
-  """Returns m and s; s is 0 of a deterministic policy."""
+  """Returns m and s; s is 0 for a deterministic policy."""
   if not is_stochastic:
     return outputs, jnp.zeros_like(outputs)
   mean, scale = jnp.split(outputs, 2)
-  # 0.4 at first: a policy that does little must still see what more would do.
+  # Initially 0.4: a policy with small actions must still explore larger ones.
   return mean, least_scale + jax.nn.softplus(scale - 1)
 
 
 def init(key: jax.Array, network: Network, inputs: Any, *actions: Any) -> Any:
-  """Draws the parameters of a network.
+  """Initialises the parameters of a network.
 
   Args:
     key: typed key.
     network: an actor or a critic.
     inputs: an observation and a previous action, [m].
-    *actions: of a critic, an action, [m].
+    *actions: for a critic, an action, [m].
 
   Returns:
     Parameters of encoder, core and head, by these names.
@@ -172,12 +171,12 @@ def init(key: jax.Array, network: Network, inputs: Any, *actions: Any) -> Any:
 def make_inputs(
   nets: Networks, observation: jax.Array, previous_action: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Makes the networks' inputs; zeros for previous actions that are not used.
+  """Makes the networks' inputs; unused previous actions are set to zero.
 
   Args:
     nets: actor and critic.
-    observation: any number of them, [..., *observation_shape].
-    previous_action: those before them, [..., m].
+    observation: observations, [..., *observation_shape].
+    previous_action: previous actions, [..., m].
 
   Returns:
     Observations and previous actions.
@@ -190,13 +189,13 @@ def make_inputs(
 def unroll(
   network: Network, params: Any, inputs: Any, state: Any
 ) -> tuple[Any, jax.Array]:
-  """Applies encoder and core to a history, one step after another.
+  """Applies encoder and core to a history, step by step.
 
   Args:
     network: an actor or a critic.
     params: its parameters.
-    inputs: as from `losses.recurrent_dpg.history`, [T, ...] each.
-    state: of the core, before the first step.
+    inputs: inputs from `losses.recurrent_dpg.history`, [T, ...] each.
+    state: state of the core before the first step.
 
   Returns:
     The core's state after the last step, and the features that the head reads
@@ -217,7 +216,7 @@ def unroll_episodes(network: Network, params: Any, inputs: Any) -> jax.Array:
   Args:
     network: an actor or a critic.
     params: its parameters.
-    inputs: as from `make_inputs`, [B, T, ...] each.
+    inputs: inputs from `make_inputs`, [B, T, ...] each.
 
   Returns:
     Features, [B, T, E + O].
@@ -237,10 +236,10 @@ def mean_and_scale(
   Args:
     nets: actor and critic.
     actor: parameters of the actor.
-    features: as from `unroll`, [..., E + O].
+    features: features from `unroll`, [..., E + O].
 
   Returns:
-    m and s, before tanh, [..., m] each; s is 0 of a deterministic policy.
+    m and s, before tanh, [..., m] each; s is 0 for a deterministic policy.
   """
   head = lambda x: nets.actor.head.apply(actor["head"], x)
   for _ in range(features.ndim - 1):
@@ -251,7 +250,7 @@ def mean_and_scale(
 def policy(
   nets: Networks, mean: jax.Array, scale: jax.Array
 ) -> Callable[[jax.Array | float], jax.Array]:
-  """Makes the function from noise to actions, tanh(m + s ν).
+  """Makes the map from noise to actions, tanh(m + s ν).
 
   Args:
     nets: actor and critic.
@@ -259,8 +258,8 @@ def policy(
     scale: s, [..., m].
 
   Returns:
-    Maps ν, [..., m] or a number, to actions, [..., m]; that of a deterministic
-    policy does not use it.
+    Maps ν, [..., m] or a scalar, to actions, [..., m]; a deterministic policy
+    ignores it.
   """
   if not nets.is_stochastic:
     return lambda noise: jnp.tanh(mean)
@@ -280,8 +279,8 @@ def evaluate(
   Args:
     nets: actor and critic.
     critic: parameters of the critic.
-    features: as from `unroll`, [..., E + O].
-    action: [..., m].
+    features: features from `unroll`, [..., E + O].
+    action: actions, [..., m].
 
   Returns:
     Q, [...].

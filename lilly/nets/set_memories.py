@@ -1,8 +1,8 @@
-"""The record of memories that a set is written to at once, and that are asked.
+"""The interface of memories that store a set at once and answer queries.
 
-Filters, Kanerva Machines, energies, attention and recurrent cores all take this
-form, so that each can stand in another's place: `filters`, `kanerva_memories`,
-`energy_memory`, `pattern_memories` make them.
+Filters, Kanerva Machines, energy networks, attention and recurrent cores all
+have this interface, so that they are interchangeable: see `filters`,
+`kanerva_memories`, `energy_memory` and `pattern_memories`.
 """
 
 import functools
@@ -32,28 +32,28 @@ def _keep_state(params, state, *items):
 class SetMemory(NamedTuple):
   """A memory of one set; `vmap` over sets.
 
-  An item is one array or several, and so is a query; which, each memory says.
-  Three functions make a memory. The others have defaults, which say that there
-  is no such thing: an address is a matter of memories with slots, an energy of
-  memories that are read by descent.
+  An item is one array or several, and so is a query, depending on the memory.
+  Three functions are required. The others are optional and None by default:
+  only memories with slots have addresses, only memories read by descent have an
+  energy.
   """
 
-  # init(key, *item) -> params, which are learned, and state, which is not; the
-  # item is an example, for the sizes of networks that see items
+  # init(key, *item) -> params, which are learnt, and state, which is not; the
+  # item is an example that determines the sizes of networks
   init: Callable[..., tuple[Any, Any]]
   # write(params, state, *items [n, ...]) -> content
   write: Callable[..., Any]
-  # read(params, state, content, *query) -> answer; the content stays as it is
+  # read(params, state, content, *query) -> answer; the content is unchanged
   read: Callable[..., Any]
   # sample(key, params, state, content, *query) -> answer at a random address;
-  # None: reading has nothing random
+  # None: reads are deterministic
   sample: Callable[..., Any] | None = None
   # write_with_kl(params, state, *items [n, ...]) -> content, and its KL
-  # from the prior, in nats, []; None: the content is no distribution
+  # from the prior, in nats, []; None: the content is not a distribution
   write_with_kl: Callable[..., tuple[Any, jax.Array]] | None = None
   # energy(params, state, content, x) -> energy of x, []; None: there is none
   energy: Callable[..., jax.Array] | None = None
-  # address(params, state, *query) -> weights of slots, [m]; None: no slots
+  # address(params, state, *query) -> weights over slots, [m]; None: no slots
   address: Callable[..., jax.Array] | None = None
   # observe(params, state, *items [n, ...]) -> state after an update on items
   observe: Callable[..., Any] = _keep_state
@@ -68,10 +68,10 @@ def recall(
   items: jax.Array,
   queries: jax.Array,
 ) -> tuple[Any, Any]:
-  """Writes a set of arrays, and reads each of several queries.
+  """Writes a set of arrays, then reads several queries.
 
   Args:
-    memory: any memory whose items and queries are one array each.
+    memory: any memory whose items and queries are single arrays.
     params: parameters of the memory.
     state: state of the memory.
     items: the set, [n, ...].
@@ -86,14 +86,14 @@ def recall(
 
 
 def init_params(memory: SetMemory, key: jax.Array, *item: jax.Array) -> Any:
-  """Draws the parameters of a memory that has no state beside them.
+  """Initialises the parameters of a memory without a state.
 
-  For models that have no place for a state; they give {} where one is wanted.
+  For models that do not support a state and pass {} instead.
 
   Args:
     memory: any memory.
     key: typed key.
-    *item: an example, as of `SetMemory.init`.
+    *item: an example, as in `SetMemory.init`.
 
   Returns:
     The parameters.
@@ -104,22 +104,22 @@ def init_params(memory: SetMemory, key: jax.Array, *item: jax.Array) -> Any:
   params, state = memory.init(key, *item)
   if jax.tree.leaves(state):
     raise ValueError(
-      "memory has a state beside its parameters, for which this model has no "
-      "place; give one without."
+      "memory has a state beside its parameters, which this model does not "
+      "support; give one without."
     )
   return params
 
 
 def num_floats(memory: SetMemory, num_items: int, *item: jax.Array) -> int:
-  """Counts the numbers that a memory holds of a set, integers among them.
+  """Counts the numbers that a memory stores for a set, including integers.
 
   Args:
     memory: any memory.
-    num_items: items in the set, n.
-    *item: an example, as of `SetMemory.init`.
+    num_items: number of items in the set, n.
+    *item: an example, as in `SetMemory.init`.
 
   Returns:
-    The numbers in the content. Nothing is computed.
+    The size of the content; only shapes are evaluated.
 
   Raises:
     ValueError: as `SetMemory.write`.
@@ -141,31 +141,33 @@ def from_core(
   is_asked: bool = True,
   to_answer: Callable[[jax.Array], Any] = lambda output: output,
 ) -> SetMemory:
-  """Makes a memory of a recurrent core, which sees the set as a sequence.
+  """Makes a memory from a recurrent core, which reads the set as a sequence.
 
   Inputs are [item, 1] in a write and [query, 0, ..., 0] in a read, whose output
-  is the answer. The state after a read is dropped: a read does not change the
-  next one. If the core is not asked, inputs are the items alone, and the answer
-  is all of its state, for a network of the caller's.
+  is the answer. The state after a read is discarded: a read does not affect the
+  next one. Without `is_asked`, inputs are the items alone, and the answer is
+  the complete state, for a network of the caller.
 
   Args:
-    make_core: makes a core of the sizes of input and output; as
+    make_core: maps input and output size to a core, such as
       `functools.partial(cores.make, name, ...)`.
-    item_size: numbers in an item, of all its arrays.
-    answer_size: numbers in the core's output.
-    is_asked: whether the core itself answers.
-    to_answer: what becomes of the answer, a vector.
+    item_size: total size of an item's arrays.
+    answer_size: size of the core's output.
+    is_asked: whether the core itself answers queries.
+    to_answer: function applied to the answer, a vector.
 
   Returns:
-    The memory. Items and queries are vectors, one or several, which are put
-    together; its content is the core's state.
+    The memory. Items and queries are one or several vectors, which are
+    concatenated; its content is the core's state.
 
   Raises:
     ValueError: the core has no state.
   """
   core = make_core(item_size + is_asked, answer_size)
   if not jax.tree.leaves(jax.eval_shape(core.initial_state)):
-    raise ValueError("make_core makes a core without a state; give one with.")
+    raise ValueError(
+      "make_core makes a core without a state; give one with a state."
+    )
 
   def write(params, state, *items):
     inputs = jnp.concatenate(items, axis=1)
@@ -188,10 +190,10 @@ def from_core(
 
 
 def to_vector(tree: Any) -> jax.Array:
-  """Puts all numbers of a tree into one vector of floats.
+  """Concatenates all arrays of a tree into one vector of floats.
 
   Args:
-    tree: arrays, integers among them.
+    tree: pytree of arrays, possibly integers.
 
   Returns:
     The vector.

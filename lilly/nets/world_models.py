@@ -1,8 +1,9 @@
-"""Models of a world, fitted to its states: the simulator, linear, or neural.
+"""Models of an environment's dynamics: the simulator, linear, or neural.
 
-A model has a fit, which is made anew now and then, and a step, which takes the
-place of the environment's. Environments say what is seen of a state and what a
-step is worth (`Environment.observe`, `reward`); models predict states alone.
+A model has a fit, which is updated from time to time, and a step function that
+replaces the environment's. Environments provide observation and reward as
+functions of states (`Environment.observe`, `reward`); models predict states
+only.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,16 +32,16 @@ __all__ = [
 
 
 class Visit(NamedTuple):
-  """A step of the environment as models are fitted to it."""
+  """A step of the environment, as data for models."""
 
-  state: Any  # of the environment with a time limit: where imagination starts
+  state: Any  # state with its time limit, where imagination may start
   observation: jax.Array
   action: jax.Array
-  following: Any  # the state that followed, without its age
+  following: Any  # next state, without its step count
 
 
 class Model(NamedTuple):
-  """A model as functions of its fit."""
+  """A dynamics model as functions of its fit."""
 
   # init(key) -> fit
   init: Callable[[jax.Array], Any]
@@ -50,22 +51,23 @@ class Model(NamedTuple):
   ]
   # step(fit, key, state, action) -> state, step
   step: Callable[[Any, jax.Array, Any, jax.Array], tuple[Any, Step]]
-  needs_fit: bool = True  # before it is of use
-  is_local: bool = False  # fitted to the latest round's visits, in their order
+  needs_fit: bool = True  # whether it must be fitted before use
+  # whether it is fitted to the latest round's visits only, in order
+  is_local: bool = False
 
 
 class LinearFit(NamedTuple):
-  """A linear model, and what is drawn from it by."""
+  """A linear model, and the factors of its noise."""
 
   model: linear_models.LinearGaussian
-  factors: jax.Array  # as from `linear_models.roots`
+  factors: jax.Array  # from `linear_models.roots`
 
 
 def simulator(limited: Environment) -> Model:
-  """Takes the environment itself for a model: the best there can be.
+  """Makes a model from the environment itself: an upper bound.
 
   Args:
-    limited: the environment with its time limit.
+    limited: environment with its time limit.
 
   Returns:
     The model.
@@ -85,16 +87,16 @@ def linear(plain: Environment, horizon: int, *, ridge: float = 1e-3) -> Model:
   """Fits a linear-Gaussian model for each step of an episode.
 
   Args:
-    plain: the environment without a time limit, with `observe` and `reward`.
-    horizon: steps of an episode, T; all must have as many.
-    ridge: as of `linear_models.fit`, whose prior is pooled over the episodes.
+    plain: environment without a time limit, with `observe` and `reward`.
+    horizon: steps per episode, T, the same for all episodes.
+    ridge: see `linear_models.fit`; its prior is pooled over the episodes.
 
   Returns:
-    The model, of the latest episodes alone. It is right near them, where they
-    start alike.
+    The model of the latest episodes. It is valid near them, if they start in
+    similar states.
 
   Raises:
-    ValueError: the environment lacks a function.
+    ValueError: the environment has no `observe` or `reward`.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), section 5.3. Its prior is not stated
@@ -142,14 +144,14 @@ def neural(
   num_updates: int = 1000,
   batch_size: int = 64,
 ) -> Model:
-  """Fits a network of the change of state under an action.
+  """Fits a network that predicts the change of state under an action.
 
   Args:
-    plain: as of `linear`.
-    horizon: as of `linear`.
+    plain: as in `linear`.
+    horizon: as in `linear`.
     hidden_sizes: units of each layer; not stated in the paper.
-    learning_rate: of Adam.
-    num_updates: per fit; each starts from the fit before it.
+    learning_rate: learning rate of Adam.
+    num_updates: updates per fit; each fit starts from the previous one.
     batch_size: visits per update.
 
   Returns:
@@ -207,16 +209,16 @@ def compare(
   """Rolls a policy out in a model and in the environment.
 
   Args:
-    model: of the world.
-    fit: of the model.
-    limited: the world, with its time limit.
-    starts: where the rollouts start, [N, ...] each.
+    model: dynamics model.
+    fit: fit of the model.
+    limited: environment with its time limit.
+    starts: initial states of the rollouts, [N, ...] each.
     act: a policy that does not use its key.
     length: steps of a rollout, l.
 
   Returns:
-    Observations in the model and in the environment, [N, l, o] each; NaN past
-    an end.
+    Observations in the model and in the environment, [N, l, o] each; NaN after
+    termination.
   """
 
   def roll(step, start):
@@ -251,15 +253,15 @@ def value(
   discount: float | jax.Array = 0.99,
   num_steps: int = 400,
 ) -> jax.Array:
-  """Sums the discounted rewards of a policy in an environment without end.
+  """Sums the discounted rewards of a policy, without a time limit.
 
   Args:
-    plain: the world, without a time limit.
-    state: where it starts.
-    observation: of that state.
+    plain: environment without a time limit.
+    state: initial state.
+    observation: observation of that state.
     act: a policy that does not use its key.
-    discount: γ.
-    num_steps: after which what is left out is γ to that power.
+    discount: discount factor γ.
+    num_steps: steps to sum over; the remainder is discounted by γ^num_steps.
 
   Returns:
     The sum, [].
@@ -276,13 +278,13 @@ def value(
 
 
 def _changes(visits, form):
-  """By how much each visit changed the state, [B, d]."""
+  """Computes the change of state in each visit, [B, d]."""
   flatten = jax.vmap(form.flatten)
   return flatten(visits.following) - flatten(visits.state.state)
 
 
 def _error(net, params, batch, form, spread):
-  """Mean square, in units of the spread, and its gradient."""
+  """Mean squared error, in units of the spread, and its gradient."""
   wanted = _changes(batch, form) / spread[None]
 
   def error(params):
@@ -294,7 +296,7 @@ def _error(net, params, batch, form, spread):
 
 
 def _perceptron(hidden_sizes, num_outputs):
-  """A network of an observation and an action."""
+  """Makes a network of an observation and an action."""
 
   @hk.without_apply_rng
   @hk.transform

@@ -1,7 +1,8 @@
 """Runs experiments: loops, checkpoints, metrics and claims.
 
-The only part of lilly with input, output and host loops. Names are imported on
-first use, so that a script can parse its flags before JAX is imported.
+The only part of lilly that reads or writes files and loops on the host. Names
+are imported on first use, so that a script can parse its flags before JAX is
+imported.
 """
 
 import importlib

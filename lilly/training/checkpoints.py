@@ -1,9 +1,9 @@
 """Whole-state checkpoints: atomic, asynchronous, verified, never unpickled.
 
 A checkpoint is a directory `<update>/` that holds `arrays.npz`, each leaf as
-raw bytes, and `manifest.json`: type, shape and SHA-256 of each leaf, and the
-record of how far the run had come. It is written under a temporary name and
-renamed as the last step, so a directory with a checkpoint's name is whole.
+raw bytes, and `manifest.json`: type, shape and SHA-256 of each leaf, and a
+record of the run's progress. It is written under a temporary name and renamed
+as the last step, so a directory with a checkpoint's name is complete.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Store:
     self._error: BaseException | None = None
 
   def clean(self) -> None:
-    """Removes what a killed save left; raises if a foreign file is there."""
+    """Removes partial checkpoints; raises if there are foreign files."""
     if self._directory.is_symlink():
       raise _refusal(self._directory, "is a link")
     if not self._directory.exists():
@@ -64,10 +64,10 @@ class Store:
     return max(updates, default=None)
 
   def save(self, update: int, state: Any, record: Mapping[str, Any]) -> None:
-    """Starts writing a checkpoint; waits for the one before it first.
+    """Starts writing a checkpoint, after waiting for the previous one.
 
     Args:
-      update: updates done.
+      update: number of updates done.
       state: any pytree of arrays and typed keys; copied before this returns, so
         its buffers may be donated afterwards.
       record: JSON-able values kept in the manifest.
@@ -82,7 +82,7 @@ class Store:
     self._thread.start()
 
   def wait(self) -> None:
-    """Waits for a save under way and raises what went wrong in it."""
+    """Waits for a pending save and raises its error, if any."""
     if self._thread is not None:
       self._thread.join()
       self._thread = None
@@ -100,7 +100,8 @@ class Store:
       update: which one.
 
     Returns:
-      Leaf by name, typed keys as key data, and the record `save` was given.
+      The leaves by name, typed keys as key data, and the record given to
+      `save`.
 
     Raises:
       RunError: a file is missing, foreign, a link, or damaged.
@@ -118,22 +119,24 @@ class Store:
       template: a state of the expected structure, shapes, types and placement.
 
     Returns:
-      The state, bit for bit what was saved, and the record `save` was given.
+      The state, bit for bit as saved, and the record given to `save`.
 
     Raises:
-      RunError: as `read`, or the checkpoint is of another program.
+      RunError: as `read`, or the checkpoint is from a different program.
     """
     arrays, record = self.read(update)
     directory = self._directory / str(update)
     leaves = dict(zip(_names(template), jax.tree.leaves(template), strict=True))
     for name in sorted(set(arrays) ^ set(leaves)):
       where = "only in the checkpoint" if name in arrays else "missing from it"
-      raise _refusal(directory, f"is of another program: {name} is {where}")
+      raise _refusal(
+        directory, f"is from a different program: {name} is {where}"
+      )
     for name, leaf in leaves.items():
       was, now = _describe(arrays[name]), _describe(leaf)
       if was != now:
         raise _refusal(
-          directory, f"is of another program: {name} was {was} and is {now} now"
+          directory, f"is from a different program: {name} was {was}, is {now}"
         )
     placed = [_place(arrays[name], leaf) for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(template), placed), record
@@ -162,14 +165,14 @@ class Store:
       int(p.name) for p in self._directory.iterdir() if p.name.isdigit()
     )
     for old in updates[: -self._keep]:
-      # Renamed first: a kill in the middle must not leave a damaged one.
+      # Renamed first: a kill midway must not leave a damaged checkpoint.
       doomed = self._directory / f"{_PARTIAL}{old}"
       os.rename(self._directory / str(old), doomed)
       shutil.rmtree(doomed)
 
 
 def nbytes(state: Any) -> int:
-  """Returns the size of a state as a checkpoint holds it, in bytes."""
+  """Returns the size of a state in a checkpoint, in bytes."""
   leaves = map(_key_data, jax.tree.leaves(state))
   return sum(getattr(leaf, "nbytes", 8) for leaf in leaves)
 
@@ -181,8 +184,8 @@ def host_copy(state: Any) -> dict[str, np.ndarray]:
     state: any pytree of arrays and typed keys.
 
   Returns:
-    Leaf by name. The arrays own their memory: a view of a device buffer would
-    keep it from being donated.
+    The leaves by name. The arrays own their memory: a view of a device buffer
+    would keep it from being donated.
   """
   leaves = [_key_data(leaf) for leaf in jax.tree.leaves(state)]
   copies = [np.array(leaf) for leaf in placement.fetch(leaves)]
@@ -212,8 +215,8 @@ def _names(state):
 
 
 def _place(array, leaf):
-  """Gives a host array the template leaf's kind and placement."""
-  if not isinstance(leaf, jax.Array):  # a host simulator's
+  """Gives a host array the template leaf's type and placement."""
+  if not isinstance(leaf, jax.Array):  # state of a host simulator
     return array if isinstance(leaf, np.ndarray) else array[()].item()
   if _is_key(leaf):
     data = jax.random.key_data(leaf)
@@ -233,7 +236,7 @@ def _digest(content):
 
 def _write_partial(partial, update, leaves, record):
   partial.mkdir()
-  # Raw bytes, for npz knows no bfloat16; numbers, for names hold slashes.
+  # Raw bytes, as npz has no bfloat16; numbered, as names contain slashes.
   members = {
     str(i): leaf.reshape(-1).view(np.uint8)
     for i, leaf in enumerate(leaves.values())
@@ -327,6 +330,6 @@ def _one_line(error):
 
 def _refusal(path, why):
   return experiment.RunError(
-    f"{path} {why}; remove it to go on from an earlier checkpoint or from the "
+    f"{path} {why}; remove it to resume from an earlier checkpoint or from the "
     "start."
   )

@@ -1,4 +1,4 @@
-"""Claims: a paper's statements as data, judged on the results of a run."""
+"""Claims: a paper's statements as data, checked on the results of a run."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Measure = Callable[[experiment.Results], np.ndarray]
 
 
 class NotApplicable(Exception):
-  """A claim's measure cannot be taken on these results; its text says why."""
+  """A claim cannot be measured on these results; the message says why."""
 
 
 class Claim(NamedTuple):
   """A statement with a threshold, frozen after calibration."""
 
   name: str
-  # what is claimed, for people; the threshold is in it
+  # the claim in words, without its threshold
   sentence: str
   # measure(results) -> [num_seeds], one value for each seed
   measure: Measure
-  # '<=', '>=', '<' or '>': how the statistic must stand to the threshold
+  # '<=', '>=', '<' or '>': required relation of statistic to threshold
   relation: str
   threshold: float
   # a name in statistics.STATISTICS
@@ -62,10 +62,10 @@ def trajectory(
   """Looks up one metric of one variant at one grid point.
 
   Args:
-    results: of `run`.
-    variant: which one.
-    metric: its name with prefix, such as 'eval/error'.
-    **point: swept hyper-parameters and values that choose the grid point.
+    results: results of `run`.
+    variant: name of the variant.
+    metric: name with prefix, such as 'eval/error'.
+    **point: values of swept hyper-parameters that select the grid point.
 
   Returns:
     Steps [T] and values [num_seeds, T]; NaN for failed runs.
@@ -129,15 +129,15 @@ def at(step: int, variant: str, metric: str, **point: float) -> Measure:
 def at_equal_time(
   variant: str, metric: str, variants: Sequence[str], **point: float
 ) -> Measure:
-  """Makes the measure of a metric when the quickest of the variants ended.
+  """Makes the measure of a metric at the time the fastest variant ended.
 
-  Time is that of updates at the variant's rate; what compiling took does not
-  count. The value is the last one that was logged by then.
+  Time is computed from each variant's update rate and excludes compilation. The
+  value is the last one logged by then.
 
   Args:
-    variant: which one.
+    variant: name of the variant.
     metric: as in `trajectory`.
-    variants: which have the time of the quickest of them, this one included.
+    variants: variants that share the time of the fastest; includes `variant`.
     **point: as in `trajectory`.
   """
 
@@ -147,7 +147,7 @@ def at_equal_time(
     share = min(seconds.values()) / seconds[variant]
     logged = np.flatnonzero(steps <= share * steps[-1] * (1 + 1e-9))
     if not logged.size:
-      raise NotApplicable(f"{metric} was not logged soon enough")
+      raise NotApplicable(f"{metric} was not logged early enough")
     return values[:, logged[-1]]
 
   return measure
@@ -166,8 +166,8 @@ def _seconds(results, variant):
 def difference(a: Measure, b: Measure) -> Measure:
   """Makes the measure a - b, seed by seed.
 
-  A seed means the same task, data and starting weights in every variant, so
-  what the seeds have in common falls out.
+  A seed means the same task, data and initial weights in every variant, so the
+  comparison is paired.
   """
   return lambda results: a(results) - b(results)
 
@@ -178,11 +178,11 @@ def ratio(a: Measure, b: Measure) -> Measure:
 
 
 def better_half(measure: Measure, by: Measure) -> Measure:
-  """Makes the measure of the better half of seeds.
+  """Makes a measure restricted to the better half of the seeds.
 
   Args:
-    measure: of every seed; what is NaN counts as 0.
-    by: what makes a seed better, the more of it; NaN is the least.
+    measure: measure of every seed; NaN counts as 0.
+    by: measure by which seeds are ranked, higher is better; NaN ranks last.
   """
 
   def of_half(results):
@@ -193,12 +193,12 @@ def better_half(measure: Measure, by: Measure) -> Measure:
 
 
 def rank_correlation(variant: str, metric: str, hyper: str) -> Measure:
-  """Makes the measure of Spearman's correlation of a swept number and a metric.
+  """Makes the measure of Spearman's rank correlation with a hyper-parameter.
 
   Args:
-    variant: which one.
-    metric: its last value is ranked, in each seed.
-    hyper: the swept hyper-parameter, at least three values.
+    variant: name of the variant.
+    metric: metric whose last value is ranked, for each seed.
+    hyper: the swept hyper-parameter, with at least three values.
   """
 
   def measure(results):
@@ -221,15 +221,15 @@ def rank_correlation(variant: str, metric: str, hyper: str) -> Measure:
 def judge(
   statements: Sequence[Any], results: experiment.Results
 ) -> list[dict[str, Any]]:
-  """Judges each claim.
+  """Checks each claim.
 
   Args:
-    statements: as from `reproduction.state`.
-    results: of `run`.
+    statements: statements from `reproduction.state`.
+    results: results of `run`.
 
   Returns:
     For each claim a row: name, sentence, value, interval (95 %, bootstrap over
-    seeds), relation, threshold, seeds it was judged on, failed seeds, verdict
+    seeds), relation, threshold, number of seeds used, failed seeds, verdict
     (holds, fails, not calibrated, not applicable) and, for the last two, the
     reason.
   """

@@ -1,6 +1,6 @@
 """The command line of an experiment script: flags, presets, errors, exit codes.
 
-Imports no JAX: `--help` and a bad flag answer at once.
+Imports no JAX, so that `--help` and errors in flags are immediate.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from lilly.training import settings as settings_lib
 
 __all__ = ["fail", "main", "parse"]
 
-# A resumed run keeps these as they were recorded, unless they are given again.
+# A resumed run keeps the recorded values of these, unless they are given again.
 _KEPT = ("num_updates", "checkpoint_every_s", "max_checkpoint_gb", "data_dir")
 
 
 def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
   """Runs an experiment script and exits.
 
-  The exit status is 0, or 1 after a sentence on what to mend, 3 where a run
-  failed, 4 where a claim failed under --check_claims, and 129, 130 or 143 after
-  SIGHUP, SIGINT or SIGTERM, of which a second one ends the process at once.
+  The exit status is 0 for success, 1 for bad flags or files (a one-line
+  message), 3 if a run failed, 4 if a claim failed under --check_claims, and
+  129, 130 or 143 after SIGHUP, SIGINT or SIGTERM; a second signal ends the
+  process at once.
 
   Args:
     script: settings, presets, experiments, figures and reproductions.
@@ -74,7 +75,7 @@ def _leave(signum, frame):
 
 
 def _run(script, settings, options):
-  """Trains, judges and draws; returns the exit status."""
+  """Trains, checks claims and plots; returns the exit status."""
   from lilly.training import driver
 
   experiments = script.make_experiments(settings, options)
@@ -94,11 +95,11 @@ def parse(
 ) -> tuple[Any, experiment.Options]:
   """Resolves a command line into settings and options.
 
-  A flag takes the user's value, else the one recorded in --out_dir when a run
-  is resumed, else the preset's, else its default.
+  A flag takes the user's value, else, in a resumed run, the one recorded in
+  --out_dir, else the preset's, else its default.
 
   Args:
-    script: whose flags they are.
+    script: script that defines the flags.
     argv: the command line, program first.
 
   Returns:
@@ -112,7 +113,7 @@ def parse(
 
 
 def _parse_flags(script, argv):
-  """Parses what the user gives; presets are not applied."""
+  """Parses the command line without applying presets."""
   flag_values = flags.FlagValues()
   presets = list(script.presets)
   flags.DEFINE_enum(
@@ -140,7 +141,7 @@ def _parse_flags(script, argv):
 
 
 def _given(script, flag_values):
-  """The values that the user gave, parsed."""
+  """Returns the parsed values of the flags on the command line."""
   known = script_lib.parsers(script)
   return {
     name: known[name].parse(flag_values[name].value)
@@ -174,8 +175,8 @@ def _options(script, preset, row, out_dir, argv):
   data_dir = row["data_dir"]
   if data_dir is not None and not pathlib.Path(data_dir).is_dir():
     raise experiment.RunError(
-      f"--data_dir={data_dir} is not a directory; give the folder that holds "
-      "the data sets."
+      f"--data_dir={data_dir} is not a directory; give the folder with the "
+      "data sets."
     )
   if row["seed"] + row["num_seeds"] > 2**32:
     raise experiment.RunError(
@@ -198,7 +199,7 @@ def _options(script, preset, row, out_dir, argv):
 
 
 def _check_swept(script, sweep):
-  """Holds swept values to the range of the setting of the same name."""
+  """Checks swept values against the range of the setting of that name."""
   known = settings_lib.parsers(script.settings)
   for name, numbers in sweep:
     for number in numbers if name in known else ():
@@ -256,7 +257,7 @@ def _out_dir(script, given):
 
 
 def _reserved(options):
-  """Makes the default directory: two runs may start in the same second."""
+  """Makes the default directory, unique if two runs start in one second."""
   if options.flags["out_dir"] is not None:
     return options
   first = options.out_dir
@@ -266,11 +267,11 @@ def _reserved(options):
       return options
     except FileExistsError:
       options = options._replace(out_dir=first.with_name(f"{first.name}-{i}"))
-  raise experiment.RunError(f"{first} is taken; give an --out_dir.")
+  raise experiment.RunError(f"{first} already exists; give an --out_dir.")
 
 
 def _recorded(script, out_dir, given):
-  """Returns the flags recorded in out_dir, None where there is no run."""
+  """Returns the flags recorded in out_dir, None if it holds no run."""
   config = out_dir / "config.json"
   resume, eval_only = given.get("resume", "auto"), given.get("eval_only", False)
   if out_dir.exists() and not out_dir.is_dir():
@@ -286,13 +287,13 @@ def _recorded(script, out_dir, given):
       not path.name.startswith(".") for path in out_dir.iterdir()
     ):
       raise experiment.RunError(
-        f"--out_dir={out_dir} holds files that are not a run; give another one."
+        f"--out_dir={out_dir} holds files that are not a run; give another."
       )
     return None
   if resume == "never":
     raise experiment.RunError(
-      f"--out_dir={out_dir} holds a run already; give another one, or "
-      "--resume=auto to go on with it."
+      f"--out_dir={out_dir} already holds a run; give another one, or "
+      "--resume=auto to resume it."
     )
   try:
     record = json.loads(config.read_text(encoding="utf-8"))
@@ -310,14 +311,14 @@ def _recorded(script, out_dir, given):
 
 
 def _resumed(script, preset, recorded, given, out_dir, changed):
-  """Resolves a resumed run: what it was, and what may change.
+  """Resolves the settings of a resumed run and checks changed flags.
 
-  A setting that the record lacks, for it is newer, has the preset's value.
+  A setting that is newer than the record has the preset's value.
   """
   if preset not in script.presets:
     raise experiment.RunError(
       f"the run in --out_dir={out_dir} was made with --preset={preset}, which "
-      "there is no more; give another --out_dir."
+      "no longer exists; give another --out_dir."
     )
   known = script_lib.parsers(script)
   identity = {*script.settings._fields, *script_lib.COMMON_OF_A_RUN}
@@ -340,21 +341,21 @@ def _resumed(script, preset, recorded, given, out_dir, changed):
   ]
   if changed:
     raise experiment.RunError(
-      f"the run in --out_dir={out_dir} has other flags ({'; '.join(changed)}); "
-      "leave them out, or give another --out_dir."
+      f"the run in --out_dir={out_dir} has different flags "
+      f"({'; '.join(changed)}); leave them out, or give another --out_dir."
     )
   if given.get("num_updates", row["num_updates"]) < row["num_updates"]:
     raise experiment.RunError(
       f"--num_updates={given['num_updates']} is below the recorded "
-      f"{row['num_updates']}; it may only grow."
+      f"{row['num_updates']}; it may only increase."
     )
   return row | given
 
 
 def _use_all_cores():
-  """Makes a device of each core, so that runs are spread over them.
+  """Makes one CPU device per core, so that runs are spread over the cores.
 
-  Without effect where JAX was imported already, or the user decides.
+  Has no effect if JAX is already imported, or the user sets the number.
   """
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     return
@@ -363,18 +364,18 @@ def _use_all_cores():
 
 
 def _help(script, flag_values):
-  """Writes the docstring, each flag's value in force, and the presets."""
+  """Writes the docstring, the current value of each flag, and the presets."""
   preset = flag_values["preset"].value
   row = script_lib.resolve(script, preset, _given(script, flag_values))
   shown = script_lib.describe(script, row)
   lines = [script.text, "", f"Flags [with --preset={preset}]:"]
   for name in script.settings._fields:
     lines += _flag_help(flag_values[name], shown[name])
-  lines += ["", "Every experiment has:"]
+  lines += ["", "Flags of every experiment:"]
   common = {"preset": preset, "help": "", **shown}
   for name in ("help", "preset", *script_lib.Common._fields):
     lines += _flag_help(flag_values[name], common[name])
-  lines += ["", "The presets set:"]
+  lines += ["", "Presets:"]
   for name, values in script.presets.items():
     lines += _preset_help(script, name, values)
   return "\n".join(lines)
@@ -385,7 +386,7 @@ def _flag_help(flag, value):
   kind = "|".join(choices) if choices else flag.flag_type()
   kind = kind.removeprefix("multi ")
   value = f" [{value}]" if value not in ("", "none") else ""
-  # absl adds choices in front of a text and a hint on repetition behind it.
+  # absl puts choices before a help text and a hint on repetition after it.
   text = flag.help.removeprefix(f"<{kind}>: ").partition(";\n")[0]
   return [f"  --{flag.name}  ({kind}){value}", *_wrapped(text, 6)]
 
@@ -419,7 +420,7 @@ def _wrapped(text, indent, further=None):
 
 
 def _print(text):
-  """Prints, also into a pipe that is closed early."""
+  """Prints, tolerating a pipe that is closed early."""
   try:
     print(text, flush=True)
   except BrokenPipeError:
@@ -427,19 +428,19 @@ def _print(text):
 
 
 def _is_deliberate(error, source):
-  """Tells a sentence for the user from a defect, which keeps its traceback."""
+  """Whether an error is a message for the user; bugs keep their traceback."""
   if isinstance(error, OSError) or type(error).__module__.startswith("lilly."):
     return True
   if not isinstance(error, ValueError):
     return False
-  # Raised by lilly or the script itself, not by something they call.
+  # Raised by lilly or the script itself, not by a library they call.
   last = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
   package = pathlib.Path(experiment.__file__).parent.parent
   return package in last.parents or last == source
 
 
 def fail(error: BaseException) -> Any:
-  """Prints an error as one sentence and exits with status 1."""
+  """Prints an error on one line and exits with status 1."""
   text = " ".join(str(error).split())
   if isinstance(error, OSError) and error.strerror:
     text = f"{error.strerror}: {error.filename}" if error.filename else text

@@ -24,14 +24,14 @@ def grid(
   """Lists the runs: the sweep's product times the seeds, seeds innermost.
 
   Args:
-    options: its sweep, seed and num_seeds are read.
+    options: uses sweep, seed and num_seeds.
     hyper: the experiment's hyper-parameters.
 
   Returns:
-    For each run its seed and swept values.
+    The seed and swept values of each run.
 
   Raises:
-    RunError: the sweep names something that is not a hyper-parameter.
+    RunError: the sweep names an unknown hyper-parameter.
   """
   for name, _ in options.sweep:
     if name not in hyper:
@@ -63,7 +63,7 @@ class _Functions(NamedTuple):
   evaluate: Any
   # seeds and hyper-parameters, run axis first
   start: Any
-  # on all devices
+  # the data set, on all devices
   data: Any
 
 
@@ -75,27 +75,27 @@ def compiled(
 ) -> experiment_lib.Program:
   """Compiles an experiment: scan over updates, all runs in one program.
 
-  Run i of N has the key `jax.random.key(seed)` of its seed whatever N is, the
-  same in every variant and at every grid point: comparisons are paired.
+  A run's key is `jax.random.key(seed)`, independent of the number of runs and
+  the same in every variant and at every grid point: comparisons are paired.
 
   On several CPU devices of one process a program that calls LAPACK is refused
-  when it is first called, before it is compiled: batches of its calls may wait
-  for each other for ever.
+  on its first call, before it is compiled: batched LAPACK calls may deadlock
+  there.
 
   Args:
     experiment: one learner, written for one run.
-    options: seeds, sweep, `log_every` and `seed_batching` are read. With 'map'
-      runs are computed one after another by the same instructions, so that
-      each has exactly the bits it has alone; with 'vmap', the faster way for
-      small networks, they agree to rounding.
-    name: the experiment's, for the refusal.
+    options: uses seeds, sweep, `log_every` and `seed_batching`. With 'map' runs
+      are computed one after another by the same instructions, so that each is
+      bit-identical to the run alone; with 'vmap', faster for small networks,
+      they agree to rounding.
+    name: name of the experiment, for error messages.
 
   Returns:
     The program; its state is donated to each chunk. Its functions raise
-    RunError where they call LAPACK on several CPU devices.
+    RunError if they call LAPACK on several CPU devices.
 
   Raises:
-    RunError: the sweep names something that is not a hyper-parameter.
+    RunError: the sweep names an unknown hyper-parameter.
   """
   functions = _functions(experiment, options)
   init_runs, start = functions.init, functions.start
@@ -115,17 +115,18 @@ def compiled(
 def lowered(
   experiment: experiment_lib.Experiment, options: experiment_lib.Options
 ) -> dict[str, jax.stages.Lowered]:
-  """Lowers what `compiled` would compile; computes nothing.
+  """Lowers the programs of `compiled` without running them.
 
   Args:
     experiment: one learner, written for one run.
     options: as for `compiled`.
 
   Returns:
-    What is lowered of `init`, `update` (a chunk of them) and `evaluate`.
+    The lowered programs of `init`, `update` (a chunk of updates) and
+    `evaluate`.
 
   Raises:
-    RunError: the sweep names something that is not a hyper-parameter.
+    RunError: the sweep names an unknown hyper-parameter.
   """
   functions = _functions(experiment, options)
   data = functions.data
@@ -138,7 +139,7 @@ def lowered(
 
 
 def lapack_calls(program: jax.stages.Lowered) -> list[str]:
-  """Lists what a lowered program calls of LAPACK, each name once."""
+  """Lists the LAPACK functions that a lowered program calls."""
   return sorted(
     set(re.findall(r"custom_call @(lapack_\w+)", program.as_text()))
   )
@@ -189,7 +190,7 @@ def _functions(experiment, options):
 
 
 def _caller(name, mesh):
-  """Makes what calls a program, and before its first call reads its text."""
+  """Makes a caller that checks a program for LAPACK before its first call."""
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   is_at_risk = on_cpu and len(mesh.local_devices) > 1
   read = set()
@@ -201,7 +202,7 @@ def _caller(name, mesh):
       if found:
         raise experiment_lib.RunError(
           f"{name}: {what} calls LAPACK ({', '.join(found)}), whose batched "
-          "calls may wait for each other for ever on several CPU devices; set "
+          "calls may deadlock on several CPU devices; set "
           "JAX_NUM_CPU_DEVICES=1, or use lilly.control.small_matrices."
         )
       read.add(what)
@@ -221,7 +222,7 @@ def _start(runs, hyper):
 
 
 def _for_running_once():
-  """Compiles fast rather than fast code: ten times sooner, mostly threefry."""
+  """Favours short compilation (ten times, mostly threefry) over speed."""
   if jax.default_backend() != "cpu":
     return None
   return {"xla_backend_optimization_level": 0}
@@ -229,10 +230,10 @@ def _for_running_once():
 
 @functools.cache
 def _for_running_long():
-  """Leaves products of matrices to Eigen, where the compiler lets one choose.
+  """Uses Eigen for matrix products, where the compiler has the option.
 
-  By the kernels that took its place (YNNPACK, jaxlib 0.10) an update of small
-  networks takes 1.2 to 1.7 times as long, and of large ones as long.
+  With the kernels that replaced it (YNNPACK, jaxlib 0.10) an update of small
+  networks takes 1.2 to 1.7 times as long; large ones are unaffected.
   """
   options = {"xla_cpu_experimental_ynn_fusion_type": ""}
   if jax.default_backend() != "cpu":
@@ -245,7 +246,7 @@ def _for_running_long():
 
 
 def _across(mesh, batch, function):
-  """Gives each device its own runs: nothing is communicated."""
+  """Gives each device its own runs, without communication."""
   return jax.shard_map(
     batch(function),
     mesh=mesh,
@@ -260,7 +261,7 @@ def _vmap(function):
 
 
 def _map(function):
-  # On CPU a batched matrix product is slower than a plain one, even batch 1.
+  # On CPU a batched matrix product is slower than a plain one, even at batch 1.
   return lambda xs, data: jax.lax.map(lambda x: function(x, data), xs)
 
 

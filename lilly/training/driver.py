@@ -1,4 +1,4 @@
-"""Runs the variants of an experiment and writes what they leave."""
+"""Runs the variants of an experiment and writes their results."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def run(
   *,
   key_metric: str | None = None,
 ) -> experiment.Results:
-  """Trains the variants one after another; finished ones are not run again.
+  """Trains the variants one after another, skipping finished ones.
 
   Args:
-    experiments: for each variant its `Experiment`, or its `Program` where the
-      host drives a simulator.
-    options: from the command line.
+    experiments: variant -> `Experiment`, or `Program` if the host drives a
+      simulator.
+    options: options from the command line.
     key_metric: the metric shown while training, such as 'eval/error'.
 
   Returns:
@@ -72,7 +72,7 @@ def run(
 
 
 def _run_variant(variant, program, item, key_metric, results):
-  """Trains or restores one variant and enters it into the results."""
+  """Trains or restores one variant and adds it to the results."""
   options = results.options
   directory = options.out_dir and options.out_dir / variant
   if options.eval_only:
@@ -108,13 +108,13 @@ def finish(
   draw: Callable[[experiment.Results, pathlib.Path], None] | None = None,
   out: TextIO | None = None,
 ) -> int:
-  """Judges the claims, draws the figures, writes summary.json, prints it all.
+  """Checks the claims, draws the figures, writes and prints the summary.
 
   Args:
-    results: of `run`.
-    statements: claims as from `reproduction.state`.
-    draw: writes the figures into a directory.
-    out: where the tables go, standard output by default.
+    results: results of `run`.
+    statements: claims, from `reproduction.state`.
+    draw: function that writes the figures into a directory.
+    out: stream for the tables, standard output by default.
 
   Returns:
     The exit status: 3 if a run failed, 4 if a claim failed and check_claims is
@@ -144,8 +144,8 @@ def finish(
     print(
       f"error: {variant}, run {failure['run']} (seed {failure['seed']}) "
       f"failed: non-finite from update {failure['update']} on, first in "
-      f"{failure['leaf']}, {failure['bad_total']} updates skipped; its "
-      "siblings finished.",
+      f"{failure['leaf']}, {failure['bad_total']} updates skipped; the "
+      "other runs finished.",
       file=sys.stderr,
     )
   if failed:
@@ -157,14 +157,14 @@ def finish(
 def load(
   out_dir: pathlib.Path | str,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-  """Reads a run back, every byte verified.
+  """Loads a finished run, verifying every byte.
 
   Args:
-    out_dir: of the run.
+    out_dir: directory of the run.
 
   Returns:
-    The flags, and for each variant the leaves of its newest state by name, run
-    axis first; typed keys as their key data.
+    The flags, and for each variant the leaves of its newest state by name, with
+    a leading run axis; typed keys as their key data.
 
   Raises:
     RunError: there is no run, or a checkpoint is refused.
@@ -185,12 +185,12 @@ def load(
 
 @contextlib.contextmanager
 def _claimed(options):
-  """Makes out_dir and keeps other processes out of it."""
+  """Makes out_dir and locks it against other processes."""
   if options.out_dir is None or jax.process_index() != 0:
     yield
     return
   options.out_dir.mkdir(parents=True, exist_ok=True)
-  # The lock goes when the process ends, however it ends.
+  # The lock is released when the process ends, however it ends.
   with open(options.out_dir / ".lock", "w") as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,10 +203,11 @@ def _claimed(options):
 
 
 def _configure(options, variants):
-  """Writes config.json: what is asked for, and what it was started on.
+  """Writes config.json: settings, versions, commit and devices.
 
-  A finished run that is only judged again keeps the commit that trained it;
-  other surroundings in which training went on are listed under resumed_on.
+  A finished run whose claims are only checked again keeps the commit that
+  trained it; other versions or devices it was resumed on are listed under
+  resumed_on.
   """
   here = surroundings.describe()
   config = {
@@ -246,7 +247,7 @@ def _configure(options, variants):
 
 
 def _describe(program, result, hyper):
-  """Summarises one variant: a row for each grid point, failed runs apart."""
+  """Summarises one variant: a row for each grid point, and the failed runs."""
   failed = [
     {"run": run, **program.runs[run], **failure}
     for run, failure in sorted(result.failed.items())
@@ -277,7 +278,7 @@ def _describe(program, result, hyper):
 
 
 def _identity(program, item, options):
-  """What a run must still be when it is resumed."""
+  """Returns the properties that must be unchanged when a run is resumed."""
   hyper = getattr(item, "hyper", {})
   settings = {*options.settings, "seed_batching", "log_every", "eval_every"}
   return {
@@ -311,7 +312,7 @@ def _evaluate_only(program, options, directory, identity):
 
 
 def _write_params(path, state, item):
-  """Writes what the experiment exports of each run."""
+  """Writes the exported parameters of each run."""
   export = getattr(item, "export", None) or _parameters
   params = jax.vmap(export)(state)
   arrays = io.BytesIO()
@@ -323,7 +324,7 @@ def _write_params(path, state, item):
 
 
 def _parameters(state):
-  """The parameters, or the whole state where there are none by name."""
+  """Returns the state's `params`, or the whole state if it has none."""
   if isinstance(state, Mapping):
     return state.get("params", state)
   return getattr(state, "params", state)
@@ -334,7 +335,7 @@ def _write_json(path, value):
 
 
 def _write_bytes(path, content):
-  """Writes a file whole or not at all."""
+  """Writes a file atomically."""
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f".{path.name}.partial")
   try:
@@ -346,7 +347,7 @@ def _write_bytes(path, content):
 
 
 def _tell(results, out):
-  """Prints final values, claims, and where the files are."""
+  """Prints final values, claims, and the location of the files."""
   import rich.console
   import rich.table
 

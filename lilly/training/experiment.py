@@ -1,4 +1,4 @@
-"""Records that an experiment script and the driver exchange."""
+"""Records exchanged between an experiment script and the driver."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PyTree = Any
 
 
 class RunError(Exception):
-  """A condition the user can mend; its text is one sentence with the fix."""
+  """An error the user can fix; its message is one sentence that says how."""
 
 
 class Experiment(NamedTuple):
   """One learner as pure functions of one run: no seeds, devices, files, time.
 
-  The state is one pytree that holds everything that changes: parameters,
-  optimiser, replay, environment, key, step. Metrics are scalars.
+  The state is one pytree of everything that changes: parameters, optimiser
+  state, replay, environment, key, step. Metrics are scalars.
   """
 
   # init(key, hyper, data) -> state
@@ -34,24 +34,24 @@ class Experiment(NamedTuple):
   # update(state, data) -> (state, metrics)
   update: Callable[[PyTree, PyTree], tuple[PyTree, dict[str, Any]]]
   # evaluate(key, state, data) -> metrics; the key is the same for every run,
-  # variant and evaluation, and what later updates see is not changed
+  # variant and evaluation, and evaluating has no effect on later updates
   evaluate: Callable[[Any, PyTree, PyTree], dict[str, Any]]
   # arrays of the data set, shared by all runs
   data: PyTree = ()
   # float hyper-parameters, the ones --sweep may name
   hyper: Mapping[str, float] = {}
-  # what one update counts for on the horizontal axis, and its unit
+  # steps per update on the horizontal axis, and their unit
   steps_per_update: int = 1
   unit: str = "updates"
-  # export(state) -> parameters and what else acting or predicting needs, for
-  # params.npz; by default the state's params, or all of it where it has none
+  # export(state) -> parameters and whatever else acting or predicting needs,
+  # for params.npz; by default the state's `params`, or all of it without one
   export: Callable[[PyTree], PyTree] | None = None
 
 
 class Program(NamedTuple):
-  """What `loop` drives: every run of one variant advancing together."""
+  """All runs of one variant, advanced together by `loop`."""
 
-  # step_chunk(state) -> (state, metrics), metrics [R]; log_every updates long
+  # step_chunk(state) -> (state, metrics [R]), after log_every updates
   step_chunk: Callable[[PyTree], tuple[PyTree, dict[str, Any]]]
   # init() -> state, run axis first
   init: Callable[[], PyTree]
@@ -61,7 +61,7 @@ class Program(NamedTuple):
   runs: tuple[Mapping[str, float], ...]
   steps_per_update: int = 1
   unit: str = "updates"
-  # False for host simulators and threads: no promise of equal bits
+  # False for host simulators and threads: results may differ between runs
   reproducible: bool = True
 
 
@@ -70,7 +70,7 @@ class Options(NamedTuple):
 
   # the script's name, such as feedback_alignment
   experiment: str = "experiment"
-  # where files go; None keeps everything in memory
+  # output directory; None keeps everything in memory
   out_dir: pathlib.Path | None = None
   preset: str = "cpu"
   seed: int = 0
@@ -90,7 +90,7 @@ class Options(NamedTuple):
   checkpoint_every_s: float = 600.0
   # a larger state is refused before training starts
   max_checkpoint_gb: float = 8.0
-  # a run with more non-finite updates in a row has failed
+  # a run with more consecutive non-finite updates has failed
   max_bad_updates: int = 10
   data_dir: str | None = None
   check_claims: bool = False
@@ -98,14 +98,14 @@ class Options(NamedTuple):
   flags: Mapping[str, Any] = {}
   # the names of those that are the script's settings
   settings: tuple[str, ...] = ()
-  # the command that gives this run again, for reports
+  # the command that reproduces this run, for reports
   command: str = ""
 
 
 class Results(NamedTuple):
-  """What `run` leaves for claims, figures and measurements."""
+  """Results of `run`, for claims, figures and measurements."""
 
-  # what summary.json will hold, claims excepted
+  # content of summary.json, without the claims
   summary: dict[str, Any]
   # states[variant]: final state, run axis first
   states: dict[str, PyTree]
@@ -117,7 +117,7 @@ class Results(NamedTuple):
 
 
 def check_cadence(options: Options) -> None:
-  """Refuses cadences that do not fit each other, naming values that do."""
+  """Refuses incompatible intervals, suggesting compatible ones."""
   for flag, value in (
     ("num_updates", options.num_updates),
     ("eval_every", options.eval_every),

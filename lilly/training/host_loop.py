@@ -28,18 +28,18 @@ __all__ = ["LoopResult", "loop"]
 
 
 class LoopResult(NamedTuple):
-  """Where a loop ended."""
+  """Result of a loop."""
 
   state: Any
   # metrics by name: (steps [T], values [R, T])
   metrics: dict[str, tuple[np.ndarray, np.ndarray]]
   # updates done; less than num_updates only if every run failed
   update: int
-  # seconds of training, earlier sittings included
+  # seconds of training, including earlier processes
   seconds: float
-  # without the compilation; None if there was one chunk only
+  # updates per second without compilation; None after a single chunk
   updates_per_second: float | None
-  # run -> the first bad update, its leaf, and the counts
+  # run -> the first non-finite update, its leaf, and the counts
   failed: dict[int, dict[str, Any]]
 
 
@@ -59,26 +59,26 @@ def loop(
 ) -> LoopResult:
   """Advances a state to `num_updates`, from its newest checkpoint if any.
 
-  Nothing that is computed or logged depends on the clock, so a loop that was
-  killed and resumed ends with the same bits as one that was not, if step_chunk
-  is deterministic. A run whose num_updates grew keeps the evaluation at its old
-  end.
+  Nothing computed or logged depends on the clock, so a loop that was killed and
+  resumed is bit-identical to an uninterrupted one if step_chunk is
+  deterministic. A run whose num_updates was increased keeps the evaluation at
+  its old end.
 
   Args:
     step_chunk: maps a state to the state `log_every` updates later and [R]
       metrics; it may donate its argument.
     state: the state at update 0.
-    options: num_updates, log_every, eval_every, checkpoint_every_s,
-      max_checkpoint_gb and max_bad_updates are read.
+    options: uses num_updates, log_every, eval_every, checkpoint_every_s,
+      max_checkpoint_gb and max_bad_updates.
     evaluate: maps a state to [R] metrics, logged as `eval/...` at the start,
       the end and every eval_every updates.
-    directory: where metrics.jsonl and checkpoints/ go; None for memory only.
+    directory: directory of metrics.jsonl and checkpoints/; None: memory only.
     num_runs: R, the length of every metric.
-    steps_per_update: what one update counts for in the metrics' `step`.
-    unit: the unit of a step, shown to people.
-    name: what is shown at the head of a progress line.
+    steps_per_update: increment of the metrics' `step` per update.
+    unit: unit of a step, for display.
+    name: text at the start of a progress line.
     key_metric: the metric shown in a progress line.
-    identity: what the run is, JSON-able: resuming with another is refused.
+    identity: JSON-able description of the run; it must match on resuming.
 
   Returns:
     The final state, all metrics, time and failed runs.
@@ -105,7 +105,7 @@ def loop(
 
 
 class _Sitting:
-  """What changes while a loop runs in one process."""
+  """State of a loop in one process."""
 
   def __init__(self, step_chunk, evaluate, log, store, options):
     self._step_chunk, self._evaluate = step_chunk, evaluate
@@ -115,7 +115,7 @@ class _Sitting:
     self.state, self.update, self.clock = state, update, clock
     self._num_runs, self._steps_per_update = num_runs, steps_per_update
     self._identity = identity
-    # What is resumed is saved already; at update 0 there is nothing to save.
+    # A resumed state is already saved; at update 0 there is nothing to save.
     self._saved = update
     self.failed = nonfinite.failures(state, self._options.max_bad_updates)
 
@@ -185,7 +185,7 @@ class _Sitting:
 
 
 class _Clock:
-  """Seconds of training over all sittings, and the rate once compiled."""
+  """Seconds of training over all processes, and the rate once compiled."""
 
   def __init__(self, record=None):
     self.seconds, self._steady_seconds, self._steady_updates = record or (
@@ -197,7 +197,7 @@ class _Clock:
 
   @contextlib.contextmanager
   def chunk(self, updates):
-    """Times a chunk; a sitting's first one holds the compilation."""
+    """Times a chunk; the first of a process includes compilation."""
     start = time.monotonic()
     yield
     spent = time.monotonic() - start
@@ -254,7 +254,7 @@ def _resume(store, log, state, options, identity):
     return state, 0, _Clock()
   if newest > options.num_updates:
     raise experiment.RunError(
-      f"the run is at update {newest} already, past --num_updates="
+      f"the run is already at update {newest}, past --num_updates="
       f"{options.num_updates}; give at least {newest}."
     )
   state, record = store.restore(newest, state)
@@ -264,17 +264,17 @@ def _resume(store, log, state, options, identity):
 
 
 def check_identity(record: Mapping[str, Any], now: Any) -> None:
-  """Refuses a checkpoint of a run that was something else.
+  """Refuses a checkpoint of a different run.
 
   Args:
-    record: of the checkpoint.
+    record: record of the checkpoint.
     now: the identity given to `loop`.
 
   Raises:
-    RunError: they differ; names where.
+    RunError: they differ; the message lists the differences.
   """
   was, now = record.get("identity") or {}, json.loads(json.dumps(now)) or {}
-  # A name that one of them lacks belongs to another version of the program.
+  # A name that only one of them has belongs to another program version.
   changed = [
     f"{name} was {was[name]}, is {now[name]}"
     for name in sorted(set(was) & set(now))
@@ -283,7 +283,7 @@ def check_identity(record: Mapping[str, Any], now: Any) -> None:
   if not changed:
     return
   raise experiment.RunError(
-    f"the run to resume is another one ({'; '.join(changed)}); give another "
+    f"the run to resume is different ({'; '.join(changed)}); give another "
     "--out_dir."
   )
 
@@ -303,7 +303,7 @@ def _on_host(metrics, prefix, num_runs):
 
 
 def _stopping(caught):
-  """Notes the first signal; what is running is finished and saved."""
+  """Records the first signal; the current chunk is finished and saved."""
   note = lambda signum, frame: caught.append(signum)
   return signals.handled(note, "stopping after this chunk")
 
@@ -312,7 +312,7 @@ def _stop(signum, update, options, directory):
   told = "nothing was saved."
   if directory is not None and options.checkpoint_every_s:
     told = (
-      f"the same command with --out_dir={options.out_dir} goes on from there."
+      f"the same command with --out_dir={options.out_dir} resumes from there."
     )
   print(
     f"Stopped at update {update} of {options.num_updates}; {told}",

@@ -1,4 +1,4 @@
-"""The metrics file: one JSON line for each row, equal bits for equal flags."""
+"""The metrics file: one JSON line per row, bit-identical for equal flags."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["MetricsFile", "read"]
 
 
 class MetricsFile:
-  """Appends rows to metrics.jsonl and knows how to cut it back.
+  """Appends rows to metrics.jsonl, and truncates it on resuming.
 
   With no path the rows are kept in memory only.
   """
@@ -31,13 +31,13 @@ class MetricsFile:
     self.rows: list[dict[str, Any]] = []
 
   def open(self, mark: Mapping[str, Any] | None = None) -> None:
-    """Starts the file anew, or cuts it back to a mark and goes on from there.
+    """Starts the file afresh, or truncates it to a mark and appends from there.
 
     Args:
-      mark: what `mark` returned when the checkpoint to resume was written.
+      mark: result of `mark` when the checkpoint to resume was written.
 
     Raises:
-      RunError: the file lacks rows it had, or they were changed.
+      RunError: rows of the file are missing or were changed.
     """
     if self._path is None:
       return
@@ -62,7 +62,7 @@ class MetricsFile:
     """Appends a row for each run.
 
     Args:
-      step: where on the horizontal axis.
+      step: position on the horizontal axis.
       metrics: [R] values by name; a non-finite one is written as null.
     """
     num_runs = len(next(iter(metrics.values()), ()))
@@ -80,7 +80,7 @@ class MetricsFile:
       self._size += len(text)
 
   def mark(self) -> dict[str, Any]:
-    """Makes the rows durable and returns where the file stands."""
+    """Flushes the rows to disk and returns the file's position."""
     if self._file is not None:
       os.fsync(self._file.fileno())
     return {"bytes": self._size, "sha256": self._hash.hexdigest()}
@@ -94,7 +94,7 @@ class MetricsFile:
 def read(
   rows: Sequence[Mapping[str, Any]], num_runs: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Turns rows into arrays.
+  """Converts rows to arrays.
 
   Args:
     rows: as `MetricsFile.rows`, in the order written.

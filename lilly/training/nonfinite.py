@@ -1,4 +1,4 @@
-"""Skips non-finite updates and counts them, so that no NaN trains on."""
+"""Skips and counts non-finite updates, so that no NaN enters training."""
 
 from typing import Any, NamedTuple
 
@@ -16,12 +16,12 @@ class NonfiniteState(NamedTuple):
   """State of `skip_nonfinite`; all counts are int32 scalars."""
 
   inner: Any  # state of the wrapped optimiser
-  count: jax.Array  # updates seen
+  count: jax.Array  # updates so far
   bad_in_a_row: jax.Array  # non-finite updates since the last finite one
-  worst_in_a_row: jax.Array  # largest value bad_in_a_row has had
+  worst_in_a_row: jax.Array  # maximum of bad_in_a_row so far
   bad_total: jax.Array  # non-finite updates in all
-  first_bad_update: jax.Array  # index from 0 of the first one, -1 while none
-  first_bad_leaves: Any  # parameters' structure: bool, bad at that update
+  first_bad_update: jax.Array  # index from 0 of the first one, -1 if none
+  first_bad_leaves: Any  # parameters' structure: bool, non-finite there
 
 
 def skip_nonfinite(
@@ -29,9 +29,9 @@ def skip_nonfinite(
 ) -> optax.GradientTransformationExtraArgs:
   """Wraps an optimiser: a non-finite update becomes zero and is counted.
 
-  Unlike `optax.apply_if_finite` it never gives up and applies the update: the
-  driver reads the counts and reports the run as failed. When an update is bad,
-  before or after the optimiser saw it, the inner state is kept.
+  Unlike `optax.apply_if_finite` it never applies a non-finite update: the
+  driver reads the counts and reports the run as failed. If the gradients or the
+  optimiser's updates are non-finite, the inner state is kept.
 
   Args:
     optimiser: the transformation to guard.
@@ -81,15 +81,15 @@ def skip_nonfinite(
 
 
 def failures(state: Any, max_bad_updates: int) -> dict[int, dict[str, Any]]:
-  """Finds the runs whose optimiser skipped too many updates in a row.
+  """Finds the runs whose optimiser skipped too many consecutive updates.
 
   Args:
     state: an experiment's state, run axis first, with any number of
       `NonfiniteState`s inside.
-    max_bad_updates: how many in a row are borne.
+    max_bad_updates: number of consecutive ones that are tolerated.
 
   Returns:
-    For each failed run its first bad update, the leaf and the counts.
+    For each failed run its first non-finite update, the leaf and the counts.
   """
   found = {}
   for guard in _guards(state):

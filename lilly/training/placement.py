@@ -1,4 +1,4 @@
-"""Between devices and the host, on one machine and on several."""
+"""Transfers between devices and hosts, for one or several processes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["agreed", "fetch"]
 
 
 def fetch(tree: Any) -> Any:
-  """Brings arrays to every host, whole.
+  """Fetches complete arrays to every host.
 
   Args:
-    tree: a pytree of arrays; where several processes run, all must call this.
+    tree: a pytree of arrays; with several processes, all must call this.
 
   Returns:
     The same pytree of numpy arrays, which may share memory with the devices.
@@ -26,7 +26,7 @@ def fetch(tree: Any) -> Any:
 
 
 def agreed(*flags: bool) -> tuple[bool, ...]:
-  """Returns what the first process says: clocks and signals differ."""
+  """Returns the first process's flags, as clocks and signals differ."""
   if jax.process_count() == 1:
     return flags
   from jax.experimental import multihost_utils

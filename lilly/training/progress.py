@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["Progress"]
 
-# Elsewhere than in a terminal, lines come at most this often.
+# Outside a terminal, lines are printed at most this often.
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -44,15 +44,15 @@ class Progress:
       self._live.__exit__(*error)
 
   def start(self, hyper: Mapping[str, float]) -> None:
-    """Tells the hyper-parameters while the first chunk is being compiled."""
+    """Shows the hyper-parameters while the first chunk is compiled."""
     told = ", ".join(f"{name} {value:g}" for name, value in hyper.items())
     line = f"{self._name:12s} compiling; {told}".rstrip("; ")
     self._show(line, time.monotonic(), last=True)
 
   def update(self, update, metrics, failed) -> None:
-    """Shows where the loop stands after a chunk."""
+    """Shows the progress after a chunk."""
     now = time.monotonic()
-    if self._first is None:  # the first chunk holds the compilation
+    if self._first is None:  # the first chunk includes compilation
       self._first = (now, update)
     parts = [f"{self._name:12s} {update:>9,} / {self._num_updates:,} updates"]
     if self._key_metric in metrics:

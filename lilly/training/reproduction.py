@@ -1,10 +1,10 @@
-"""Which claims a run is judged by: those stated for exactly its settings.
+"""Selects the claims that apply to a run: those stated for its exact settings.
 
 A claim is stated for rows of settings, one for each preset of its reproduction:
-what the reproduction's command resolves to with that preset. A run matches if
-it equals one row in every setting that is not free. The rows are committed, as
-they were when the claim was calibrated; where the row of today is another one,
-the claim is not calibrated. Imports no JAX.
+the settings that the reproduction's command resolves to with that preset. A run
+matches if it equals one row in every setting that is not free. The rows of the
+calibration are committed; if the current row differs, the claim is not
+calibrated. Imports no JAX.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ __all__ = [
   "state",
 ]
 
-# Results agree to rounding, or the number of runs differs: no part of a row.
+# Excluded from rows: with these, results agree to rounding or have more runs.
 _NOT_OF_A_ROW = ("seed", "num_seeds", "seed_batching")
 
 
 class Statement(NamedTuple):
-  """A claim as it bears on one run."""
+  """A claim, and whether it applies to one run."""
 
   # 'reproduction/claim'
   name: str
   claim: Any
   min_seeds: int
-  # why it is not applicable; None: it is
+  # why it is not applicable; None: it is applicable
   reason: str | None
   # whether its threshold was calibrated for these settings
   is_calibrated: bool
@@ -46,14 +46,14 @@ class Statement(NamedTuple):
 def row_of(
   script: script_lib.Script, resolved: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Picks what a claim is stated for, as text.
+  """Selects the settings that a claim is stated for, as text.
 
   Args:
-    script: whose settings they are.
-    resolved: every setting and common flag, as from `script.resolve`.
+    script: script that defines the settings.
+    resolved: every setting and common flag, from `script.resolve`.
 
   Returns:
-    name -> value as it is given on the command line; free settings left out.
+    name -> value as on the command line, without free settings.
   """
   of_a_run = set(script_lib.COMMON_OF_A_RUN) - set(_NOT_OF_A_ROW)
   names = {*script.settings._fields, *of_a_run} - set(script.free)
@@ -83,7 +83,7 @@ def parse_command(script, command):
   """Parses a reproduction's flags: --name=value, --name and --noname.
 
   Returns:
-    name -> value, for the settings and common flags that are given.
+    name -> value, for the given settings and common flags.
   """
   known = script_lib.parsers(script)
   found: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def parse_command(script, command):
 
 
 def calibrations(script: script_lib.Script) -> dict[str, Any]:
-  """Reads what the script's claims were calibrated with.
+  """Reads the settings that the script's claims were calibrated with.
 
   Returns:
     reproduction -> preset -> {"seeds", "date", "row"}; empty without a file
@@ -119,10 +119,10 @@ def calibration_file(script: script_lib.Script) -> pathlib.Path:
 def state(
   script: script_lib.Script, resolved: Mapping[str, Any]
 ) -> tuple[Statement, ...]:
-  """Says for every claim of a script whether it is about a run.
+  """States for every claim of a script whether it applies to a run.
 
   Args:
-    script: with its reproductions.
+    script: script with reproductions.
     resolved: every setting and common flag of the run.
 
   Returns:
@@ -153,7 +153,7 @@ def state(
 
 
 def _command(script, name, rows, own):
-  """Names the nearest row's command and where the run departs from it."""
+  """Names the nearest row's command and how the run differs from it."""
   departures = {preset: _departures(row, own) for preset, row in rows.items()}
   preset = min(departures, key=lambda preset: len(departures[preset]))
   words: Sequence[str] = script.reproductions[name].command

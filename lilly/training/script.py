@@ -1,4 +1,4 @@
-"""What an experiment script is: a table of settings, presets and claims.
+"""The form of an experiment script: a table of settings, presets and claims.
 
 Imports no JAX.
 """
@@ -39,11 +39,11 @@ class Common(NamedTuple):
   ] = ()
   seed_batching: Annotated[
     Literal["vmap", "map"],
-    "vmap: all runs at once; map: one after another, each with exactly the "
-    "bits that it has alone, in 1.5 times the memory.",
+    "vmap: all runs at once; map: one after another, each bit-identical to the "
+    "run alone, with 1.5 times the memory.",
   ] = "vmap"
   num_updates: Annotated[
-    int, at_least(1), "Number of updates; may grow when a run is resumed."
+    int, at_least(1), "Number of updates; may increase when a run is resumed."
   ] = 1
   log_every: Annotated[
     int, at_least(1), "Updates averaged into one row of metrics."
@@ -51,7 +51,7 @@ class Common(NamedTuple):
   eval_every: Annotated[
     int,
     at_least(0),
-    "Updates between evaluations; 0: at the start and the end only.",
+    "Updates between evaluations; 0: only at the start and the end.",
   ] = 0
   out_dir: Annotated[
     str | None, "Output directory [runs/<experiment>/<time>]."
@@ -66,12 +66,12 @@ class Common(NamedTuple):
     float, at_least(0.0), "Seconds between checkpoints; 0: write none."
   ] = 600.0
   max_checkpoint_gb: Annotated[
-    float, at_least(0.0), "Largest state that is checkpointed, in GB."
+    float, at_least(0.0), "Largest allowed size of a checkpoint, in GB."
   ] = 8.0
   max_bad_updates: Annotated[
     int,
     at_least(0),
-    "Consecutive non-finite updates that are skipped before a run has failed.",
+    "Consecutive non-finite updates that are skipped before a run fails.",
   ] = 10
   data_dir: Annotated[
     str | None, "Directory with the data sets' original files."
@@ -79,7 +79,7 @@ class Common(NamedTuple):
   check_claims: Annotated[bool, "Exit with status 4 if a claim fails."] = False
 
 
-# The common flags that, with the settings, say what a run computes and logs.
+# The common flags that, with the settings, determine a run's results and logs.
 COMMON_OF_A_RUN = (
   "seed",
   "num_seeds",
@@ -92,16 +92,16 @@ COMMON_OF_A_RUN = (
 
 
 class Reproduction(NamedTuple):
-  """A command, and what is claimed of its result."""
+  """A command, and the claims about its result."""
 
-  # flags, --preset and --data_dir apart
+  # flags, without --preset and --data_dir
   command: Sequence[str] = ()
   claims: Sequence[Any] = ()
   # finished seeds that a claim needs to be judged
   min_seeds: int = 8
-  # presets with which the command is meant to bear the claims out
+  # presets under which the claims are expected to hold
   presets: Sequence[str] = ("cpu", "gpu")
-  # what the cpu preset takes on 2 cores
+  # duration of the cpu preset on 2 cores
   minutes: float = 10.0
 
 
@@ -119,11 +119,11 @@ class Script(NamedTuple):
   # draw(settings, results, out_dir) writes the figures
   draw: Callable[[Any, Any, Any], None] | None = None
   reproductions: Mapping[str, Reproduction] = {}
-  # settings that may have any value where claims are judged
+  # settings that may have any value when claims are checked
   free: Sequence[str] = ("variants",)
   # the metric of the progress line, or a function of the settings
   key_metric: str | Callable[[Any], str] | None = None
-  # check(settings) raises RunError where settings do not fit each other
+  # check(settings) raises RunError if settings are incompatible
   check: Callable[[Any], None] | None = None
 
   @property
@@ -150,18 +150,18 @@ def parsers(script: Script) -> dict[str, Any]:
 def resolve(
   script: Script, preset: str, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Resolves settings and common flags: given, else the preset's, else default.
+  """Resolves settings and common flags: given, else preset, else default.
 
   Args:
-    script: whose they are.
-    preset: its name.
-    given: values of the user, parsed.
+    script: script that defines them.
+    preset: name of the preset.
+    given: parsed values from the command line.
 
   Returns:
     name -> value, for every setting and every common flag.
 
   Raises:
-    ValueError: the preset names no setting, or gives one a wrong value.
+    ValueError: the preset has an unknown setting or an invalid value.
   """
   known = parsers(script)
   row = Common._field_defaults | script.settings._field_defaults
@@ -184,7 +184,7 @@ def _parsed(known, values, preset):
   found = {}
   for name, value in values.items():
     if name not in known:
-      raise ValueError(f"preset {preset} names {name}, which is no setting.")
+      raise ValueError(f"preset {preset} names {name}, which is not a setting.")
     try:
       found[name] = known[name].parse(value)
     except ValueError as error:
@@ -193,6 +193,6 @@ def _parsed(known, values, preset):
 
 
 def describe(script: Script, row: Mapping[str, Any]) -> dict[str, str]:
-  """Writes resolved values as they are given on the command line."""
+  """Formats resolved values as on the command line."""
   known = parsers(script)
   return {name: known[name].show(value) for name, value in row.items()}

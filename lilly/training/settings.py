@@ -1,7 +1,7 @@
-"""Settings of a script: one typed record, of which its flags are made.
+"""Settings of a script: one typed record, from which its flags are made.
 
-A field is a flag. Its annotation holds what it may be and its help, its default
-is the flag's:
+A field is a flag. Its annotation holds its type, range and help text, and its
+default is the flag's:
 
   num_rows: Annotated[int, at_least(1), "Memory rows, K."] = 32
 
@@ -41,21 +41,21 @@ _LARGEST = 2**31 - 1
 
 
 class Range(NamedTuple):
-  """Numbers that a setting may have; NaN and infinities are outside."""
+  """Allowed values of a setting, without NaN and infinities."""
 
   least: float = -math.inf
   most: float = math.inf
-  # whether `least` itself is outside
+  # whether `least` itself is excluded
   is_open: bool = False
-  # what a list may be: empty, or with the same item twice
+  # whether a list may be empty, or have the same item twice
   may_be_empty: bool = False
   may_repeat: bool = False
-  # whether the flag is given once for each item, not once with commas
+  # whether the flag is repeated for each item, instead of using commas
   is_given_again: bool = False
 
 
-# Of lists: an empty one is allowed; the same item twice is allowed; the flag is
-# given once for each item.
+# For lists: may be empty; may have the same item twice; the flag is repeated
+# for each item.
 MAY_BE_EMPTY = Range(may_be_empty=True)
 MAY_REPEAT = Range(may_repeat=True)
 GIVEN_AGAIN = Range(may_be_empty=True, may_repeat=True, is_given_again=True)
@@ -82,13 +82,13 @@ def above(least: float, most: float = math.inf) -> Range:
 
 
 class _Parser(flags.ArgumentParser):
-  """Reads a value from text, or checks one that has been read."""
+  """Parses a value from text, or checks a parsed one."""
 
   def parse(self, argument: Any) -> Any:
     raise NotImplementedError
 
   def show(self, value: Any) -> str:
-    """Writes a value as it is given on the command line."""
+    """Formats a value as on the command line."""
     return str(value)
 
 
@@ -142,7 +142,7 @@ class _Number(_Parser):
 
 
 def _shortest(number):
-  """Writes a number so that it is read back as it is."""
+  """Formats a number so that it is parsed back exactly."""
   if isinstance(number, int):
     return str(number)
   short = f"{number:g}"
@@ -257,14 +257,14 @@ def make_parser(annotation: Any) -> Any:
   """Makes the parser of an annotation.
 
   Args:
-    annotation: a type of those that a setting may have.
+    annotation: one of the types that a setting may have.
 
   Returns:
-    An absl parser: `parse` takes text or a value, and raises a ValueError that
-    goes on from the flag's name; `show` writes a value as text.
+    An absl parser: `parse` takes text or a value, and raises a ValueError whose
+    message continues the flag's name; `show` formats a value as text.
 
   Raises:
-    TypeError: no setting may have this type.
+    TypeError: a setting cannot have this type.
   """
   allowed = Range()
   if typing.get_origin(annotation) is Annotated:
@@ -311,7 +311,7 @@ def define(flag_values: flags.FlagValues, record: Any) -> None:
   """Defines a flag for each field of a record.
 
   Args:
-    flag_values: where they go.
+    flag_values: where the flags are defined.
     record: a NamedTuple of settings; every field has a default.
   """
   texts = help_of(record)
@@ -339,7 +339,7 @@ def parse(record: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
   Args:
     record: a NamedTuple of settings.
-    values: name -> value or text, such as those that JSON gives back.
+    values: name -> value or text, such as read from JSON.
 
   Returns:
     name -> value, for each name given.
@@ -359,5 +359,5 @@ def parse(record: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def show(record: Any, name: str, value: Any) -> str:
-  """Writes a setting as it is given on the command line."""
+  """Formats a setting as on the command line."""
   return parsers(record)[name].show(value)

@@ -1,4 +1,4 @@
-"""Signals that stop a run, and one that stops a run whose device is stuck."""
+"""Signals that stop a run, even if its device hangs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _END = b"\0"  # no signal has this number
 
 
 def exit_status(signum: int) -> int:
-  """Returns a shell's status of a process that a signal has ended."""
+  """Returns the exit status that a shell reports for a signal."""
   return 128 + signum
 
 
@@ -26,18 +26,17 @@ def exit_status(signum: int) -> int:
 def handled(
   handler: Callable[[int, Any], Any], consequence: str
 ) -> Iterator[None]:
-  """Hands SIGHUP, SIGINT and SIGTERM to a function; a second one ends it all.
+  """Handles SIGHUP, SIGINT and SIGTERM; a second one ends the process.
 
   Python calls handlers in the main thread, between two of its instructions, and
-  so never while that thread waits for a device that is stuck. Therefore another
-  thread counts the signals, tells of the first one, and at the second one ends
-  the process at once with 128 plus the signal's number. Outside of the main
-  thread nothing is done: its owner handles signals. A SIGHUP that is ignored,
-  as under nohup, stays ignored.
+  so never while that thread waits for a device that hangs. Therefore another
+  thread counts the signals, reports the first one, and at the second one ends
+  the process at once with 128 plus the signal's number. Outside the main thread
+  this does nothing. An ignored SIGHUP, as under nohup, stays ignored.
 
   Args:
-    handler: called in the main thread, as those of `signal.signal`.
-    consequence: what the first signal leads to, shown to people.
+    handler: called in the main thread, as by `signal.signal`.
+    consequence: effect of the first signal, for display.
 
   Yields:
     Nothing; all handlers are restored afterwards.
@@ -85,11 +84,11 @@ def _watch(reader, consequence):
       if caught == 1:
         print(
           f"\n{name}: {consequence}; a second signal ends the run at once, "
-          "unsaved.",
+          "without saving.",
           file=sys.stderr,
           flush=True,
         )
       else:
-        # Not by sys.stderr: the thread that is stuck may hold its lock.
-        os.write(2, f"\n{name}: ended at once, unsaved.\n".encode())
+        # Not through sys.stderr: the blocked thread may hold its lock.
+        os.write(2, f"\n{name}: ended at once, without saving.\n".encode())
         os._exit(exit_status(number))

@@ -76,7 +76,7 @@ def summarise(values: np.ndarray) -> dict[str, Any]:
   """Describes one metric over the runs that ended with a finite value.
 
   Args:
-    values: [N], one for each run; NaN marks a run without a value.
+    values: [N], one for each run; NaN for a run without a value.
 
   Returns:
     Median, IQM, the IQM's 95 % interval, the count, and all the values.

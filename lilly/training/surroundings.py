@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, device."""
+"""The environment of a run: versions, commit, devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["describe", "versions"]
 
 
 def versions() -> dict[str, str]:
-  """Returns the versions of Python and of what the library stands on."""
+  """Returns the versions of Python and of the library's dependencies."""
   found = {"python": platform.python_version()}
   names = (
     "lilly",

@@ -1,4 +1,4 @@
-"""Runs experiments as users do, for their speed."""
+"""Measures the speed of experiments, run by their commands."""
 
 import json
 import pathlib
@@ -14,12 +14,12 @@ def rates(script: str, flags: Sequence[str]) -> dict[str, float]:
   """Runs a script of experiments/ to its end.
 
   Args:
-    script: its name.
-    flags: of the command.
+    script: name of the script.
+    flags: flags of the command.
 
   Returns:
-    For each variant the updates of all its runs in a second, without what
-    compiling took.
+    For each variant the updates per second over all its runs, without
+    compilation.
   """
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, "-m", f"experiments.{script}", *flags]

@@ -1,4 +1,4 @@
-"""DDPG: steps of environment and learning a second, and replay by itself."""
+"""DDPG: steps of environment and learning per second, and replay alone."""
 
 import statistics
 from typing import Any
@@ -16,7 +16,7 @@ _COMMANDS = {
 
 
 def measure() -> dict[str, Any]:
-  """Measures commands as users give them, in turns, and a ring."""
+  """Measures commands, alternately, and a ring."""
   speeds: dict[str, list[float]] = {name: [] for name in _COMMANDS}
   for _ in range(2):
     for name, flags in _COMMANDS.items():
@@ -32,7 +32,7 @@ def measure() -> dict[str, Any]:
 
 
 def _speed(flags):
-  """Trains for 10,000 updates; returns those of all runs in a second."""
+  """Trains for 10,000 updates; returns updates per second over all runs."""
   flags = [*flags, "--num_updates=10000", "--eval_every=10000"]
   return commands.rates("ddpg", flags)["pendulum"]
 

@@ -1,4 +1,4 @@
-"""Energy-based memory: an update of what is learnt, and how long it compiles.
+"""Energy-based memory: time of a training update, and of its compilation.
 
 The update is that of the experiment's preset `cpu`, without drawing the sets:
 16 sets of 4 patterns of 32 bits, gradients through the writes and the reads,
@@ -15,7 +15,7 @@ _NUM_BITS, _NUM_PATTERNS, _NUM_SETS = 32, 4, 16
 
 
 def measure() -> dict[str, Any]:
-  """Measures whole and first-order updates, and loops that are unrolled."""
+  """Measures full and first-order updates, and unrolled loops."""
   return {
     "3_steps_3_hops": _updates(3),
     "5_steps_5_hops": _updates(5),
@@ -24,7 +24,7 @@ def measure() -> dict[str, Any]:
 
 
 def _made(num_steps, num_sets):
-  """A network, its parameters, and sets with their queries."""
+  """Makes a network, its parameters, and sets with their queries."""
   import jax
   import jax.numpy as jnp
 
@@ -55,7 +55,7 @@ def _made(num_steps, num_sets):
 
 
 def _update(set_loss, params, opt_state, stored, queries):
-  """Of all sets side by side; gives the loss as well."""
+  """Updates on all sets in parallel; also returns the loss."""
   import jax
   import jax.numpy as jnp
   import optax
@@ -76,7 +76,7 @@ def _optimiser():
 
 
 def _set_loss(network, num_steps, first_order, params, stored, queries):
-  """Of one set, by this library."""
+  """Computes the loss of one set by this library."""
   import jax
   import jax.numpy as jnp
 
@@ -94,7 +94,7 @@ def _set_loss(network, num_steps, first_order, params, stored, queries):
 
 
 def _unrolled_loss(network, num_steps, params, stored, queries):
-  """The same, as one would write the paper down: loops of Python."""
+  """Computes the same loss literally as in the paper, by Python loops."""
   import jax
   import jax.numpy as jnp
 
@@ -136,7 +136,7 @@ def _unrolled_loss(network, num_steps, params, stored, queries):
 
 
 def _compiled(update, given):
-  """A program, and what it took to make; the processor's time as well."""
+  """Compiles a program; also returns wall and processor time of compilation."""
   import jax
 
   start, start_cpu = time.perf_counter(), time.process_time()
@@ -154,7 +154,7 @@ def _compiled(update, given):
 
 
 def _agree(ours, theirs):
-  """Refuses programs of which the gradients or the losses differ."""
+  """Checks that gradients and losses of two programs agree."""
   import jax
   import numpy as np
 
@@ -166,7 +166,7 @@ def _agree(ours, theirs):
 
 
 def _updates(num_steps):
-  """Time of programs, and of making them, over the library's own."""
+  """Measures times of programs and compilation, relative to the library's."""
   network, params, stored, queries = _made(num_steps, _NUM_SETS)
   given = params, _optimiser().init(params), stored, queries
   losses = {
@@ -194,7 +194,7 @@ def _updates(num_steps):
 
 
 def _operation_by_operation(num_steps):
-  """One set, compiled, and as Python goes through its operations."""
+  """Measures one set, compiled, and operation by operation in Python."""
   import jax
 
   network, params, stored, queries = _made(num_steps, 1)

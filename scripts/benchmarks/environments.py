@@ -1,4 +1,4 @@
-"""Environments: steps a second of the random policy, with resets."""
+"""Environments: steps per second under random actions, with resets."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ _NUM_STEPS = 1000
 
 
 def measure() -> dict[str, Any]:
-  """Measures 1,024 of each task in one scan, and pendulums seen as pixels."""
+  """Measures 1,024 copies of each task in one scan, and pixel pendulums."""
   from lilly.envs import catalog, rendering
 
   numbers = {name: _rollout(catalog.make(name)) for name in catalog.names()}
@@ -22,7 +22,7 @@ def measure() -> dict[str, Any]:
 
 
 def _rollout(env, num_environments=_NUM_ENVIRONMENTS, num_steps=_NUM_STEPS):
-  """Returns a call that steps a batch and gives the sums of its rewards."""
+  """Makes a function that steps a batch and returns its summed rewards."""
   import jax
   import jax.numpy as jnp
 
@@ -42,7 +42,7 @@ def _rollout(env, num_environments=_NUM_ENVIRONMENTS, num_steps=_NUM_STEPS):
       actions = environment.sample(action_key, actions_spec)
       keys = jax.random.split(step_key, num_environments)
       state, step = jax.vmap(env.step)(keys, state, actions)
-      # The observation counts too, or nobody would need to compute it.
+      # Uses the observation, or the compiler would remove it.
       seen = step.observation.reshape(num_environments, -1)[:, 0]
       return (state, total + step.reward + seen), None
 

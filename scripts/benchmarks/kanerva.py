@@ -1,4 +1,4 @@
-"""Kanerva memories: writes by each method, and as a Python loop would."""
+"""Kanerva memories: writes by each method, and by a Python loop."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ _METHODS = ("sequential", "joseph", "batch", "information")
 
 
 def measure() -> dict[str, Any]:
-  """Measures the exact write, at few rows and at many, and the dynamic one."""
+  """Measures the exact write, with few and many rows, and the dynamic one."""
   return {
     "cost_of_a_write_of_t_items": {
       "sequential": "O(T (K^2 + K C))",
@@ -28,7 +28,7 @@ def measure() -> dict[str, Any]:
 
 
 def _made(num_rows, num_items):
-  """A memory, addresses and codes, such as networks put out."""
+  """Makes a memory, and addresses and codes like those of networks."""
   import jax
   import jax.numpy as jnp
 
@@ -43,7 +43,7 @@ def _made(num_rows, num_items):
 
 
 def _python_loop(state, weights, values):
-  """The same write as a loop of NumPy: the plain way, in float32."""
+  """Computes the same write by a plain NumPy loop, in float32."""
   import numpy as np
 
   mean, cov = (np.asarray(x) for x in state)
@@ -56,7 +56,7 @@ def _python_loop(state, weights, values):
 
 
 def _writes(num_rows, num_items, methods):
-  """Items a second by each method, and how many times those of the loop."""
+  """Measures items per second by each method, and the ratio to the loop."""
   import functools
 
   import jax
@@ -88,7 +88,7 @@ def _rates(candidates, num_items):
 
 
 def _side_by_side(num_rows):
-  """What training does: some episodes at a time, in one program."""
+  """Measures several episodes in parallel, as in training."""
   import functools
 
   import jax
@@ -111,7 +111,7 @@ def _side_by_side(num_rows):
 
 
 def _dynamic(num_rows):
-  """Addresses are solved for, item by item; the loop does so with NumPy."""
+  """Measures the write that solves for addresses, and a NumPy loop."""
   import jax
   import numpy as np
 

@@ -1,4 +1,4 @@
-"""NAF beside DDPG; algorithm 2 whole; a pass of iLQG against NumPy."""
+"""NAF and DDPG; the full algorithm 2; a pass of iLQG against NumPy."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _DT, _MAX_SPEED = 0.05, 8.0  # of the pendulum
 
 
 def measure() -> dict[str, Any]:
-  """Measures commands as users give them, and one pass of iLQG."""
+  """Measures commands, and one pass of iLQG."""
   return {
     "updates_per_second_of_all_runs": {
       "one_seed": _speeds("naf,ddpg"),
@@ -30,7 +30,7 @@ def measure() -> dict[str, Any]:
 
 
 def _speeds(variants, *flags, num_rounds=10):
-  """Real steps in a second, each with its updates: the pendulum's."""
+  """Measures real steps per second, with their updates, on the pendulum."""
   flags = [f"--variants={variants}", *flags, f"--num_updates={num_rounds}"]
   flags += [f"--eval_every={num_rounds}", "--num_starts=2"]
   found = commands.rates("naf", flags)
@@ -48,7 +48,7 @@ def _passes():
   states, actions = _nominal()
   one_pass = _make_pass()
   compiled = jax.jit(one_pass)
-  # As in a batch of seeds; all the same, so that the result is too.
+  # As in a batch of seeds; all equal, so that the results are equal too.
   many = [np.broadcast_to(x, (64, *x.shape)).copy() for x in (states, actions)]
   batched = jax.jit(jax.vmap(one_pass))
   wanted = _pass_in_numpy(states, actions)
@@ -74,7 +74,7 @@ def _passes():
 
 
 def _nominal():
-  """Swings a little from hanging; far from the bound of the speed."""
+  """Makes a small swing from hanging, far from the speed limit."""
   rng = np.random.default_rng(0)
   actions = rng.normal(size=(_STEPS, 1)).astype(np.float32)
   states = [np.array([np.pi, 0.0], np.float32)]
@@ -84,7 +84,7 @@ def _nominal():
 
 
 def _make_pass():
-  """Makes a pass by lilly: (states, actions) -> (k, K, states, actions)."""
+  """Makes a pass of lilly: (states, actions) -> (k, K, states, actions)."""
   import jax.numpy as jnp
 
   from lilly.control import lqr
@@ -113,7 +113,7 @@ def _move(x, u):
 
 
 def _derivatives(x, u):
-  """Gives f_x, f_u, r_x, r_u of one step; the second ones are constant."""
+  """Returns f_x, f_u, r_x, r_u of one step; second derivatives are constant."""
   angle, speed = x
   after = speed + (15 * np.sin(angle) + 3 * u[0]) * _DT
   free = float(abs(after) < _MAX_SPEED)
@@ -126,7 +126,7 @@ def _derivatives(x, u):
 
 
 def _pass_in_numpy(states, actions):
-  """Does what `one_pass` does, step by step, by the textbook's recursion."""
+  """Computes the same as `one_pass`, by the textbook's recursion."""
   r_xx = np.diag([-2.0, -0.2]).astype(np.float32)
   r_uu = np.array([[-0.002]], np.float32)
   v_x, v_xx = np.zeros(2, np.float32), np.zeros((2, 2), np.float32)

@@ -8,7 +8,7 @@ _SIZE, _NUM_BITS, _FPR = 1000, 64, 0.01
 
 
 def measure() -> dict[str, Any]:
-  """Measures insertion and queries of sets of a thousand elements."""
+  """Measures writing and querying sets of a thousand elements."""
   import jax
   import jax.numpy as jnp
 
@@ -39,7 +39,7 @@ def measure() -> dict[str, Any]:
 
 
 def _make(memory, elements):
-  """Makes a memory's two functions, of all elements at once."""
+  """Makes a memory's write and read of all elements at once."""
   import jax
 
   given = memory.init(jax.random.key(2), elements[0])

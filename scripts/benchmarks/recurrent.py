@@ -8,7 +8,7 @@ _ROUNDS, _UPDATES = 10, 40
 
 
 def measure() -> dict[str, Any]:
-  """Measures commands as users give them, and one update in two ways."""
+  """Measures commands, and one update in two ways."""
   return {
     "of_all_runs": {
       "one_seed": _speeds("rdpg,rsvg0,feedforward"),

@@ -1,4 +1,4 @@
-"""Sparse access memory: a step, its bytes, a stream without end, the search."""
+"""Sparse access memory: a step, its bytes, an endless stream, the search."""
 
 import time
 from typing import Any
@@ -8,8 +8,8 @@ from benchmarks import timing
 # Milliseconds of a step, forward and backward, of the one public SAM (PyTorch,
 # ixaxaar/pytorch-dnc with an exact search in place of its index), by words:
 # batch 1, 4 heads that read 4 words of 32 numbers, 50 steps, one thread. They
-# were measured once, on 2 shared cores such as this library is developed on;
-# on another machine the ratio says little.
+# were measured once, on 2 shared cores of the development machine; on another
+# machine the ratio says little.
 _PYTORCH_MS = {1000: 6.1, 10_000: 16.6}
 _CONTROLLED_STEPS = 50
 _SEGMENT = 100
@@ -65,7 +65,7 @@ def _cost(make, lengths, **options):
 
 
 def _flatness():
-  """Times a step of the memory alone, at few words and at many."""
+  """Times a step of the memory alone, with few and many words."""
   seconds = {
     f"seconds_2_{exponent}": _cost(
       lambda steps, n=2**exponent: _sparse("sam", n, steps, num_heads=1),
@@ -78,7 +78,7 @@ def _flatness():
 
 
 def _against_ntm():
-  """Compares with a dense memory; of it 100 steps are planned, not run."""
+  """Compares with a dense memory, whose 100 steps are compiled, not run."""
   makers = {
     "ntm": lambda steps: _dense("ntm", 2**18, 1),
     "sam_lsh": lambda steps: _sparse("sam", 2**18, steps, num_heads=1),
@@ -96,7 +96,7 @@ def _against_ntm():
 
 
 def _against_dnc():
-  """Compares the memories that follow the order of their writes."""
+  """Compares the memories with temporal links, DNC and SDNC."""
   dnc = _cost(lambda steps: _dense("dnc", 2048, 4), (2, 6))
   sdnc = _cost(
     lambda steps: _sparse("sdnc", 2048, steps, num_heads=4), (100, 500)
@@ -109,7 +109,7 @@ def _against_dnc():
 
 
 def _ratios(found, dense, sparse):
-  """What the dense memory takes of what the sparse one does."""
+  """Returns the ratios of the dense memory's cost to the sparse one's."""
   return {
     f"{dense}_to_{sparse}_{unit}": found[dense][unit] / found[sparse][unit]
     for unit in found[dense]
@@ -117,11 +117,11 @@ def _ratios(found, dense, sparse):
 
 
 def _trained(num_slots, search, num_steps):
-  """Returns a core, its start, and a step of truncated backpropagation.
+  """Returns a core, its initial state, and a truncated-backpropagation step.
 
   LSTM of 100 units, 4 heads; the loss is the squared error of 8 outputs. The
-  step maps (parameters, state), (inputs, targets) to the pair after it and the
-  loss, as a scan wants it.
+  step maps (parameters, state), (inputs, targets) to the updated pair and the
+  loss, for a scan.
   """
   import jax
   import jax.numpy as jnp
@@ -149,7 +149,7 @@ def _trained(num_slots, search, num_steps):
 
 
 def _core():
-  """Times the whole core, one segment after another, against a peer's."""
+  """Times the complete core, segment by segment, against pytorch-dnc's."""
   import jax
 
   data = jax.random.normal(jax.random.key(0), (2, _CONTROLLED_STEPS, 8))
@@ -181,7 +181,7 @@ def _core():
 
 
 def _stream():
-  """Trains along a stream; what it takes must not grow with its length."""
+  """Trains on a stream; the cost must not grow with its length."""
   import jax
   import jax.numpy as jnp
 
@@ -210,7 +210,7 @@ def _stream():
 
 
 def _recall(num_slots=100_000, num_queries=500):
-  """Finds words again from noisy ones, by the index and by looking at all."""
+  """Finds words from noisy queries, by the index and by exact search."""
   import jax
   import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""Times candidates against one another on a machine that others use too."""
+"""Times candidates against one another on a shared machine."""
 
 import statistics
 import time
@@ -10,17 +10,17 @@ def compare(
   candidates: Mapping[str, Callable[[], Any]],
   rounds: int = 11,
 ) -> dict[str, Any]:
-  """Times the candidates in turns: A B C, A B C, ...
+  """Times the candidates alternately: A B C, A B C, ...
 
   Each is called once before the first round, untimed, so that compilation is
-  not counted, and each call waits until its result is ready. A slow spell of
-  the machine meets all candidates of a round alike, and the medians pass over
+  not counted, and each call waits until its result is ready. A slow period of
+  the machine affects all candidates of a round alike, and the medians ignore
   it.
 
   Args:
-    candidates: functions of no arguments by name; what they return is waited
-      for, and dropped. They must not donate what they need again.
-    rounds: how often each is timed.
+    candidates: name -> function without arguments, whose result is awaited and
+      discarded. It must not donate arrays that it needs again.
+    rounds: number of times each is timed.
 
   Returns:
     `{"rounds": rounds, "seconds": {name: {"median", "min", "max"}},
@@ -29,7 +29,7 @@ def compare(
   Raises:
     ValueError: if there are no candidates, or rounds < 1.
   """
-  import jax  # Late: the runner imports this package without JAX.
+  import jax  # Imported late: the runner imports this package without JAX.
 
   if not candidates:
     raise ValueError("candidates is empty; give at least one function.")

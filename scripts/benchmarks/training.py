@@ -1,4 +1,4 @@
-"""The driver: what it adds to a run, checkpoints, and the first seconds."""
+"""The driver: its overhead, checkpoints, and startup time."""
 
 import pathlib
 import statistics
@@ -23,11 +23,11 @@ def measure() -> dict[str, Any]:
 
 
 def _overhead():
-  """Times what the loop does apart from the chunks: 784-1000-10, 3 seeds.
+  """Times the loop without its chunks: 784-1000-10, 3 seeds.
 
-  The chunks are timed inside the loop, so the noise of the machine falls out.
-  A 5-minute run at the default cadence has one checkpoint, its last: the share
-  is that of 300 s of such chunks and one checkpoint.
+  The chunks are timed inside the loop, so the noise of the machine cancels. A
+  5-minute run at the default cadence has one checkpoint, its last: the share is
+  that of 300 s of such chunks and one checkpoint.
   """
   import jax
   import numpy as np

@@ -329,7 +329,7 @@ def test_a_diverging_run_fails_alone_and_the_rest_is_evaluated(
   assert run(ddpg, tmp_path, *flags, "--max_bad_updates=3") == 3
   (failed,) = _failed(tmp_path, "summary.json")
   assert failed["critic_rate"] > 1e30
-  assert "its siblings finished" in capsys.readouterr().err
+  assert "the other runs finished" in capsys.readouterr().err
   before = (tmp_path / "run" / "summary.json").read_text()
   # Evaluated again, nothing is trained and nothing that was written changes.
   assert run(ddpg, tmp_path, *flags, "--max_bad_updates=3", "--eval_only") == 3

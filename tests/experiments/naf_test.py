@@ -187,7 +187,7 @@ def test_planning_with_the_simulator_is_not_worse_than_no_learning(tmp_path):
 def test_a_diverging_run_fails_alone(tmp_path, capsys):
   flags = ["--sweep=learning_rate=1e-3,1e38", "--max_bad_updates=3"]
   assert run(naf, tmp_path, "--variants=naf", *flags) == 3
-  assert "its siblings finished" in capsys.readouterr().err
+  assert "the other runs finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_a_value_at_the_time_when_the_quickest_ended():
     with pytest.raises(claims.NotApplicable, match=reason):
       level("slow", *others)
   results.summary["variants"]["quick"]["updates_per_second"] = 1000.0
-  with pytest.raises(claims.NotApplicable, match="soon enough"):
+  with pytest.raises(claims.NotApplicable, match="early enough"):
     level("slow", "quick")
 
 

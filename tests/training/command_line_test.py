@@ -133,8 +133,8 @@ def test_a_bad_invocation_is_one_sentence(run_toy, flags, mention):
   [
     (["--learning_rate=0.2"], "--learning_rate was 0.1, is 0.2"),
     (["--num_seeds=2", "--seed=1"], "--seed was 0, is 1"),
-    (["--num_updates=4"], "may only grow"),
-    (["--resume=never"], "holds a run already"),
+    (["--num_updates=4"], "may only increase"),
+    (["--resume=never"], "already holds a run"),
     (["--preset=smoke"], "--preset was cpu"),
   ],
 )

@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_is_one_sentence(run_toy):
   manifest = directory / "adam" / "checkpoints" / "40" / "manifest.json"
   manifest.write_text("{}")
   status, _, err = run_toy()
-  assert status == 1 and "remove it to go on" in err
+  assert status == 1 and "remove it to resume" in err
   assert err.count("\n") == 1 and "Traceback" not in err
 
 

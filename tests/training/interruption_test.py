@@ -115,7 +115,7 @@ def test_a_signal_saves_and_exits(start_toy, uninterrupted, number, expected):
   directory.with_name("go").touch()
   status, _, err = finish(process)
   assert status == expected and "Traceback" not in err
-  assert "stopping after this chunk" in err and "goes on from there" in err
+  assert "stopping after this chunk" in err and "resumes from there" in err
   (update,) = updates(directory)
   assert update == 204 and not (directory / "summary.json").exists()
   process, _ = start_toy(*flags)

@@ -53,7 +53,7 @@ def test_given_beats_preset_beats_default():
 
 def test_a_preset_of_unknown_settings_is_refused():
   for preset, mention in (
-    ({"sizes": 3}, "names sizes, which is no setting"),
+    ({"sizes": 3}, "names sizes, which is not a setting"),
     ({"size": 0}, "size=0: must be at least 1"),
     ({"task=digits": {"rate": -1}}, "rate=-1"),
   ):

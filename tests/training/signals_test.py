@@ -116,7 +116,7 @@ def test_two_signals_end_a_run_whose_device_is_stuck(
       time.sleep(3)  # until the device has begun
       process.send_signal(first)
       told = read_until(process, first.name)
-      assert "a second signal ends the run at once, unsaved" in told
+      assert "a second signal ends the run at once, without saving" in told
       with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=2)  # Python's own handler is never reached
       process.send_signal(second)
@@ -125,5 +125,5 @@ def test_two_signals_end_a_run_whose_device_is_stuck(
       process.kill()
     rest = process.stderr.read()
   assert status == 128 + second
-  assert rest.strip() == f"{second.name}: ended at once, unsaved."
+  assert rest.strip() == f"{second.name}: ended at once, without saving."
   assert not list(tmp_path.rglob("checkpoints/[0-9]*"))
