@@ -88,7 +88,9 @@ def experiments(
   """
   script = _script(walk.script)
   # Two runs on each of two devices, as most users have it.
-  flags = ("--num_seeds=4", *walk.flags)
+  flags = walk.flags
+  if not any(flag.startswith("--num_seeds=") for flag in flags):
+    flags = ("--num_seeds=4", *flags)
   flag, names = _variants(script)
   if walk.is_default or any(f.startswith(f"--{flag}=") for f in flags):
     yield from _make(script, flags)
