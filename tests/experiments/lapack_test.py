@@ -45,6 +45,10 @@ def walks():
     yield pytest.param(walk, marks=[] if is_quick else [pytest.mark.slow])
 
 
+# Of brax, upstream.
+@pytest.mark.filterwarnings("ignore:JAXopt is no longer:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Brax System, piplines:UserWarning")
+@pytest.mark.filterwarnings("ignore:Accessing `:DeprecationWarning")
 @pytest.mark.parametrize("walk", list(walks()), ids=str)
 def test_no_program_calls_lapack(walk):
   if walk.reason:
