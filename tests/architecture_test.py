@@ -16,6 +16,7 @@ _LIBRARY = pathlib.Path(lilly.__file__).parent
 _EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
 _FLOORS = {
+  "checks": 0,
   "losses": 0,
   "memory": 0,
   "rules": 0,

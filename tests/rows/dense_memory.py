@@ -11,8 +11,8 @@ from tests.rows.row import Row, arrays
 __all__ = ["ROWS"]
 
 
-def _sharpened(logits, exponent):
-  return addressing.sharpen(jax.nn.softmax(logits), 1 + exponent**2)
+def _sharpened(weights, exponent):
+  return addressing.sharpen(jnp.abs(weights), 1 + exponent**2)
 
 
 _NUM_SLOTS, _WORD_SIZE, _NUM_HEADS = 4, 3, 2
@@ -151,13 +151,47 @@ def _step_row(function, make):
 
 
 ROWS: tuple[Row, ...] = (
-  Row(addressing.cosine_similarity, "function", arrays(3, (4, 3))),
-  Row(addressing.euclidean_similarity, "function", arrays(3, (4, 3))),
-  Row(addressing.content_weights, "function", arrays(3, (4, 3), ())),
+  Row(
+    addressing.cosine_similarity,
+    "function",
+    arrays(3, (4, 3)),
+    constants={"epsilon": (0.0, -1.0)},
+    free=frozenset({"words.0"}),
+  ),
+  Row(
+    addressing.euclidean_similarity,
+    "function",
+    arrays(3, (4, 3)),
+    constants={"epsilon": (0.0, -1.0)},
+    free=frozenset({"words.0"}),
+  ),
+  Row(
+    addressing.content_weights,
+    "function",
+    arrays(3, (4, 3), ()),
+    free=frozenset({"words.0"}),
+  ),
   Row(addressing.interpolate, "function", arrays(4, 4, ())),
-  Row(addressing.shift, "function", arrays(4, 3)),
-  Row(addressing.sharpen, "function", arrays(4, ()), call=_sharpened),
-  Row(addressing.weighted_sum, "function", arrays(4, (4, 3))),
+  Row(
+    addressing.shift,
+    "function",
+    arrays(4, 3),
+    edges={"a kernel of one": arrays(4, 1)},
+    without={"sizes": "Both are free, but for a kernel of even size."},
+  ),
+  Row(
+    addressing.sharpen,
+    "function",
+    arrays(4, ()),
+    call=_sharpened,
+    free=frozenset({"weights.0"}),
+  ),
+  Row(
+    addressing.weighted_sum,
+    "function",
+    arrays(4, (4, 3)),
+    free=frozenset({"words.1"}),
+  ),
   _step_row(dense_access.write, _dam_write),
   _step_row(dense_access.read, _dam_read),
   Row(dense_access.init, "memory", arrays(()), call=_dam_init),
