@@ -134,9 +134,9 @@ def array(name: str, x: Any, shape: str, sizes: Sizes | None = None) -> Any:
     # NumPy would warn of a text, or take it for a type.
     x = jnp.asarray(None if isinstance(x, str) else x)
   except (TypeError, ValueError, OverflowError) as error:
+    kind = f"an array {_written(shape)}" if shape else "a scalar"
     raise ValueError(
-      f"{name} is of type {type(x).__name__}; it must be an array "
-      f"{_written(shape)}."
+      f"{name} is of type {type(x).__name__}; it must be {kind}."
     ) from error
   axes = shape.split()
   is_open = axes[:1] == ["..."]
