@@ -372,5 +372,5 @@ def test_bad_arguments_are_refused():
       sparse_neural_computer.init(memory, num_links=num_links)
   state = sparse_neural_computer.init(memory)
   for modes in (jnp.ones((2, 2)), jnp.ones(3)):
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"modes has shape .* \[H, 3\]"):
       _read(state, (jnp.ones((2, 2)), jnp.ones(2), modes))
