@@ -104,13 +104,23 @@ def test_whole_numbers_are_real_numbers(row):
     assert _is_one_sentence(error)
     assert "integers_are_refused" in row.without
     return
-  # A weak type is no difference here.
+  _assert_strong(row, actual)
+  # A weak type is no difference between the numbers.
   chex.assert_trees_all_close(
     jax.tree.map(np.asarray, actual),
     jax.tree.map(np.asarray, expected),
     rtol=1e-5,
     atol=1e-6,
   )
+
+
+def _assert_strong(row, output):
+  """A state with a weak type would be compiled for anew."""
+  if row.state is None:
+    return
+  state = output[0] if type(output) is tuple else output
+  for leaf in jax.tree.leaves(state):
+    assert _is_key(leaf) or not leaf.weak_type
 
 
 def _is_one_sentence(error):

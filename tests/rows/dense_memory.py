@@ -168,8 +168,29 @@ def _dnc_init(like, *, num_reads=_NUM_HEADS, **hyper):
   )
 
 
-def _step_row(function, make, **kinds):
-  return Row(function, "memory", _made(make), state=0, **kinds)
+def _blank(make, init):
+  """Zeros for a memory of zeros, at its first step."""
+
+  def make_inputs(seed, dtype):
+    _, *inputs = _made(make)(seed, dtype)
+    return init(jnp.zeros((), dtype), fill=0.0), *map(_zeros, inputs)
+
+  return make_inputs
+
+
+def _zeros(tree):
+  return jax.tree.map(jnp.zeros_like, tree)
+
+
+def _step_row(function, make, init, **kinds):
+  return Row(
+    function,
+    "memory",
+    _made(make),
+    state=0,
+    edges={"a blank memory": _blank(make, init)},
+    **kinds,
+  )
 
 
 def _init_row(function, call, heads):
@@ -225,22 +246,25 @@ ROWS: tuple[Row, ...] = (
     arrays(4, (4, 3)),
     free=frozenset({"words.1"}),
   ),
-  _step_row(dense_access.write, _dam_write),
+  _step_row(dense_access.write, _dam_write, _dam_init),
   _step_row(
     dense_access.read,
     _dam_read,
+    _dam_init,
     constants={"usage_discount": (-0.1, 2.0, math.inf)},
   ),
   _init_row(dense_access.init, _dam_init, "num_heads"),
   _step_row(
     dense_access.ntm_write,
     _ntm_write,
+    _ntm_init,
     call=_ntm_write_of,
     free=frozenset({"address.kernel.1"}),
   ),
   _step_row(
     dense_access.ntm_read,
     _ntm_read,
+    _ntm_init,
     call=_ntm_read_of,
     free=frozenset({"address.kernel.1"}),
   ),
@@ -252,14 +276,15 @@ ROWS: tuple[Row, ...] = (
     call=_ntm_address_of,
     free=frozenset({"address.kernel.0"}),
   ),
-  _step_row(dnc.write, _dnc_write),
-  _step_row(dnc.read, _dnc_read),
+  _step_row(dnc.write, _dnc_write, _dnc_init),
+  _step_row(dnc.read, _dnc_read, _dnc_init),
   _init_row(dnc.init, _dnc_init, "num_reads"),
   Row(dnc.update_usage, "function", _made(_dnc_usage)),
   Row(
     dnc.allocation,
     "function",
     _made(lambda rng: (rng.random(4),)),
+    edges={"no free slot": lambda _, dtype: (jnp.ones(4, dtype),)},
     free=frozenset({"usage.0"}),
   ),
   Row(dnc.update_links, "function", _made(_dnc_links)),

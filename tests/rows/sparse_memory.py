@@ -119,9 +119,23 @@ def _indexed_memory(rng, dtype):
   return memory._replace(words=_rows(rng, dtype), index=_index(rng, dtype))
 
 
+def _blank(rng, dtype):
+  return _access_init(jnp.zeros((), dtype), fill=0.0)
+
+
+def _blank_follower(rng, dtype):
+  return sparse_neural_computer.init(_blank(rng, dtype), num_links=2)
+
+
+def _zeros(*shape):
+  return lambda _, dtype: jnp.zeros(shape, dtype)
+
+
 _THRESHOLDS = (-0.1, 1.0, math.inf)  # not in [0, 1)
 _BY_HEAD = _floats(_NUM_HEADS)
 _WORDS = _floats(_NUM_HEADS, _WORD_SIZE)
+_NO_GATES = _zeros(_NUM_HEADS)
+_NO_WORDS = _zeros(_NUM_HEADS, _WORD_SIZE)
 _ADDITIONS = _floats(4, _WORD_SIZE)
 
 
@@ -210,6 +224,9 @@ ROWS: tuple[Row, ...] = (
     "sparse memory",
     _made(_memory, _WORDS, _BY_HEAD, _BY_HEAD),
     state=0,
+    edges={
+      "a blank memory": _made(_blank, _NO_WORDS, _NO_GATES, _NO_GATES),
+    },
     constants={"delta": _THRESHOLDS},
   ),
   Row(
@@ -217,6 +234,7 @@ ROWS: tuple[Row, ...] = (
     "sparse memory",
     _made(_memory, _WORDS, _BY_HEAD),
     state=0,
+    edges={"a blank memory": _made(_blank, _NO_WORDS, _NO_GATES)},
     constants={"delta": _THRESHOLDS},
   ),
   Row(
@@ -224,6 +242,7 @@ ROWS: tuple[Row, ...] = (
     "sparse memory",
     _made(_memory, _WORDS, _BY_HEAD),
     state=0,
+    edges={"a blank memory": _made(_blank, _NO_WORDS, _NO_GATES)},
   ),
   Row(
     sparse_access.read_at,
@@ -377,6 +396,9 @@ ROWS: tuple[Row, ...] = (
     _made(_follower, _WORDS, _BY_HEAD, _BY_HEAD),
     call=_follower_write,
     state=0,
+    edges={
+      "a blank memory": _made(_blank_follower, _NO_WORDS, _NO_GATES, _NO_GATES),
+    },
     constants={"delta": _THRESHOLDS},
   ),
   Row(
@@ -385,6 +407,11 @@ ROWS: tuple[Row, ...] = (
     _made(_follower, _WORDS, _BY_HEAD, _modes),
     call=_follower_read,
     state=0,
+    edges={
+      "a blank memory": _made(
+        _blank_follower, _NO_WORDS, _NO_GATES, _zeros(_NUM_HEADS, 3)
+      ),
+    },
     constants={"delta": _THRESHOLDS},
   ),
   Row(
