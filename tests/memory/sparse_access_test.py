@@ -690,3 +690,9 @@ def test_bad_arguments_are_refused():
     sparse_access.read(state, jnp.ones((_H, _W)), gates[:1])
   with pytest.raises(ValueError, match=r"query has shape .* \[H, W\]"):
     sparse_access.read(state, jnp.ones(_W), gates)
+  slots = jnp.zeros((_H + 1, 2), jnp.int32)
+  address = sparse_access.Address(slots, jnp.ones((_H + 1, 2)))
+  with pytest.raises(
+    ValueError, match=rf"address\.slots .* H = {_H}, as in st"
+  ):
+    sparse_access.read_at(state, address)

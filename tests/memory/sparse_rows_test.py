@@ -297,6 +297,15 @@ def test_bad_arguments_are_refused():
     sparse_rows.read(state, jnp.int32(0))
 
 
+@pytest.mark.parametrize("gradient_rows", [None, 2])
+def test_whole_numbers_become_words_of_float32(gradient_rows):
+  words = np.array([[1, 2], [3, 4]])
+  state = sparse_rows.init(words, gradient_rows=gradient_rows)
+  for leaf in (state.words, state.tape):
+    assert leaf.dtype == jnp.float32 and not leaf.weak_type
+  np.testing.assert_array_equal(state.words, words)
+
+
 def test_initial_words_have_a_gradient_unless_the_tape_is_of_few_rows():
   slots = jnp.array([2, 0])
 
