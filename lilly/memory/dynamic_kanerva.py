@@ -531,8 +531,10 @@ def _checked_state(state, sizes):
   mean = checks.real("state.mean", state.mean, "K C", sizes)
   cov = checks.real("state.cov", state.cov, "K K", sizes)
   dtype = jnp.result_type(mean, cov)
-  is_traced = isinstance(mean, jax.core.Tracer)
-  is_here = not is_traced and mean.is_fully_addressable
-  if is_here and not jnp.any(mean):
+  try:
+    is_zero = mean.is_fully_addressable and not jnp.any(mean)
+  except jax.errors.ConcretizationTypeError:  # while tracing
+    is_zero = False
+  if is_zero:
     raise ValueError("state.mean is 0; addresses are found only if it is not.")
   return kanerva.State(mean.astype(dtype), cov.astype(dtype))

@@ -561,7 +561,10 @@ def _checked_schedule(name, rates):
 def _checked_box(lower, upper):
   lower = checks.number("lower", lower, may_be_infinite=True)
   upper = checks.number("upper", upper, may_be_infinite=True)
-  is_traced = any(isinstance(x, jax.core.Tracer) for x in (lower, upper))
-  if not is_traced and not lower < upper:
+  try:
+    is_empty = not lower < upper
+  except jax.errors.ConcretizationTypeError:  # while tracing
+    is_empty = False
+  if is_empty:
     raise ValueError(f"lower is {lower}; it must be below upper, {upper}.")
   return lower, upper

@@ -143,14 +143,14 @@ def pseudo_inverse(
   >>> pseudo_inverse(X, zero_diagonal=False, ridge=0.0)[0].tolist()
   [0.5, 0.5, 0.0, 0.0]
   """
-  ridge = checks.number("ridge", ridge, least=0)
+  share = checks.number("ridge", ridge, least=0)
   x, dtype = _checked_patterns(patterns)
   count, size = x.shape
   is_wide = count <= size
   # The smaller of X Xᵀ and Xᵀ X: the other one is singular.
   gram = _product(x, x.T) if is_wide else _product(x.T, x)
-  ridge = jnp.asarray(ridge, x.dtype)
-  matrix = gram / size + ridge * jnp.eye(len(gram), dtype=x.dtype)
+  share = jnp.asarray(share, x.dtype)
+  matrix = gram / size + share * jnp.eye(len(gram), dtype=x.dtype)
   right = x if is_wide else gram
   solved = small_matrices.solve_by_inverse(matrix, right) / size
   weights = _product(x.T, solved) if is_wide else solved

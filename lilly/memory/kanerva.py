@@ -79,9 +79,9 @@ def prior(mean: jax.Array, log_variance: float | jax.Array) -> State:
   _refuse_empty("mean", mean)
   mean = mean.astype(mean.dtype)  # no longer weakly typed
   shape = "K" if jnp.ndim(log_variance) else ""
-  log_variance = checks.real("log_variance", log_variance, shape, sizes)
-  log_variance = log_variance.astype(mean.dtype)
-  variances = jnp.broadcast_to(jnp.exp(log_variance), mean.shape[:1])
+  logs = checks.real("log_variance", log_variance, shape, sizes)
+  variances = jnp.exp(logs.astype(mean.dtype))
+  variances = jnp.broadcast_to(variances, mean.shape[:1])
   return State(mean, jnp.diag(variances))
 
 
@@ -326,7 +326,8 @@ def write_all(
   state, weights, values, noise = given
 
   def step(state, item):
-    state = _write_item(state, *item, noise)
+    w, z = item
+    state = _write_item(state, w, z, noise)
     return state, state
 
   return jax.lax.scan(step, state, (weights, values))[1]

@@ -245,6 +245,13 @@ def test_a_query_outside_of_the_box_is_clipped():
   outside = energy.read(jnp.zeros(()), jnp.array([5.0, -3.0]), square, rates)
   inside = energy.read(jnp.zeros(()), jnp.array([1.0, 0.0]), square, rates)
   assert_close(outside, inside)
+  # Bounds may be traced.
+  traced = jax.jit(
+    lambda lower: uncompiled.read(
+      jnp.zeros(()), jnp.array([5.0, -3.0]), square, rates, lower=lower
+    )
+  )
+  assert_close(traced(0.0), inside)
 
 
 @functools.cache
