@@ -168,8 +168,10 @@ def rank_one_write(
   >>> rank_one_write(state, w, z, noise_variance=1.0).mean.tolist()
   [[1.0], [0.0]]
   """
-  given = _checked_item(state, weights, value, noise_variance)
-  return _write_item(*given, joseph)
+  state, weights, value, noise = _checked_item(
+    state, weights, value, noise_variance
+  )
+  return _write_item(state, weights, value, noise, joseph)
 
 
 def _write_item(state, w, z, noise, joseph=False):
@@ -230,13 +232,15 @@ def write(
   >>> [round(float(x), 3) for x in mean[:, 0]]
   [1.4, 0.8]
   """
-  given = _checked_items(state, weights, values, noise_variance)
+  state, weights, values, noise = _checked_items(
+    state, weights, values, noise_variance
+  )
   if method in ("sequential", "joseph"):
-    return _write_items(*given, method == "joseph")
+    return _write_items(state, weights, values, noise, method == "joseph")
   if method == "batch":
-    return _write_batch(*given)
+    return _write_batch(state, weights, values, noise)
   if method == "information":
-    return _write_information(*given)
+    return _write_information(state, weights, values, noise)
   allowed = "sequential, batch, information or joseph"
   raise ValueError(f"method is {method!r}; it must be {allowed}.")
 
@@ -322,8 +326,9 @@ def write_all(
   >>> [round(float(x), 2) for x in states.cov[:, 0, 0]]
   [0.5, 0.33, 0.25]
   """
-  given = _checked_items(state, weights, values, noise_variance)
-  state, weights, values, noise = given
+  state, weights, values, noise = _checked_items(
+    state, weights, values, noise_variance
+  )
 
   def step(state, item):
     w, z = item
@@ -365,8 +370,9 @@ def erase(
   >>> erase(state, W, Z, noise_variance=1.0).mean.tolist()
   [[0.0]]
   """
-  given = _checked_items(state, weights, values, noise_variance)
-  state, weights, values, noise = given
+  state, weights, values, noise = _checked_items(
+    state, weights, values, noise_variance
+  )
   return _write_items(state, weights, values, -noise)
 
 
@@ -487,8 +493,9 @@ def step_kl(
   >>> step_kl(state, jnp.ones(1), jnp.zeros(1), noise_variance=1.0).round(4)
   Array(0.0966, dtype=float32)
   """
-  given = _checked_item(state, weights, value, noise_variance)
-  state, weights, value, noise = given
+  state, weights, value, noise = _checked_item(
+    state, weights, value, noise_variance
+  )
   code, variance = read(state, weights)
   beta = variance / (variance + noise)
   squares = jnp.sum(jnp.square(value - code)) / (variance + noise)
