@@ -78,6 +78,18 @@ def _sphering(seed, dtype):
   return state, *arrays((4, 3))(seed, dtype)
 
 
+def _constant_features(seed, dtype):
+  """Moments of features that never change: they have no covariance."""
+  state, batch = _sphering(seed, dtype)
+  moment = state.mean[:, None] * state.mean[None]
+  return state._replace(second_moment=moment), batch
+
+
+def _refresh(state, features, **hyper):
+  del features
+  return sphering.refresh(state, **hyper)
+
+
 _SINGLE = {"dtypes": (jnp.float32,)}
 
 ROWS: tuple[Row, ...] = (
@@ -149,20 +161,39 @@ ROWS: tuple[Row, ...] = (
     sphering.init,
     "function",
     arrays(()),
-    call=lambda like: sphering.init(3, dtype=like.dtype),
+    call=lambda like, size=3: sphering.init(size, dtype=like.dtype),
+    any_rank=frozenset({"like"}),
+    constants={"size": (0, -1, 1.5)},
+    without={"integers": "The call gives the type of its input to the state."},
   ),
-  Row(sphering.update, "function", _sphering, state=0),
+  Row(
+    sphering.update,
+    "function",
+    _sphering,
+    state=0,
+    constants={"decay": (-0.5, 1.5)},
+    free=frozenset({"features.0"}),
+  ),
   Row(
     sphering.refresh,
     "function",
     _sphering,
-    call=lambda state, _: sphering.refresh(state),
+    call=_refresh,
     state=0,
+    any_rank=frozenset({"features"}),
+    free=frozenset({"features.0", "features.1"}),
+    constants={
+      "decay": (-0.5, 1.5),
+      "every": (0, -1, 1.5),
+      "epsilon": (0.0, -1.0, np.inf),
+    },
+    edges={"features that never change": _constant_features},
   ),
   Row(
     sphering.apply,
     "function",
     _sphering,
-    call=lambda state, batch: sphering.apply(state, batch[0]),
+    call=lambda state, features: sphering.apply(state, features[0]),
+    free=frozenset({"features.0"}),
   ),
 )
