@@ -321,7 +321,7 @@ def storable(name: str, x: Any, dtype: Any) -> jax.Array:
     dtype: type in which it is stored.
 
   Returns:
-    A JAX array of this type.
+    A JAX array of this type, not weakly typed.
 
   Raises:
     ValueError: the type does not hold it, or it contains a finite number beyond
@@ -337,7 +337,7 @@ def storable(name: str, x: Any, dtype: Any) -> jax.Array:
   dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
   given = x if isinstance(x, jax.Array) else np.asarray(x)
   if given.dtype == dtype:
-    return jnp.asarray(given)
+    return jnp.asarray(given, dtype)  # not weakly typed
   kind, stored = _kind(given.dtype), _kind(dtype)
   holds = kind <= stored
   if kind == stored == _kind(jnp.int32) and hasattr(x, "dtype"):

@@ -169,7 +169,7 @@ def test_what_is_stored_keeps_its_value_or_is_refused():
         except ValueError as error:
           assert f"of type {x.dtype}" in str(error) and str(error)[-1] == "."
           continue
-        assert stored.dtype == dtype
+        assert stored.dtype == dtype and not stored.weak_type
         # Ordinary rounding, of large whole numbers as well.
         is_rounded = jnp.issubdtype(dtype, jnp.floating)
         np.testing.assert_allclose(
@@ -201,3 +201,11 @@ def test_what_is_stored_keeps_its_value_or_is_refused():
 def test_what_a_type_cannot_hold_is_refused(x, dtype):
   with pytest.raises(ValueError, match=r"^reward is .*; it is stored as .*\.$"):
     checks.storable("reward", x, dtype)
+
+
+@pytest.mark.parametrize(("x", "dtype"), [(0.5, "float32"), (3, "int32")])
+def test_what_is_stored_is_not_weakly_typed(x, dtype):
+  for given in (x, jnp.asarray(x)):
+    assert not checks.storable("x", given, dtype).weak_type
+  stored = jax.jit(lambda x: checks.storable("x", x, dtype))(x)
+  assert stored.dtype == dtype and not stored.weak_type
