@@ -274,7 +274,7 @@ def whole_number(
   >>> whole_number("count", np.int32(3), least=1)
   3
   """
-  value = x
+  value: Any = x
   if isinstance(x, jax.Array):
     value = known(x) if not x.shape else None
   if isinstance(value, np.ndarray) and not value.shape:
@@ -360,9 +360,12 @@ def _kind(dtype):
 
 def _check_range(name, x, dtype):
   """Compares finite numbers with the ends of a type, where they are known."""
-  if np.can_cast(x.dtype, dtype) or isinstance(x, jax.core.Tracer):
+  if np.can_cast(x.dtype, dtype):
     return
-  values = np.ravel(x)
+  try:
+    values = np.ravel(x)
+  except jax.errors.TracerArrayConversionError:
+    return
   if jnp.issubdtype(x.dtype, jnp.floating):
     values = values.astype(np.float64)  # so that the ends are no infinities
   if jnp.issubdtype(dtype, jnp.integer):

@@ -105,8 +105,9 @@ def insert(
     raise ValueError("elements is a scalar; it must be an array of elements.")
   places = jax.vmap(_places, in_axes=(None, 0))(state, elements)
   if where is not None:
-    where = checks.mask("where", where, "n", {"n": (len(elements), "elements")})
-    places = jnp.where(where[:, None], places, _ABSENT)
+    sizes = {"n": (len(elements), "elements")}
+    is_inserted = checks.mask("where", where, "n", sizes)
+    places = jnp.where(is_inserted[:, None], places, _ABSENT)
   # Adding a bit sets it only if it is 0 and added once, so repeated indices are
   # dropped; after sorting they are adjacent.
   places = jnp.sort(places.ravel())

@@ -140,10 +140,10 @@ def extend(
   if is_kept is None:
     where = (state.position + jnp.arange(count)) % capacity
   else:
-    is_kept = checks.mask("is_kept", is_kept, "n", sizes)
-    ranks = jnp.cumsum(is_kept, dtype=jnp.int32)
+    added = checks.mask("is_kept", is_kept, "n", sizes)
+    ranks = jnp.cumsum(added, dtype=jnp.int32)
     where = (state.position + ranks - 1) % capacity
-    where = jnp.where(is_kept, where, capacity)  # beyond the end: dropped
+    where = jnp.where(added, where, capacity)  # beyond the end: dropped
     count = ranks[-1]
 
   rows = {

@@ -74,14 +74,12 @@ def update(
   rate = jnp.asarray(learning_rate)
   new = (1 - jnp.asarray(decay)) * feedback + rate * correlation
   if max_norm is not None:
-    max_norm = checks.number(
-      "max_norm", max_norm, above=0, may_be_infinite=True
-    )
+    most = checks.number("max_norm", max_norm, above=0, may_be_infinite=True)
     # The norm of zeros has no derivative, nor is it needed.
     square = jnp.sum(new * new)
     norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))
-    is_larger = (norm > max_norm) & (square > 0)
-    new = new * jnp.where(is_larger, max_norm / norm, 1.0)
+    is_larger = (norm > most) & (square > 0)
+    new = new * jnp.where(is_larger, most / norm, 1.0)
   return new.astype(feedback.dtype)
 
 
