@@ -27,9 +27,11 @@ __all__ = [
   "array",
   "integers",
   "key",
+  "known",
   "mask",
   "number",
   "real",
+  "storable",
   "whole_number",
 ]
 
@@ -236,7 +238,7 @@ def number(
   """
   if isinstance(x, jax.Array):
     x = real(name, x, "")
-    value = _known(x)
+    value = known(x)
   else:
     value = _as_number(name, x)
     x = value
@@ -272,9 +274,9 @@ def whole_number(
   >>> whole_number("count", np.int32(3), least=1)
   3
   """
-  value = x
+  value: Any = x
   if isinstance(x, jax.Array):
-    value = _known(x) if not x.shape else None
+    value = known(x) if not x.shape else None
   if isinstance(value, np.ndarray) and not value.shape:
     value = value[()]
   is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -287,6 +289,98 @@ def whole_number(
   return int(value)
 
 
+def known(x: jax.Array) -> Any:
+  """Reads the value of a scalar array, where it is known.
+
+  Args:
+    x: array, [].
+
+  Returns:
+    A Python number; None inside a transformation such as `jit`.
+
+  >>> known(jnp.arange(3).sum())
+  3
+  """
+  try:
+    return x.item() if x.is_fully_addressable else None
+  except jax.errors.ConcretizationTypeError:
+    return None
+
+
+def storable(name: str, x: Any, dtype: Any) -> jax.Array:
+  """Converts what is stored in an array of a given type, without loss.
+
+  A floating-point type holds real numbers, with the ordinary rounding, whole
+  numbers and truth values; an integer type holds integers that are no wider,
+  and truth values; bool holds truth values. Of Python numbers, and of 64-bit
+  NumPy integers where JAX has none, the values decide instead of the width.
+
+  Args:
+    name: the argument's name.
+    x: whatever converts to an array, of any shape.
+    dtype: type in which it is stored.
+
+  Returns:
+    A JAX array of this type, not weakly typed.
+
+  Raises:
+    ValueError: the type does not hold it, or it contains a finite number beyond
+      the type's range, where values are known.
+
+  >>> storable("x", 7, jnp.uint8).dtype
+  dtype('uint8')
+  >>> storable("x", jnp.float32(0.5), jnp.uint8)
+  Traceback (most recent call last):
+  ...
+  ValueError: x is of type float32; it is stored as uint8, which cannot hold it.
+  """
+  dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+  given = x if isinstance(x, jax.Array) else np.asarray(x)
+  if given.dtype == dtype:
+    return jnp.asarray(given, dtype)  # not weakly typed
+  kind, stored = _kind(given.dtype), _kind(dtype)
+  holds = kind <= stored
+  if kind == stored == _kind(jnp.int32) and hasattr(x, "dtype"):
+    holds = np.can_cast(jax.dtypes.canonicalize_dtype(given.dtype), dtype)
+  if not holds:
+    raise ValueError(
+      f"{name} is of type {given.dtype}; it is stored as {dtype}, which cannot "
+      "hold it."
+    )
+  _check_range(name, given, dtype)
+  return jnp.asarray(given, dtype)
+
+
+def _kind(dtype):
+  """Orders bool, integers, real and complex numbers; others hold nothing."""
+  kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+  found = [i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind)]
+  return found[0] if found else len(kinds)
+
+
+def _check_range(name, x, dtype):
+  """Compares finite numbers with the ends of a type, where they are known."""
+  if np.can_cast(x.dtype, dtype):
+    return
+  try:
+    values = np.ravel(x)
+  except jax.errors.TracerArrayConversionError:
+    return
+  if jnp.issubdtype(x.dtype, jnp.floating):
+    values = values.astype(np.float64)  # so that the ends are no infinities
+  if jnp.issubdtype(dtype, jnp.integer):
+    least, most = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
+  else:
+    least, most = float(jnp.finfo(dtype).min), float(jnp.finfo(dtype).max)
+  beyond = (values < least) | (values > most)
+  beyond &= np.isfinite(values)
+  if beyond.any():
+    raise ValueError(
+      f"{name} is {values[beyond][0]}, of type {x.dtype}; it is stored as "
+      f"{dtype}, which holds {least} to {most}."
+    )
+
+
 def _as_number(name, x):
   """Converts a number of Python or NumPy, keeping whole numbers exact."""
   if isinstance(x, np.ndarray | np.generic) and not x.shape:
@@ -296,14 +390,6 @@ def _as_number(name, x):
   if not isinstance(x, int | float):
     raise ValueError(f"{name} is {x!r}; it must be a number.")
   return x
-
-
-def _known(x):
-  """The value of a scalar array; None inside a transformation."""
-  try:
-    return x.item() if x.is_fully_addressable else None
-  except jax.errors.ConcretizationTypeError:
-    return None
 
 
 def _describe(least, most, above, below, may_be_infinite):

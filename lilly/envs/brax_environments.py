@@ -9,9 +9,10 @@ import contextlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 
+from lilly import checks
 from lilly.envs import environment, wrappers
 from lilly.envs.environment import Environment
 
@@ -98,7 +99,13 @@ def adapt(engine: Any) -> Environment:
     new = engine.step(state, action)
     made = environment.make_step(new.obs, new.reward, new.done)
     # Some rewards are Python numbers, which would change the state's types.
-    new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
+    new = jax.tree_util.tree_map_with_path(
+      lambda path, x, old: checks.storable(
+        f"state{keystr(path)}", x, old.dtype
+      ),
+      new,
+      state,
+    )
     return new, made
 
   return Environment(

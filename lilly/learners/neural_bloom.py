@@ -5,6 +5,7 @@ Evaluation is of a filter without false negatives: the memory's scores, a
 threshold, and a Bloom filter of the members below it.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -179,7 +180,8 @@ def evaluate(
   metrics = {}
   for rate, found in zip(rates, counts, strict=True):
     missed = found.missed.astype(jnp.float32)
-    bits = learned_filters.space(num_floats, missed, fpr=rate)
+    space = functools.partial(learned_filters.space, num_floats, fpr=rate)
+    bits = jax.vmap(space)(missed)
     metrics |= _summarise(found, bits, rate, size)
   # Pooled over all sets, which share one threshold, and set by set.
   auc = learned_filters.auc(members.ravel(), non_members.ravel())
@@ -227,7 +229,8 @@ def evaluate_bloom(
   counts = jax.lax.map(evaluate_set, keys, batch_size=batch_size)
   metrics = {}
   for rate, found in zip(rates, counts, strict=True):
-    bits = bloom.space(found.missed.astype(jnp.float32), rate)
+    missed = found.missed.astype(jnp.float32)
+    bits = jax.vmap(lambda count, rate=rate: bloom.space(count, rate))(missed)
     metrics |= _summarise(found, bits, rate, size)
   return metrics
 

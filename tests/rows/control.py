@@ -31,13 +31,28 @@ def _one_more(seed, dtype):
 
 
 @together
+def _few_more(seed, dtype):
+  state, more = _ring(seed, dtype)
+  return state, more[:1]
+
+
+@together
 def _to_sample(seed, dtype):
   state, _ = _ring(seed, dtype)
   return keyed()(seed, dtype)[0], state
 
 
-def _sample(key, state):
-  return ring.sample(key, state, 6)
+def _sample(key, state, batch_size=6):
+  return ring.sample(key, state, batch_size)
+
+
+_REPLAY = {
+  "free": frozenset({"state.rows.float32.0", "items.0"}),
+  "any_rank": frozenset({"state.example"}),
+  "without": {
+    "integers_are_refused": "A ring has one array for each type of its example."
+  },
+}
 
 
 @together
@@ -190,10 +205,29 @@ ROWS = (
     ring.init,
     "function",
     arrays((2, 3)),
-    call=lambda example: ring.contents(ring.init(example, 4)) + example[None],
+    call=lambda example, capacity=4: (
+      ring.contents(ring.init(example, capacity)) + example[None]
+    ),
+    free=frozenset({"example.0", "example.1"}),
+    any_rank=frozenset({"example"}),
+    constants={"capacity": (0, -1, 2.5)},
   ),
-  Row(ring.add, "replay", _one_more, state=0),
-  Row(ring.extend, "replay", _ring, state=0),
-  Row(ring.contents, "replay", lambda *given: _ring(*given)[:1]),
-  Row(ring.sample, "replay", _to_sample, call=_sample),
+  Row(ring.add, "replay", _one_more, state=0, **_REPLAY),
+  Row(
+    ring.extend,
+    "replay",
+    _few_more,
+    state=0,
+    edges={"several": _ring},
+    **_REPLAY,
+  ),
+  Row(ring.contents, "replay", lambda *given: _ring(*given)[:1], **_REPLAY),
+  Row(
+    ring.sample,
+    "replay",
+    _to_sample,
+    call=_sample,
+    constants={"batch_size": (-1, 2.5)},
+    **_REPLAY,
+  ),
 )

@@ -55,5 +55,7 @@ ROWS = (
     "function",
     arrays((4, 2), (3, 1), 3, 3),
     call=_masked,
+    free=frozenset({"observation.1", "action.1"}),
+    any_rank=frozenset({"observation"}),
   ),
 )
