@@ -1,9 +1,10 @@
 """Checks of arguments: shapes, types and ranges, each with one sentence.
 
 A shape is written as in the docstrings, with a name or a number for each axis:
-"N W" is [N, W], "" a scalar, "... D" any number of axes before the last. Axes
-of one name have one size; a size of 1 is not stretched. A dict that a function
-passes to all of its checks remembers the sizes:
+"N W" is [N, W], "" a scalar, "... D" any number of axes before the last, and
+"*B D" as well, where all that say "*B" have the same ones. Axes of one name
+have one size; a size of 1 is not stretched. A dict that a function passes to
+all of its checks remembers the sizes:
 
   sizes = {}
   query = checks.real("query", query, "W", sizes)
@@ -35,8 +36,9 @@ __all__ = [
   "whole_number",
 ]
 
-# name of an axis -> its size, and the argument that has it
-Sizes = dict[str, tuple[int, str]]
+# name of an axis -> its size, and the argument that has it; name of several
+# axes ("*B") -> their sizes
+Sizes = dict[str, tuple[Any, str]]
 
 
 def real(name: str, x: Any, shape: str, sizes: Sizes | None = None) -> Any:
@@ -140,16 +142,34 @@ def array(name: str, x: Any, shape: str, sizes: Sizes | None = None) -> Any:
     raise ValueError(
       f"{name} is of type {type(x).__name__}; it must be {kind}."
     ) from error
+  sizes = {} if sizes is None else sizes
   axes = shape.split()
-  is_open = axes[:1] == ["..."]
+  is_open = shape.startswith(("...", "*"))
   axes = axes[1:] if is_open else axes
   if x.ndim < len(axes) or (x.ndim > len(axes) and not is_open):
     raise ValueError(
       f"{name} has shape {_shown(x.shape)}; it must be {_written(shape)} "
       "(unbatched: vmap over further axes)."
     )
-  _compare_sizes(name, x.shape, shape, axes, {} if sizes is None else sizes)
+  if shape.startswith("*"):
+    _compare_leading(name, x.shape, shape, len(axes), sizes)
+  _compare_sizes(name, x.shape, shape, axes, sizes)
   return x
+
+
+def _compare_leading(name, actual, shape, num_last, sizes):
+  """Compares the axes before the last ones, which have one name."""
+  leading = actual[: len(actual) - num_last]
+  axes = shape.split()[0]
+  expected, where = sizes.setdefault(axes, (leading, name))
+  if leading == expected:
+    return
+  is_other_rank = len(leading) != len(expected)
+  raise ValueError(
+    f"{name} has shape {_shown(actual)}; it must be {_written(shape)} with "
+    f"{axes} = {_shown(expected)}, as in {where}"
+    f"{' (unbatched: vmap over further axes)' if is_other_rank else ''}."
+  )
 
 
 def _compare_sizes(name, actual, shape, axes, sizes):
@@ -281,7 +301,8 @@ def whole_number(
     value = value[()]
   is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
   if not is_whole:
-    shown = "not known while tracing" if value is None else repr(x)
+    is_traced = value is None and x is not None
+    shown = "not known while tracing" if is_traced else repr(x)
     raise ValueError(f"{name} is {shown}; it must be a whole number.")
   if not least <= value <= most:
     allowed = _describe(least, most, -math.inf, math.inf, True)

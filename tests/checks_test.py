@@ -24,11 +24,23 @@ from lilly import checks
       "x has shape [2, 3]; it must be [N, N] with N = 2, as in x",
     ),
     ((1, 3), "K W", "it must be [K, W] with K = 2, as in words."),
+    (
+      (2, 5, 3),
+      "*B W",
+      "x has shape [2, 5, 3]; it must be [*B, W] with *B = [2, 4], as in lead.",
+    ),
+    (
+      (4, 3),
+      "*B W",
+      "with *B = [2, 4], as in lead (unbatched: vmap over further axes).",
+    ),
+    ((), "*B W", "x has shape []; it must be [*B, W] (unbatched: vmap over"),
   ],
 )
 def test_other_shapes_are_refused(shape, spec, message):
   sizes = {}
   checks.real("words", jnp.zeros(2), "K", sizes)
+  checks.real("lead", jnp.zeros((2, 4)), "*B", sizes)
   with pytest.raises(ValueError) as caught:
     checks.real("x", jnp.zeros(shape), spec, sizes)
   assert message in str(caught.value)
@@ -39,7 +51,11 @@ def test_shapes_that_fit_are_taken_and_remembered():
   checks.real("words", jnp.zeros((4, 3)), "N W", sizes)
   checks.real("states", jnp.zeros((7, 5, 4)), "... N", sizes)
   checks.real("scalar", 2.0, "", sizes)
+  several = {}
+  checks.real("batch", jnp.zeros((2, 6, 5)), "*B T", several)
+  checks.real("mask", jnp.zeros((2, 6)), "*B", several)
   assert sizes == {"N": (4, "words"), "W": (3, "words")}
+  assert several == {"*B": ((2, 6), "batch"), "T": (5, "batch")}
 
 
 @pytest.mark.parametrize("x", [None, "a", object(), 10**30])

@@ -96,6 +96,7 @@ def adapt(engine: Any) -> Environment:
 
   def step(key, state, action):
     del key
+    action = checks.real("action", action, f"{engine.action_size}")
     new = engine.step(state, action)
     made = environment.make_step(new.obs, new.reward, new.done)
     # Some rewards are Python numbers, which would change the state's types.

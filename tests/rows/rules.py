@@ -56,6 +56,16 @@ def _broadcast(output, first, second, feedback, other):
   )
 
 
+def _opposite(seed, dtype):
+  (vector,) = arrays(3)(seed, dtype)
+  return vector, -vector
+
+
+def _without_feedback(seed, dtype):
+  w, feedback = arrays((3, 2), (2, 3))(seed, dtype)
+  return w, jnp.zeros_like(feedback)
+
+
 def _layers(*signals):
   return alignment.compare(signals[:2], signals[2:4], signals[4:])
 
@@ -169,10 +179,32 @@ ROWS = (
     _masks_and_updates,
     call=_masked_update,
   ),
-  Row(alignment.angle, "function", arrays(3, 3)),
+  Row(
+    alignment.angle,
+    "function",
+    arrays(3, 3),
+    edges={"opposite vectors": _opposite},
+  ),
   Row(alignment.matrix_angle, "function", arrays((3, 2), (2, 3))),
-  Row(alignment.norm_ratio, "function", arrays((3, 2), (2, 3))),
+  Row(
+    alignment.norm_ratio,
+    "function",
+    arrays((3, 2), (2, 3)),
+    edges={"no feedback": _without_feedback},
+    without={"zeros": "The ratio to weights of zero is infinite."},
+  ),
   Row(alignment.descent, "function", arrays(2, (3, 2), (2, 3))),
-  Row(alignment.normalised_error, "function", arrays(3, 3)),
-  Row(alignment.compare, "function", arrays(3, 2, 3, 2, 3, 2), call=_layers),
+  Row(
+    alignment.normalised_error,
+    "function",
+    arrays(3, 3),
+    without={"zeros": "The target must not be zero."},
+  ),
+  Row(
+    alignment.compare,
+    "function",
+    arrays(3, 2, 3, 2, 3, 2),
+    call=_layers,
+    names=("signals", "signals", "bp", "bp", "pbp", "pbp"),
+  ),
 )
