@@ -21,6 +21,7 @@ errors. Minutes on 2 cores with --preset=cpu: linear 1, digits 2, nonlinear 4,
 mnist 10 for 3 seeds. More in docs/papers/feedback_alignment.md.
 """
 
+import re
 from typing import Annotated, Any, Literal, NamedTuple
 
 from etils import epy
@@ -257,7 +258,7 @@ def check(settings: Settings) -> None:
 def hidden_sizes(text: str) -> list[int]:
   """Parses 20x10 as [20, 10]."""
   sizes = text.split("x")
-  if not all(size.isdigit() and int(size) for size in sizes):
+  if not all(re.fullmatch(r"[1-9][0-9]{0,8}", size) for size in sizes):
     raise training.RunError(
       f"--hidden={text} is not a list of layer sizes; write it as 20x10."
     )

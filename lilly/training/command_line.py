@@ -5,17 +5,19 @@ Imports no JAX, so that `--help` and errors in flags are immediate.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import re
 import shlex
 import signal
 import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -28,10 +30,14 @@ from lilly.training import (
 from lilly.training import script as script_lib
 from lilly.training import settings as settings_lib
 
-__all__ = ["fail", "main", "parse"]
+__all__ = ["as_sentence", "fail", "main", "parse", "show"]
 
 # A resumed run keeps the recorded values of these, unless they are given again.
 _KEPT = ("num_updates", "checkpoint_every_s", "max_checkpoint_gb", "data_dir")
+
+# Longer words and sentences, such as of a long value, are cut in messages.
+_LONGEST_WORD = 200
+_LONGEST_SENTENCE = 2000
 
 
 def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
@@ -50,13 +56,13 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
   try:
     probe = _parse_flags(script, argv)
     if probe["help"].value:
-      _print(_help(script, probe))
+      show(_help(script, probe))
       sys.exit(0)
     settings, options = _resolve(script, probe, argv)
+    _use_all_cores()
   except (flags.Error, experiment.RunError) as error:
     fail(error)
-  _use_all_cores()
-  with signals.handled(_leave, "stopping"):
+  with signals.handled(_leave, "stopping"), _encodable(sys.stdout):
     try:
       status = _run(script, settings, _reserved(options))
     except KeyboardInterrupt:
@@ -76,8 +82,9 @@ def _leave(signum, frame):
 
 def _run(script, settings, options):
   """Trains, checks claims and plots; returns the exit status."""
-  from lilly.training import driver
+  from lilly.training import driver, platforms
 
+  platforms.start()
   experiments = script.make_experiments(settings, options)
   metric = script.key_metric
   if metric is not None and not isinstance(metric, str):
@@ -107,7 +114,8 @@ def parse(
 
   Raises:
     absl.flags.Error: a flag is unknown or has a value out of range.
-    RunError: flags do not fit each other or the run in --out_dir.
+    RunError: flags do not fit each other or the run in --out_dir, or that
+      cannot be read.
   """
   return _resolve(script, _parse_flags(script, argv), argv)
 
@@ -132,7 +140,10 @@ def _parse_flags(script, argv):
   )
   settings_lib.define(flag_values, script_lib.Common)
   settings_lib.define(flag_values, script.settings)
-  rest = flag_values(list(argv))[1:]
+  try:
+    rest = flag_values(list(argv))[1:]
+  except UnicodeDecodeError as error:
+    raise experiment.RunError(f"--flagfile is not text: {error}.") from error
   if rest and not flag_values["help"].value:
     raise experiment.RunError(
       f"unexpected argument {rest[0]!r}; flags have the form --name=value."
@@ -153,7 +164,12 @@ def _given(script, flag_values):
 def _resolve(script, flag_values, argv):
   given = _given(script, flag_values)
   out_dir = _out_dir(script, given)
-  recorded = _recorded(script, out_dir, given)
+  try:
+    recorded = _recorded(script, out_dir, given)
+  except OSError as error:
+    raise experiment.RunError(
+      f"--out_dir={out_dir} cannot be used: {error.strerror}; give another one."
+    ) from error
   if recorded is None:
     preset = flag_values["preset"].value
     row = script_lib.resolve(script, preset, given)
@@ -172,12 +188,7 @@ def _resolve(script, flag_values, argv):
 
 
 def _options(script, preset, row, out_dir, argv):
-  data_dir = row["data_dir"]
-  if data_dir is not None and not pathlib.Path(data_dir).is_dir():
-    raise experiment.RunError(
-      f"--data_dir={data_dir} is not a directory; give the folder with the "
-      "data sets."
-    )
+  _check_data_dir(row["data_dir"])
   if row["seed"] + row["num_seeds"] > 2**32:
     raise experiment.RunError(
       f"--seed={row['seed']} is too large: seeds are below 2**32."
@@ -198,11 +209,29 @@ def _options(script, preset, row, out_dir, argv):
   return options
 
 
+def _check_data_dir(data_dir):
+  try:
+    if data_dir is None or pathlib.Path(data_dir).is_dir():
+      return
+    reason = "is not a directory"
+  except OSError as error:
+    reason = f"cannot be read: {error.strerror}"
+  raise experiment.RunError(
+    f"--data_dir={data_dir} {reason}; give --data_dir, the directory with the "
+    "data sets."
+  )
+
+
 def _check_swept(script, sweep):
-  """Checks swept values against the range of the setting of that name."""
+  """Checks swept values against the range of the setting of that name.
+
+  A name that is no float setting is refused later, by the experiments, which
+  know their hyper-parameters.
+  """
   known = settings_lib.parsers(script.settings)
   for name, numbers in sweep:
-    for number in numbers if name in known else ():
+    is_float = name in known and settings_lib.is_float(known[name])
+    for number in numbers if is_float else ():
       try:
         known[name].parse(number)
       except ValueError as error:
@@ -271,7 +300,12 @@ def _reserved(options):
 
 
 def _recorded(script, out_dir, given):
-  """Returns the flags recorded in out_dir, None if it holds no run."""
+  """Returns the flags recorded in out_dir, None if it holds no run.
+
+  Raises:
+    OSError: out_dir cannot be read.
+    RunError: it is not the directory of a run that these flags may resume.
+  """
   config = out_dir / "config.json"
   resume, eval_only = given.get("resume", "auto"), given.get("eval_only", False)
   if out_dir.exists() and not out_dir.is_dir():
@@ -295,19 +329,42 @@ def _recorded(script, out_dir, given):
       f"--out_dir={out_dir} already holds a run; give another one, or "
       "--resume=auto to resume it."
     )
-  try:
-    record = json.loads(config.read_text(encoding="utf-8"))
-    recorded, of = dict(record["flags"]), record["experiment"]
-  except (ValueError, KeyError, TypeError) as error:
+  record = _read_record(config)
+  if record["experiment"] != script.name:
     raise experiment.RunError(
-      f"{config} is damaged; give another --out_dir."
-    ) from error
-  if of != script.name:
-    raise experiment.RunError(
-      f"--out_dir={out_dir} holds a run of {of}, not of {script.name}; give "
-      "another one."
+      f"--out_dir={out_dir} holds a run of {record['experiment']}, not of "
+      f"{script.name}; give another one."
     )
-  return recorded
+  return record["flags"]
+
+
+# What config.json must hold, and what it may.
+_FORM = {"flags": dict, "experiment": str}
+_FORM_IF_PRESENT = {"command": str, "resumed_on": list}
+
+
+def _read_record(config):
+  """Reads config.json and checks its form; values of flags are parsed later."""
+  reason = "is damaged"
+  try:
+    if not config.is_file():
+      reason = "is not a file"
+      raise ValueError
+    record = json.loads(config.read_text(encoding="utf-8"))
+    form = _FORM | {
+      name: kind for name, kind in _FORM_IF_PRESENT.items() if name in record
+    }
+    for name, kind in form.items():
+      if not isinstance(record[name], kind):
+        reason = f"is damaged ({name} is not a {kind.__name__})"
+        raise TypeError
+  except OSError as error:
+    reason = f"cannot be read ({error.strerror})"
+  except (ValueError, KeyError, TypeError, RecursionError):
+    pass
+  else:
+    return record
+  raise experiment.RunError(f"{config} {reason}; give another --out_dir.")
 
 
 def _resumed(script, preset, recorded, given, out_dir, changed):
@@ -315,10 +372,11 @@ def _resumed(script, preset, recorded, given, out_dir, changed):
 
   A setting that is newer than the record has the preset's value.
   """
-  if preset not in script.presets:
+  config = out_dir / "config.json"
+  if not isinstance(preset, str) or preset not in script.presets:
     raise experiment.RunError(
-      f"the run in --out_dir={out_dir} was made with --preset={preset}, which "
-      "no longer exists; give another --out_dir."
+      f"{config} has --preset={preset}, which does not exist; give another "
+      "--out_dir."
     )
   known = script_lib.parsers(script)
   identity = {*script.settings._fields, *script_lib.COMMON_OF_A_RUN}
@@ -329,8 +387,8 @@ def _resumed(script, preset, recorded, given, out_dir, changed):
       kept[name] = known[name].parse(recorded[name])
     except ValueError as error:
       raise experiment.RunError(
-        f"the run in --out_dir={out_dir} has --{name}={recorded[name]}, which "
-        f"{error}; give another --out_dir."
+        f"{config} has --{name}={recorded[name]}, which {error}; give another "
+        "--out_dir."
       ) from error
   row = script_lib.resolve(script, preset, kept)
   changed += [
@@ -359,6 +417,12 @@ def _use_all_cores():
   """
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     return
+  given = os.environ.get("JAX_NUM_CPU_DEVICES")
+  if given is not None and not re.fullmatch("[1-9][0-9]{0,3}", given):
+    raise experiment.RunError(
+      f"JAX_NUM_CPU_DEVICES={given} must be a positive whole number; leave it "
+      "out for one device per core."
+    )
   cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
   os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(cores(0))))
 
@@ -419,12 +483,30 @@ def _wrapped(text, indent, further=None):
   )
 
 
-def _print(text):
-  """Prints, tolerating a pipe that is closed early."""
+@contextlib.contextmanager
+def _encodable(stream: Any) -> Iterator[None]:
+  """Lets a stream escape the characters that its encoding lacks."""
+  if not hasattr(stream, "reconfigure"):
+    yield
+    return
+  errors = stream.errors
+  stream.reconfigure(errors="backslashreplace")
   try:
-    print(text, flush=True)
-  except BrokenPipeError:
+    yield
+  finally:
+    stream.reconfigure(errors=errors)
+
+
+def show(text: str) -> None:
+  """Prints text on a terminal of any encoding, or into a pipe closed early."""
+  try:
+    with _encodable(sys.stdout):
+      print(text, flush=True)
+  except OSError as error:
+    # What is left in the buffer would fail again when the process ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+      fail(error)
 
 
 def _is_deliberate(error, source):
@@ -441,8 +523,28 @@ def _is_deliberate(error, source):
 
 def fail(error: BaseException) -> Any:
   """Prints an error on one line and exits with status 1."""
-  text = " ".join(str(error).split())
-  if isinstance(error, OSError) and error.strerror:
-    text = f"{error.strerror}: {error.filename}" if error.filename else text
-  print(f"error: {text}", file=sys.stderr)
+  print(f"error: {as_sentence(error)}", file=sys.stderr)
   sys.exit(1)
+
+
+def as_sentence(error: BaseException) -> str:
+  """Formats an error on one line, without control characters, long ones cut."""
+  text = str(error)
+  if isinstance(error, OSError) and error.strerror:
+    text = error.strerror
+    if error.filename is not None:
+      text += f": {error.filename}"
+  words = [_shorten(_escape(word), _LONGEST_WORD) for word in text.split()]
+  return _shorten(" ".join(words), _LONGEST_SENTENCE)
+
+
+def _escape(word):
+  if word.isprintable():
+    return word
+  each = [c if c.isprintable() else ascii(c)[1:-1] for c in word]
+  return "".join(each)
+
+
+def _shorten(text, most):
+  half = (most - 3) // 2
+  return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
