@@ -6,6 +6,7 @@ Called by scripts/calibrate.
 import datetime
 import importlib
 import json
+import re
 import sys
 
 from lilly.training import reproduction, script
@@ -46,6 +47,12 @@ def main(argv: list[str]) -> int:
     one = importlib.import_module(f"experiments.{name}").SCRIPT
   except ModuleNotFoundError:
     print(f"error: there is no experiment {name!r}.", file=sys.stderr)
+    return 1
+  if not re.fullmatch("[1-9][0-9]{0,3}", seeds):
+    print(
+      f"error: NUM_SEEDS={seeds} must be a positive whole number.",
+      file=sys.stderr,
+    )
     return 1
   if of not in one.reproductions or preset not in one.reproductions[of].presets:
     known = ", ".join(

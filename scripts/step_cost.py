@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lilly.nets import memories
-from lilly.training import experiment
+from lilly.training import compilation, experiment
 from scripts import random_use
 
 __all__ = ["Cost", "of_memory", "of_step", "program"]
@@ -143,10 +143,10 @@ def program(
     The program; its metrics are the fields of `Cost`. An update is one measure
     for each seed, and so is a chunk: set `log_every` to 1.
   """
-  seeds = range(options.seed, options.seed + options.num_seeds)
+  runs = compilation.grid(options, {})
 
   def step_chunk(state):
-    costs = [measure(int(state["measured"][0]), seed) for seed in seeds]
+    costs = [measure(int(state["measured"][0]), run["seed"]) for run in runs]
     metrics = {
       field: np.array([getattr(cost, field) for cost in costs])
       for field in Cost._fields
@@ -155,9 +155,9 @@ def program(
 
   return experiment.Program(
     step_chunk=step_chunk,
-    init=lambda: {"measured": np.zeros(len(seeds), np.int32)},
+    init=lambda: {"measured": np.zeros(len(runs), np.int32)},
     evaluate=lambda state: {},
-    runs=tuple({"seed": seed} for seed in seeds),
+    runs=runs,
     unit="sizes",
     reproducible=False,
   )

@@ -92,9 +92,17 @@ def _run(script, settings, options):
   results = driver.run(experiments, options, key_metric=metric)
   draw = None
   if script.draw is not None:
-    draw = lambda results, out_dir: script.draw(settings, results, out_dir)
+    draw = lambda results, out_dir: _draw(script, settings, results, out_dir)
   statements = reproduction.state(script, options.flags)
   return driver.finish(results, statements, draw)
+
+
+def _draw(script, settings, results, out_dir):
+  """Draws the figures; compiled, also where updates are debugged."""
+  import jax
+
+  with jax.disable_jit(False):
+    script.draw(settings, results, out_dir)
 
 
 def parse(
@@ -181,9 +189,15 @@ def _resolve(script, flag_values, argv):
       changed = [f"--preset was {preset}, is {asked}"]
     row = _resumed(script, preset, recorded, given, out_dir, changed)
   settings = script.settings(**{k: row[k] for k in script.settings._fields})
-  options = _options(script, preset, row, out_dir, argv)
-  if script.check is not None:
-    script.check(settings)
+  try:
+    options = _options(script, preset, row, out_dir, argv)
+    if script.check is not None:
+      script.check(settings)
+  except experiment.RunError as error:
+    if recorded is None:
+      raise
+    config = out_dir / "config.json"
+    raise experiment.RunError(f"with the flags of {config}: {error}") from error
   return settings, options
 
 
