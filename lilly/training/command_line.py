@@ -429,14 +429,14 @@ def _use_all_cores():
 
   Has no effect if JAX is already imported, or the user sets the number.
   """
-  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-    return
   given = os.environ.get("JAX_NUM_CPU_DEVICES")
   if given is not None and not re.fullmatch("[1-9][0-9]{0,3}", given):
     raise experiment.RunError(
       f"JAX_NUM_CPU_DEVICES={given} must be a positive whole number; leave it "
       "out for one device per core."
     )
+  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    return
   cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
   os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(cores(0))))
 

@@ -1,4 +1,4 @@
-"""Starts JAX's backend, or says why the platform that was asked for is absent."""
+"""Starts JAX's backend, or says why a platform that was asked for is absent."""
 
 from __future__ import annotations
 
