@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from absl import flags
 
-from lilly.training import command_line, experiment, settings, signals
+from lilly.training import experiment, messages, settings, signals
 from lilly.training.settings import PATH
 from scripts import report_page
 
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     names = flag_values(list(sys.argv if argv is None else argv))[1:]
     if flag_values["help"].value:
-      command_line.show(_help(flag_values))
+      messages.show(_help(flag_values))
       sys.exit(0)
     data_dir = flag_values["data_dir"].value
     if data_dir is not None and not pathlib.Path(data_dir).is_dir():
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     common += [f"--data_dir={data_dir}"] if data_dir else []
     status = _reproduce(_collect(names, common, out_dir), out_dir)
   except (flags.Error, experiment.RunError, OSError) as error:
-    command_line.fail(error)
+    messages.fail(error)
   sys.exit(status)
 
 

@@ -142,11 +142,15 @@ def program(
   Returns:
     The program; its metrics are the fields of `Cost`. An update is one measure
     for each seed, and so is a chunk: set `log_every` to 1.
+
+  Raises:
+    RunError: options have a sweep, for there are no hyper-parameters.
   """
   runs = compilation.grid(options, {})
+  seeds = [int(run["seed"]) for run in runs]
 
   def step_chunk(state):
-    costs = [measure(int(state["measured"][0]), run["seed"]) for run in runs]
+    costs = [measure(int(state["measured"][0]), seed) for seed in seeds]
     metrics = {
       field: np.array([getattr(cost, field) for cost in costs])
       for field in Cost._fields

@@ -5,8 +5,6 @@ Imports no JAX, so that `--help` and errors in flags are immediate.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
 import pathlib
@@ -17,27 +15,22 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
 from lilly.training import (
   experiment,
+  messages,
   reproduction,
+  resuming,
   signals,
 )
 from lilly.training import script as script_lib
 from lilly.training import settings as settings_lib
 
-__all__ = ["as_sentence", "fail", "main", "parse", "show"]
-
-# A resumed run keeps the recorded values of these, unless they are given again.
-_KEPT = ("num_updates", "checkpoint_every_s", "max_checkpoint_gb", "data_dir")
-
-# Longer words and sentences, such as of a long value, are cut in messages.
-_LONGEST_WORD = 200
-_LONGEST_SENTENCE = 2000
+__all__ = ["main", "parse"]
 
 
 def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
@@ -56,13 +49,13 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
   try:
     probe = _parse_flags(script, argv)
     if probe["help"].value:
-      show(_help(script, probe))
+      messages.show(_help(script, probe))
       sys.exit(0)
     settings, options = _resolve(script, probe, argv)
     _use_all_cores()
   except (flags.Error, experiment.RunError) as error:
-    fail(error)
-  with signals.handled(_leave, "stopping"), _encodable(sys.stdout):
+    messages.fail(error)
+  with signals.handled(_leave, "stopping"), messages.encodable(sys.stdout):
     try:
       status = _run(script, settings, _reserved(options))
     except KeyboardInterrupt:
@@ -71,7 +64,7 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
     except Exception as error:
       if not _is_deliberate(error, script.path):
         raise
-      fail(error)
+      messages.fail(error)
   sys.exit(status)
 
 
@@ -173,7 +166,7 @@ def _resolve(script, flag_values, argv):
   given = _given(script, flag_values)
   out_dir = _out_dir(script, given)
   try:
-    recorded = _recorded(script, out_dir, given)
+    recorded = resuming.read_flags(script, out_dir, given)
   except OSError as error:
     raise experiment.RunError(
       f"--out_dir={out_dir} cannot be used: {error.strerror}; give another one."
@@ -187,7 +180,7 @@ def _resolve(script, flag_values, argv):
     changed = []
     if flag_values["preset"].present and asked != preset:
       changed = [f"--preset was {preset}, is {asked}"]
-    row = _resumed(script, preset, recorded, given, out_dir, changed)
+    row = resuming.resolve(script, preset, recorded, given, out_dir, changed)
   settings = script.settings(**{k: row[k] for k in script.settings._fields})
   try:
     options = _options(script, preset, row, out_dir, argv)
@@ -313,117 +306,6 @@ def _reserved(options):
   raise experiment.RunError(f"{first} already exists; give an --out_dir.")
 
 
-def _recorded(script, out_dir, given):
-  """Returns the flags recorded in out_dir, None if it holds no run.
-
-  Raises:
-    OSError: out_dir cannot be read.
-    RunError: it is not the directory of a run that these flags may resume.
-  """
-  config = out_dir / "config.json"
-  resume, eval_only = given.get("resume", "auto"), given.get("eval_only", False)
-  if out_dir.exists() and not out_dir.is_dir():
-    raise experiment.RunError(
-      f"--out_dir={out_dir} is a file; give a directory."
-    )
-  if not config.exists():
-    if resume == "must" or eval_only:
-      raise experiment.RunError(
-        f"--out_dir={out_dir} holds no run; check the path."
-      )
-    if out_dir.exists() and any(
-      not path.name.startswith(".") for path in out_dir.iterdir()
-    ):
-      raise experiment.RunError(
-        f"--out_dir={out_dir} holds files that are not a run; give another."
-      )
-    return None
-  if resume == "never":
-    raise experiment.RunError(
-      f"--out_dir={out_dir} already holds a run; give another one, or "
-      "--resume=auto to resume it."
-    )
-  record = _read_record(config)
-  if record["experiment"] != script.name:
-    raise experiment.RunError(
-      f"--out_dir={out_dir} holds a run of {record['experiment']}, not of "
-      f"{script.name}; give another one."
-    )
-  return record["flags"]
-
-
-# What config.json must hold, and what it may.
-_FORM = {"flags": dict, "experiment": str}
-_FORM_IF_PRESENT = {"command": str, "resumed_on": list}
-
-
-def _read_record(config):
-  """Reads config.json and checks its form; values of flags are parsed later."""
-  reason = "is damaged"
-  try:
-    if not config.is_file():
-      reason = "is not a file"
-      raise ValueError
-    record = json.loads(config.read_text(encoding="utf-8"))
-    form = _FORM | {
-      name: kind for name, kind in _FORM_IF_PRESENT.items() if name in record
-    }
-    for name, kind in form.items():
-      if not isinstance(record[name], kind):
-        reason = f"is damaged ({name} is not a {kind.__name__})"
-        raise TypeError
-  except OSError as error:
-    reason = f"cannot be read ({error.strerror})"
-  except (ValueError, KeyError, TypeError, RecursionError):
-    pass
-  else:
-    return record
-  raise experiment.RunError(f"{config} {reason}; give another --out_dir.")
-
-
-def _resumed(script, preset, recorded, given, out_dir, changed):
-  """Resolves the settings of a resumed run and checks changed flags.
-
-  A setting that is newer than the record has the preset's value.
-  """
-  config = out_dir / "config.json"
-  if not isinstance(preset, str) or preset not in script.presets:
-    raise experiment.RunError(
-      f"{config} has --preset={preset}, which does not exist; give another "
-      "--out_dir."
-    )
-  known = script_lib.parsers(script)
-  identity = {*script.settings._fields, *script_lib.COMMON_OF_A_RUN}
-  identity -= {"num_updates"}
-  kept = {}
-  for name in (identity | set(_KEPT)) & set(recorded):
-    try:
-      kept[name] = known[name].parse(recorded[name])
-    except ValueError as error:
-      raise experiment.RunError(
-        f"{config} has --{name}={recorded[name]}, which {error}; give another "
-        "--out_dir."
-      ) from error
-  row = script_lib.resolve(script, preset, kept)
-  changed += [
-    f"--{name} was {known[name].show(row[name])}, is "
-    f"{known[name].show(given[name])}"
-    for name in sorted(identity & set(given))
-    if given[name] != row[name]
-  ]
-  if changed:
-    raise experiment.RunError(
-      f"the run in --out_dir={out_dir} has different flags "
-      f"({'; '.join(changed)}); leave them out, or give another --out_dir."
-    )
-  if given.get("num_updates", row["num_updates"]) < row["num_updates"]:
-    raise experiment.RunError(
-      f"--num_updates={given['num_updates']} is below the recorded "
-      f"{row['num_updates']}; it may only increase."
-    )
-  return row | given
-
-
 def _use_all_cores():
   """Makes one CPU device per core, so that runs are spread over the cores.
 
@@ -497,32 +379,6 @@ def _wrapped(text, indent, further=None):
   )
 
 
-@contextlib.contextmanager
-def _encodable(stream: Any) -> Iterator[None]:
-  """Lets a stream escape the characters that its encoding lacks."""
-  if not hasattr(stream, "reconfigure"):
-    yield
-    return
-  errors = stream.errors
-  stream.reconfigure(errors="backslashreplace")
-  try:
-    yield
-  finally:
-    stream.reconfigure(errors=errors)
-
-
-def show(text: str) -> None:
-  """Prints text on a terminal of any encoding, or into a pipe closed early."""
-  try:
-    with _encodable(sys.stdout):
-      print(text, flush=True)
-  except OSError as error:
-    # What is left in the buffer would fail again when the process ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if not isinstance(error, BrokenPipeError):
-      fail(error)
-
-
 def _is_deliberate(error, source):
   """Whether an error is a message for the user; bugs keep their traceback."""
   if isinstance(error, OSError) or type(error).__module__.startswith("lilly."):
@@ -533,32 +389,3 @@ def _is_deliberate(error, source):
   last = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
   package = pathlib.Path(experiment.__file__).parent.parent
   return package in last.parents or last == source
-
-
-def fail(error: BaseException) -> Any:
-  """Prints an error on one line and exits with status 1."""
-  print(f"error: {as_sentence(error)}", file=sys.stderr)
-  sys.exit(1)
-
-
-def as_sentence(error: BaseException) -> str:
-  """Formats an error on one line, without control characters, long ones cut."""
-  text = str(error)
-  if isinstance(error, OSError) and error.strerror:
-    text = error.strerror
-    if error.filename is not None:
-      text += f": {error.filename}"
-  words = [_shorten(_escape(word), _LONGEST_WORD) for word in text.split()]
-  return _shorten(" ".join(words), _LONGEST_SENTENCE)
-
-
-def _escape(word):
-  if word.isprintable():
-    return word
-  each = [c if c.isprintable() else ascii(c)[1:-1] for c in word]
-  return "".join(each)
-
-
-def _shorten(text, most):
-  half = (most - 3) // 2
-  return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"

@@ -102,7 +102,7 @@ def compiled(
   Raises:
     RunError: the sweep names an unknown hyper-parameter.
   """
-  if jax.config.jax_disable_jit:
+  if _is_jit_disabled():
     return _interpreted(experiment, options)
   functions = _functions(experiment, options)
   init_runs, start = functions.init, functions.start
@@ -117,6 +117,11 @@ def compiled(
     steps_per_update=experiment.steps_per_update,
     unit=experiment.unit,
   )
+
+
+def _is_jit_disabled():
+  # An attribute that type checkers do not know.
+  return getattr(jax.config, "jax_disable_jit", False)
 
 
 def _interpreted(experiment, options):

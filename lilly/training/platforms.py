@@ -24,7 +24,8 @@ def start() -> None:
   Raises:
     RunError: JAX cannot start a platform that JAX_PLATFORMS names.
   """
-  asked = jax.config.jax_platforms
+  # An attribute that type checkers do not know.
+  asked = getattr(jax.config, "jax_platforms", None)
   try:
     jax.devices()
   except Exception as error:  # JAX raises a RuntimeError, or fails an assert

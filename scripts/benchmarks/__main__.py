@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import Annotated
 
-from lilly.training import command_line, experiment, settings
+from lilly.training import experiment, messages, settings
 from lilly.training.settings import PATH
 
 _NOT_BENCHMARKS = ("__init__", "__main__", "commands", "timing")
@@ -72,7 +72,7 @@ def _path(text: str) -> pathlib.Path:
       raise ValueError("cannot be written there")
   except (ValueError, OSError) as error:
     raise argparse.ArgumentTypeError(
-      f"{text}: {command_line.as_sentence(error)}"
+      f"{text}: {messages.as_sentence(error)}"
     ) from error
   return path
 
@@ -97,7 +97,7 @@ def main() -> int:
     try:
       _measure(*options.measure)
     except experiment.RunError as error:
-      command_line.fail(error)
+      messages.fail(error)
     return 0
   known = _names()
   for name in options.names:

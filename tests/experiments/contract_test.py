@@ -18,8 +18,8 @@ from absl import flags
 
 from lilly import training
 from lilly.training import (
-  command_line,
   compilation,
+  messages,
   reproduction,
   script,
   settings,
@@ -221,7 +221,7 @@ def test_any_value_of_any_flag_is_read_or_refused_in_a_sentence(name):
       try:
         training.parse(one, [name, "--preset=smoke", *given])
       except (flags.Error, training.RunError) as error:
-        sentence = command_line.as_sentence(error)
+        sentence = messages.as_sentence(error)
         assert sentence.isprintable() and 10 < len(sentence) < 1000, flag[:90]
 
 

@@ -15,7 +15,7 @@ import jax
 import pytest
 
 from lilly import training
-from lilly.training import command_line, script
+from lilly.training import messages, script
 from tests.training import toy
 from tests.training.conftest import TOY
 
@@ -350,14 +350,14 @@ def test_a_config_that_is_no_readable_file(run_toy, tmp_path, monkeypatch):
 
 def test_an_error_is_one_line_of_a_length_that_is_read():
   error = training.RunError("a\nb \x1b[2J " + "x" * 10**6 + " must\tbe less.")
-  sentence = command_line.as_sentence(error)
+  sentence = messages.as_sentence(error)
   assert sentence.startswith(r"a b \x1b[2J xxx")
   assert sentence.endswith("xxx must be less.") and len(sentence) < 300
   error = training.RunError("not " * 10**5)
-  assert len(command_line.as_sentence(error)) <= 2000
+  assert len(messages.as_sentence(error)) <= 2000
   error = FileNotFoundError(2, "No such file", "some/file")
-  assert command_line.as_sentence(error) == "No such file: some/file"
-  assert command_line.as_sentence(OSError(28, "Full")) == "Full"
+  assert messages.as_sentence(error) == "No such file: some/file"
+  assert messages.as_sentence(OSError(28, "Full")) == "Full"
 
 
 def test_paths_are_recorded_and_shown_as_they_are_used(

@@ -68,14 +68,14 @@ def test_defaults_are_the_records():
     ("--fast=true", "fast", True),
     ("--word=~", "word", "~"),
     ("--path=there", "path", "there"),
-    ("--path=~/x", "path", "/home/me/x"),
-    ("--path=~", "path", "/home/me"),
+    ("--path=~/x", "path", "/me/x"),
+    ("--path=~", "path", "/me"),
     ("--path=./~", "path", "./~"),
     ("--path=a~b:c/d", "path", "a~b:c/d"),
   ],
 )
 def test_values_are_read(argument, name, value, monkeypatch):
-  monkeypatch.setenv("HOME", "/home/me")
+  monkeypatch.setenv("HOME", "/me")
   found = read(argument)[name]
   assert found == value and type(found) is type(value)
 
