@@ -5,6 +5,7 @@ Imports no JAX, so that `--help` and errors in flags are immediate.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pathlib
@@ -15,7 +16,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -57,7 +58,8 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
     messages.fail(error)
   with signals.handled(_leave, "stopping"), messages.encodable(sys.stdout):
     try:
-      status = _run(script, settings, _reserved(options))
+      with _reserved(options) as options:
+        status = _run(script, settings, options)
     except KeyboardInterrupt:
       print("Interrupted.", file=sys.stderr)
       sys.exit(signals.exit_status(signal.SIGINT))
@@ -292,17 +294,35 @@ def _out_dir(script, given):
   return base / time.strftime("%Y%m%d-%H%M%S")
 
 
-def _reserved(options):
-  """Makes the default directory, unique if two runs start in one second."""
+@contextlib.contextmanager
+def _reserved(
+  options: experiment.Options,
+) -> Iterator[experiment.Options]:
+  """Makes the default directory, unique if two runs start in one second.
+
+  It is removed again if nothing was written into it.
+  """
   if options.flags["out_dir"] is not None:
-    return options
-  first = options.out_dir
+    yield options
+    return
+  above = [path for path in options.out_dir.parents if not path.exists()]
+  options = options._replace(out_dir=_make_unique(options.out_dir))
+  try:
+    yield options
+  finally:
+    with contextlib.suppress(OSError):  # it is not empty
+      for directory in (options.out_dir, *above):
+        directory.rmdir()
+
+
+def _make_unique(first):
+  directory = first
   for i in range(2, 1000):
     try:
-      options.out_dir.mkdir(parents=True)
-      return options
+      directory.mkdir(parents=True)
+      return directory
     except FileExistsError:
-      options = options._replace(out_dir=first.with_name(f"{first.name}-{i}"))
+      directory = first.with_name(f"{first.name}-{i}")
   raise experiment.RunError(f"{first} already exists; give an --out_dir.")
 
 

@@ -474,7 +474,8 @@ def test_devices_that_are_absent_are_one_sentence(
   if value == "cuda" and jax.default_backend() == "gpu":
     pytest.skip("there is a GPU")
   done = subprocess.run(
-    [sys.executable, str(TOY), "--out_dir=run"],
+    # A poisoned seed makes an array before there is a program.
+    [sys.executable, str(TOY), "--out_dir=run", "--poison=1"],
     capture_output=True,
     text=True,
     cwd=tmp_path,
@@ -541,10 +542,25 @@ def test_runs_of_the_same_second_have_their_own_directories(
     found.append(options)
     raise training.RunError("enough.")
 
+  def make_meanwhile(settings, options):
+    training.main(toy.SCRIPT._replace(make_experiments=make), argv=["toy"])
+
   for _ in range(2):
     with pytest.raises(SystemExit):
-      training.main(toy.SCRIPT._replace(make_experiments=make), argv=["toy"])
-  assert [options.out_dir.name for options in found] == ["now", "now-2"]
+      script_of = toy.SCRIPT._replace(make_experiments=make_meanwhile)
+      training.main(script_of, argv=["toy"])
+  assert [options.out_dir.name for options in found] == ["now-2", "now-2"]
+  assert not list(tmp_path.iterdir())  # for nothing was written
+
+
+def test_a_refused_sweep_leaves_no_default_directory(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "runs").mkdir()
+  (tmp_path / "runs" / "other").touch()
+  with pytest.raises(SystemExit) as stopped:
+    training.main(toy.SCRIPT, argv=["toy", "--sweep=seed=1,2"])
+  assert stopped.value.code == 1
+  assert [path.name for path in tmp_path.rglob("*")] == ["runs", "other"]
 
 
 def test_a_refused_cadence_leaves_nothing_behind(run_toy):
