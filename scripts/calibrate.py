@@ -65,8 +65,11 @@ def main(argv: list[str]) -> int:
       file=sys.stderr,
     )
     return 1
-  today = datetime.date.today().isoformat()
-  record(one, of, preset, int(seeds), date[0] if date else today)
+  day = date[0] if date else datetime.date.today().isoformat()
+  if not re.fullmatch(r"\d{4}-\d\d-\d\d", day):
+    print(f"error: DATE={day} must be such as 2026-12-31.", file=sys.stderr)
+    return 1
+  record(one, of, preset, int(seeds), day)
   return 0
 
 
