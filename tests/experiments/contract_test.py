@@ -365,6 +365,27 @@ def test_the_smoke_program_gives_the_same_bits_twice(name):
   assert before == after and len(before) > 3
 
 
+@pytest.mark.slow
+@EVERY
+def test_it_can_be_debugged_without_compilation(name):
+  experiments, options = smoke_experiments(name)
+  first = next(iter(experiments.values()))
+  if isinstance(first, training.Program):
+    pytest.skip("the host drives it")
+  seen, update = [], first.update
+
+  def look(state, data):
+    seen.extend(np.sum(np.asarray(x)) for x in jax.tree.leaves(data))
+    return update(state, data)
+
+  with jax.disable_jit():
+    program = training.compiled(first._replace(update=look), options)
+    state, metrics = program.step_chunk(program.init())
+    found = metrics | program.evaluate(state)
+  for key, value in found.items():
+    assert value.shape == (options.num_seeds,), key
+
+
 @EVERY
 def test_leaves_keep_dtype_and_weak_type(name):
   """A weakly typed leaf of init would compile chunk and evaluation twice."""
