@@ -34,7 +34,8 @@ _EXPERIMENTS = [
 ]
 
 setuptools.setup(
-  name="lilly",
+  # On the package index `lilly` is another project.
+  name="lilly-jax",
   version=_VERSION,
   description="Learning, memory and control as pure JAX functions.",
   long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),

@@ -6,6 +6,7 @@ Called by scripts/calibrate.
 import datetime
 import importlib
 import json
+import re
 import sys
 
 from lilly.training import reproduction, script
@@ -47,6 +48,12 @@ def main(argv: list[str]) -> int:
   except ModuleNotFoundError:
     print(f"error: there is no experiment {name!r}.", file=sys.stderr)
     return 1
+  if not re.fullmatch("[1-9][0-9]{0,3}", seeds):
+    print(
+      f"error: NUM_SEEDS={seeds} must be a positive whole number.",
+      file=sys.stderr,
+    )
+    return 1
   if of not in one.reproductions or preset not in one.reproductions[of].presets:
     known = ", ".join(
       f"{name} {preset}"
@@ -58,8 +65,11 @@ def main(argv: list[str]) -> int:
       file=sys.stderr,
     )
     return 1
-  today = datetime.date.today().isoformat()
-  record(one, of, preset, int(seeds), date[0] if date else today)
+  day = date[0] if date else datetime.date.today().isoformat()
+  if not re.fullmatch(r"\d{4}-\d\d-\d\d", day):
+    print(f"error: DATE={day} must be such as 2026-12-31.", file=sys.stderr)
+    return 1
+  record(one, of, preset, int(seeds), day)
   return 0
 
 

@@ -206,9 +206,7 @@ def _digits(split: str) -> Images:
   try:
     from sklearn.datasets import load_digits
   except ImportError as e:
-    raise DataError(
-      f"digits needs {e.name}: pip install 'lilly[experiments]'."
-    ) from e
+    raise DataError(f"digits needs {e.name}: pip install scikit-learn.") from e
   pixels, labels = load_digits(return_X_y=True)
   images = np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
   # RandomState's stream is frozen; default_rng's may change with numpy.

@@ -124,7 +124,8 @@ def _tfds() -> Any:
     import tensorflow_datasets as tfds
   except ImportError as e:
     raise originals.DataError(
-      f"This data set needs {e.name}: pip install 'lilly[experiments]'."
+      f"This data set needs {e.name}: pip install tensorflow-datasets "
+      "importlib_resources Pillow."
     ) from e
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()

@@ -54,8 +54,7 @@ def make(
       from brax import envs
   except ImportError as error:
     raise ImportError(
-      "Brax's environments need brax, pip install "
-      f'"lilly[experiments]": {error}'
+      f"Brax's environments need brax (pip install brax): {error}"
     ) from error
   try:
     engine = envs.get_environment(name, backend=backend, **options)

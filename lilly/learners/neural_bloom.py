@@ -157,7 +157,9 @@ def evaluate(
   def score_set(keys):
     return score(memory, params, state, draw(keys[0]))[1]
 
-  scores = jax.lax.map(score_set, keys_calibration, batch_size=batch_size)
+  scores = jax.lax.map(
+    score_set, keys_calibration, batch_size=min(batch_size, num_sets)
+  )
   scores = scores.ravel()
   thresholds = [learned_filters.calibrate(scores, fpr=r / 2) for r in rates]
 
@@ -174,7 +176,7 @@ def evaluate(
     return counts, scores
 
   counts, (members, non_members) = jax.lax.map(
-    evaluate_set, keys, batch_size=batch_size
+    evaluate_set, keys, batch_size=min(batch_size, num_sets)
   )
   num_floats = set_memories.num_floats(memory, size, jnp.zeros(shape))
   metrics = {}
@@ -226,7 +228,7 @@ def evaluate_bloom(
       for rate in rates
     ]
 
-  counts = jax.lax.map(evaluate_set, keys, batch_size=batch_size)
+  counts = jax.lax.map(evaluate_set, keys, batch_size=min(batch_size, num_sets))
   metrics = {}
   for rate, found in zip(rates, counts, strict=True):
     missed = found.missed.astype(jnp.float32)
