@@ -49,7 +49,6 @@ _OPTIONAL = (
   "mujoco_playground",
   "pgx",
   "requests",
-  "rich",
   "sklearn",
   "tensorflow",
   "tensorflow_datasets",
@@ -217,7 +216,7 @@ class Absent(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Absent())
 try:
-  import rich
+  import matplotlib
 except ModuleNotFoundError:
   print("extras are absent")
 """

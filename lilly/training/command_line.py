@@ -24,6 +24,7 @@ from lilly.training import (
   experiment,
   reproduction,
   signals,
+  terminal,
 )
 from lilly.training import script as script_lib
 from lilly.training import settings as settings_lib
@@ -46,6 +47,7 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
     script: settings, presets, experiments, figures and reproductions.
     argv: the command line, sys.argv by default.
   """
+  terminal.secure()
   argv = list(sys.argv if argv is None else argv)
   try:
     probe = _parse_flags(script, argv)
@@ -60,7 +62,7 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
     try:
       status = _run(script, settings, _reserved(options))
     except KeyboardInterrupt:
-      print("Interrupted.", file=sys.stderr)
+      terminal.tell("Interrupted.", sys.stderr)
       sys.exit(signals.exit_status(signal.SIGINT))
     except Exception as error:
       if not _is_deliberate(error, script.path):
@@ -444,5 +446,5 @@ def fail(error: BaseException) -> Any:
   text = " ".join(str(error).split())
   if isinstance(error, OSError) and error.strerror:
     text = f"{error.strerror}: {error.filename}" if error.filename else text
-  print(f"error: {text}", file=sys.stderr)
+  terminal.tell(f"error: {text}", sys.stderr)
   sys.exit(1)

@@ -179,9 +179,10 @@ def test_a_consistent_forgery_of_array_data_is_refused(saved):
   other.save(7, state, {})
   other.wait()
   forged = directory.parent.parent / "other" / "7"
-  manifest = checkpoints._read_manifest(directory)
-  manifest["arrays"] = checkpoints._read_manifest(forged)["arrays"]
+  manifest = checkpoints._read_manifest(directory, 7)
+  manifest["arrays"] = checkpoints._read_manifest(forged, 7)["arrays"]
   shutil.copy(forged / "arrays.npz", directory / "arrays.npz")
+  (directory / "manifest.json").unlink()
   checkpoints._write_manifest(directory, manifest)
   with pytest.raises(experiment.RunError, match=r"scalar.*SHA-256"):
     store.read(7)
