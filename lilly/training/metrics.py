@@ -25,8 +25,8 @@ class MetricsFile:
   """
 
   def __init__(self, path: pathlib.Path | None):
-    self._path = path
-    self._descriptor: int | None = None
+    self._path: Any = path
+    self._descriptor: Any = None
     self._hash = hashlib.sha256()
     self._size = 0
     self.rows: list[dict[str, Any]] = []
