@@ -175,13 +175,13 @@ def _draw(draw, results):
       for path in sorted(folder.iterdir()):
         os.replace(path, out_dir / path.name)
   except Exception as error:
-    return explain_drawing(error)
+    return _explain_drawing(error)
   finally:
     shutil.rmtree(folder, ignore_errors=True)
   return None
 
 
-def explain_drawing(error: Exception) -> str:
+def _explain_drawing(error: Exception) -> str:
   """Returns one sentence about a figure that could not be drawn."""
   last = traceback.extract_tb(error.__traceback__)[-1]
   place = f"{pathlib.Path(last.filename).name}, line {last.lineno}"

@@ -1,5 +1,6 @@
 """What is only shown decides nothing: standard streams that fail."""
 
+import ast
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 
+import lilly
 from lilly.training import terminal
 from tests.training.conftest import TOY
 
@@ -139,6 +141,19 @@ def test_broken_streams_do_not_change_a_runs_end(tmp_path, redirection):
 def test_an_error_on_broken_streams_has_its_status(tmp_path):
   status, _ = run_shell(tmp_path, ">&- 2>/dev/full", "--noise=a")
   assert status == 1
+
+
+def test_nothing_else_prints():
+  """But for the answer to --help, which is all there is to do then."""
+  package = pathlib.Path(lilly.__file__).parent
+  scripts = pathlib.Path(__file__).parents[2] / "experiments"
+  found = []
+  for path in [*package.rglob("*.py"), *scripts.glob("*.py")]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      name = getattr(getattr(node, "func", None), "id", None)
+      if name == "print" and path.name != "command_line.py":
+        found.append((path.name, node.lineno))
+  assert found == []
 
 
 CORE_ONLY = """
