@@ -28,7 +28,6 @@ _EXPERIMENTS = [
   "importlib_resources",  # tfds needs it to prepare data, and omits it
   "matplotlib>=3.9",
   "Pillow>=11",
-  "rich>=13",
   "scikit-learn>=1.5",
   "tensorflow-datasets>=4.9.9",
 ]

@@ -18,12 +18,14 @@ Expected: SAM copies with less than 1 % of the bits wrong (8 seeds: 6 minutes on
 most 3 times one at 2^10. More in docs/papers/sparse_access_memory.md.
 """
 
+import sys
 from typing import Annotated, Any, Literal, NamedTuple
 
 from etils import epy
 
 from lilly import training
 from lilly.nets import cores
+from lilly.training import terminal
 from lilly.training.claims import (
   Claim,
   at,
@@ -385,12 +387,13 @@ def draw_scaling(results: training.Results, out_dir: Any) -> None:
     x=lambda step: 2.0 ** (FIRST_EXPONENT - 1 + step),
     x_label="words",
   )
-  print("Microseconds a step, forward and backward:")
-  print("".join(f"{name:>11}" for name in ("words", *results.metrics)))
+  header = "".join(f"{name:>11}" for name in ("words", *results.metrics))
+  lines = ["Microseconds a step, forward and backward:", header]
   for u in range(results.options.num_updates):
     found = [m["train/seconds"][1][:, u] for m in results.metrics.values()]
     row = [2.0 ** (FIRST_EXPONENT + u), *(1e6 * np.median(x) for x in found)]
-    print("".join(f"{number:11.0f}" for number in row))
+    lines.append("".join(f"{number:11.0f}" for number in row))
+  terminal.tell("\n".join(lines), sys.stdout)
 
 
 def key_metric(settings: Settings) -> str:

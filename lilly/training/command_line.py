@@ -27,6 +27,7 @@ from lilly.training import (
   reproduction,
   resuming,
   signals,
+  terminal,
 )
 from lilly.training import script as script_lib
 from lilly.training import settings as settings_lib
@@ -46,6 +47,7 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
     script: settings, presets, experiments, figures and reproductions.
     argv: the command line, sys.argv by default.
   """
+  terminal.secure()
   argv = list(sys.argv if argv is None else argv)
   try:
     probe = _parse_flags(script, argv)
@@ -61,7 +63,7 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
       with _reserved(options) as options:
         status = _run(script, settings, options)
     except KeyboardInterrupt:
-      print("Interrupted.", file=sys.stderr)
+      terminal.tell("Interrupted.", sys.stderr)
       sys.exit(signals.exit_status(signal.SIGINT))
     except Exception as error:
       if not _is_deliberate(error, script.path):

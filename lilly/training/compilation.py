@@ -215,11 +215,13 @@ def _functions(experiment, options):
       state,
       length=options.log_every,
     )
-    return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+    metrics = jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+    return jax.tree.map(_strongly_typed, state), metrics
 
   def init_one(start, data):
     seed, hyper = start
-    return experiment.init(jax.random.key(seed), hyper, data)
+    state = experiment.init(jax.random.key(seed), hyper, data)
+    return jax.tree.map(_strongly_typed, state)
 
   def evaluate_one(state, data):
     return experiment.evaluate(jax.random.key(1), state, data)
@@ -242,6 +244,12 @@ def _functions(experiment, options):
     start=_start(runs, experiment.hyper),
     data=jax.device_put(experiment.data, everywhere),
   )
+
+
+def _strongly_typed(leaf):
+  """Drops a leaf's weak type: with it the next chunk is compiled anew."""
+  leaf = jnp.asarray(leaf)
+  return jnp.asarray(leaf, leaf.dtype)
 
 
 def _caller(name, mesh):

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from lilly.training import terminal
+
 __all__ = ["as_sentence", "encodable", "fail", "show"]
 
 # Longer words and sentences, such as of a long value, are cut in messages.
@@ -17,7 +19,7 @@ _LONGEST_SENTENCE = 2000
 
 def fail(error: BaseException) -> Any:
   """Prints an error on one line and exits with status 1."""
-  print(f"error: {as_sentence(error)}", file=sys.stderr)
+  terminal.tell(f"error: {as_sentence(error)}", sys.stderr)
   sys.exit(1)
 
 

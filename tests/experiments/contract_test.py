@@ -1,5 +1,6 @@
 """What holds for every experiment script that there is."""
 
+import collections
 import functools
 import importlib
 import io
@@ -349,20 +350,44 @@ def test_help_is_shown_on_any_terminal(name, encoding, monkeypatch):
 
 @EVERY
 def test_the_smoke_program_gives_the_same_bits_twice(name):
-  """Compiled once: the first variant's init, chunk and evaluation."""
+  """Compiled once: the first variant's init, chunk and evaluation.
+
+  The second chunk and the second evaluation start from what a chunk returned,
+  and trace nothing.
+  """
   experiments, options = smoke_experiments(name)
   first = next(iter(experiments.values()))
   if isinstance(first, training.Program):
     pytest.skip("the host drives it; no equal bits are promised")
-  program = training.compiled(first, options)
+  traced = collections.Counter()
+
+  def counted(function):
+    def count(*args):
+      traced[function] += 1
+      return function(*args)
+
+    return count
+
+  program = training.compiled(
+    first._replace(
+      update=counted(first.update), evaluate=counted(first.evaluate)
+    ),
+    options,
+  )
 
   def run():
     state, metrics = program.step_chunk(program.init())
     found = metrics, program.evaluate(state), state
-    return [_bits(x) for x in jax.tree.leaves(found)]
+    return state, [_bits(x) for x in jax.tree.leaves(found)]
 
-  before, after = run(), run()
+  _, before = run()
+  once = traced.copy()
+  state, after = run()
   assert before == after and len(before) > 3
+  for _ in range(2):
+    state, _ = program.step_chunk(state)
+    program.evaluate(state)
+  assert traced == once
 
 
 @pytest.mark.slow
