@@ -24,6 +24,7 @@ __all__ = [
   "Room",
   "check_program",
   "check_runs",
+  "check_start",
   "check_state",
   "explain",
   "room",
@@ -32,7 +33,13 @@ __all__ = [
 # More runs than this are refused before they are listed, a record for each.
 _MAX_RUNS = 10**6
 
+# Address space that JAX reserves when it starts, and later for its threads and
+# its compiler; without it the process is aborted (2 cores, jaxlib 0.10).
+_TO_START = 1.6e9
+_TO_COMPILE = 0.4e9
+
 _ROOT = pathlib.Path("/")
+_ADDRESS_SPACE = "address space (ulimit -v)"
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 # Memory of a control group that the kernel gives back when it is needed.
 _RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")
@@ -136,6 +143,21 @@ def check_program(
     _require(size, left, told, shapes, options)
 
 
+def check_start() -> None:
+  """Refuses to start JAX in an address space that is too small for it.
+
+  Raises:
+    RunError: the limit on address space leaves too little.
+  """
+  for left in _of_process(_ROOT):
+    size = left.nbytes + _TO_COMPILE
+    if left.source == _ADDRESS_SPACE and size < _TO_START:
+      raise experiment.RunError(
+        f"JAX reserves {_written(_TO_START)} when it starts; only "
+        f"{_left(left._replace(nbytes=size))} is left: raise the limit."
+      )
+
+
 def check_runs(options: experiment.Options) -> None:
   """Refuses more runs than can be listed.
 
@@ -190,7 +212,7 @@ def _require(size, left, told, shapes, options):
 
 
 def _left(left):
-  return f"{_written(left.nbytes)} of {left.source}"
+  return f"{_written(max(left.nbytes, 0))} of {left.source}"
 
 
 def _advice(shapes, options):
@@ -303,13 +325,13 @@ def _of_machine(root) -> Iterator[Room]:
 def _of_process(root) -> Iterator[Room]:
   """What the process may still take of its own limits."""
   status = _figures(root / "proc/self/status")
-  for limit, taken, source in (
-    (resource.RLIMIT_AS, "VmSize", "address space (ulimit -v)"),
-    (resource.RLIMIT_DATA, "VmData", "data segment (ulimit -d)"),
+  for limit, taken, source, reserve in (
+    (resource.RLIMIT_AS, "VmSize", _ADDRESS_SPACE, _TO_COMPILE),
+    (resource.RLIMIT_DATA, "VmData", "data segment (ulimit -d)", 0),
   ):
     most, _ = resource.getrlimit(limit)
     if most != resource.RLIM_INFINITY and taken in status:
-      yield Room(most - status[taken] * 1024, source)
+      yield Room(most - status[taken] * 1024 - reserve, source)
 
 
 def _of_control_groups(root) -> Iterator[Room]:

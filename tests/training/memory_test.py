@@ -286,6 +286,14 @@ def test_ulimit_is_one_sentence(tmp_path):
   assert done.stderr.endswith("make --num_seeds=40000 smaller.\n")
 
 
+def test_too_little_to_start_is_one_sentence(tmp_path):
+  done = start((f"--out_dir={tmp_path / 'run'}",), 1_200_000)
+  assert done.returncode == 1, done.stderr
+  assert done.stderr.startswith("error: JAX reserves 1.6 GB when it starts; ")
+  assert done.stderr.endswith("(ulimit -v) is left: raise the limit.\n")
+  assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_what_fits_into_a_ulimit_runs(tmp_path):
   out_dir = tmp_path / "run"
