@@ -14,7 +14,7 @@ Flags:
   --sample=N          N attempts of each part, drawn at random [all]
   --seed=N            seed of that draw [0]
   --scripts=A,B       experiments of flags and runs [all]
-  --seconds=N         seconds before an attempt is given up [60]
+  --seconds=N         seconds before an attempt is given up [120]
   --memory_gb=N       address space of a process of runs, in GB [8]
   --json=FILE         where the figures and every failed attempt are written
   --verbose           print every attempt, not only those that failed
@@ -114,7 +114,7 @@ def _parse(argv):
   parser.add_argument("--sample", type=int, default=0)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--scripts", default="")
-  parser.add_argument("--seconds", type=float, default=60.0)
+  parser.add_argument("--seconds", type=float, default=120.0)
   parser.add_argument("--memory_gb", type=float, default=8.0)
   parser.add_argument("--json", default="")
   parser.add_argument("--verbose", action="store_true")

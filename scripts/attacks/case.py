@@ -23,7 +23,7 @@ class Plan(NamedTuple):
   # experiments, by name
   scripts: tuple[str, ...] = ()
   # seconds after which a process is ended
-  seconds: float = 60.0
+  seconds: float = 120.0
   # address space of a process that runs invocations
   memory_gb: float = 8.0
 

@@ -38,6 +38,9 @@ VALUES = (
 )
 # A run ends after one chunk, evaluated at both ends.
 _SHORT = {"preset": "smoke", "eval_every": "0"}
+# The flags that list what is compared: the first is run, unless the flag itself
+# is the strange one.
+_COMPARED = ("variants", "rules", "cores", "tasks")
 
 
 def script_names() -> list[str]:
@@ -99,7 +102,10 @@ def run(plan: Plan) -> Iterator[Case]:
   # By experiment, so that a process serves many.
   for name in names:
     with Worker(
-      f"experiments.{name}", seconds=plan.seconds, memory_gb=plan.memory_gb
+      f"experiments.{name}",
+      seconds=plan.seconds,
+      memory_gb=plan.memory_gb,
+      cache=plan.folder / "cache",
     ) as worker:
       for argv, title in (a[1:] for a in attempts if a[0] == name):
         yield _run_one(worker, argv, title, plan.folder)
@@ -121,6 +127,9 @@ def _accepted(name, folder) -> Iterator[tuple[str, list[str], str]]:
   """Lists the command lines that differ from the preset's and are accepted."""
   base, _ = _parse(name, ["--preset=smoke"])
   short = _SHORT | {"num_updates": str(base.log_every)}
+  short |= {
+    flag: base.flags[flag][0] for flag in _COMPARED if flag in base.flags
+  }
   seen = [_settings(_parse(name, _argv(short))[0])]
   for _, flag, value in all_invocations([name]):
     if flag in ("out_dir", "preset"):

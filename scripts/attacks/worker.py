@@ -75,6 +75,7 @@ class Worker:
     seconds: float = 60.0,
     memory_gb: float = 0.0,
     folder: pathlib.Path | None = None,
+    cache: pathlib.Path | None = None,
   ):
     """Remembers what to start; nothing is started yet.
 
@@ -83,9 +84,17 @@ class Worker:
       seconds: time after which a command line is given up.
       memory_gb: address space of the process; 0: as much as there is.
       folder: working directory of the process.
+      cache: folder of compiled programs, kept between processes.
     """
     self._module, self._seconds, self._memory_gb = module, seconds, memory_gb
     self._folder = folder
+    self._env = {}
+    if cache is not None:
+      self._env = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+      }
     self._process: Any = None
     self._runs = 0
 
@@ -145,6 +154,7 @@ class Worker:
       text=True,
       cwd=self._folder,
       env=os.environ
+      | self._env
       | {"PYTHONPATH": f"{_ROOT}:{path}" if path else str(_ROOT)},
     )
 
