@@ -4,7 +4,8 @@ python -m scripts.faults [flags] [PART...]
 
 Parts (by default all of them):
   flags        every flag of every experiment with strange values, parsed
-  runs         what the parsers accept of these, run at smoke size
+  programs     what the parsers accept of these, traced for all variants
+  runs         the same, run at smoke size with the first variant
   kills        kills at random moments and inside saves, then resumed
   checkpoints  checkpoints that were changed, moved or forged
   files        disks, folders, links and streams that fail under a run
@@ -40,6 +41,7 @@ __all__ = ["main"]
 # part -> (module, function, what is counted)
 PARTS = {
   "flags": ("invocations", "parsed", "command lines accepted or refused"),
+  "programs": ("invocations", "traced", "accepted command lines traced"),
   "runs": ("invocations", "run", "accepted command lines run"),
   "kills": ("kills", "run", "kills survived with the same bits"),
   "checkpoints": ("checkpoints", "run", "changed checkpoints refused"),

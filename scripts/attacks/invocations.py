@@ -15,7 +15,14 @@ from lilly import training
 from scripts.attacks.case import FAILED, HELD, LEFT_OUT, Case, Plan, sampled
 from scripts.attacks.worker import Worker
 
-__all__ = ["VALUES", "all_invocations", "parsed", "run", "script_names"]
+__all__ = [
+  "VALUES",
+  "all_invocations",
+  "parsed",
+  "run",
+  "script_names",
+  "traced",
+]
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -92,11 +99,20 @@ def parsed(plan: Plan) -> Iterator[Case]:
       yield Case(title, HELD, refusal)
 
 
+def traced(plan: Plan) -> Iterator[Case]:
+  """Traces the programs of what the parsers accept, with all variants."""
+  yield from _tried(plan, only_traces=True)
+
+
 def run(plan: Plan) -> Iterator[Case]:
   """Runs what the parsers accept for one chunk of the smoke preset."""
+  yield from _tried(plan, only_traces=False)
+
+
+def _tried(plan, only_traces):
   names = plan.scripts or script_names()
   attempts = [
-    attempt for name in names for attempt in _accepted(name, plan.folder)
+    attempt for name in names for attempt in _accepted(name, only_traces)
   ]
   attempts = sampled(attempts, plan)
   # By experiment, so that a process serves many.
@@ -106,6 +122,7 @@ def run(plan: Plan) -> Iterator[Case]:
       seconds=plan.seconds,
       memory_gb=plan.memory_gb,
       cache=plan.folder / "cache",
+      only_traces=only_traces,
     ) as worker:
       for argv, title in (a[1:] for a in attempts if a[0] == name):
         yield _run_one(worker, argv, title, plan.folder)
@@ -123,13 +140,13 @@ def _run_one(worker, argv, title, folder):
   return Case(title, HELD, answer.sentence() or f"status {answer.status}")
 
 
-def _accepted(name, folder) -> Iterator[tuple[str, list[str], str]]:
+def _accepted(name, with_all) -> Iterator[tuple[str, list[str], str]]:
   """Lists the command lines that differ from the preset's and are accepted."""
   base, _ = _parse(name, ["--preset=smoke"])
   short = _SHORT | {"num_updates": str(base.log_every)}
-  short |= {
-    flag: base.flags[flag][0] for flag in _COMPARED if flag in base.flags
-  }
+  for flag in () if with_all else _COMPARED:
+    if flag in base.flags:
+      short[flag] = base.flags[flag][0]
   seen = [_settings(_parse(name, _argv(short))[0])]
   for _, flag, value in all_invocations([name]):
     if flag in ("out_dir", "preset"):

@@ -25,6 +25,7 @@ __all__ = ["Answer", "Worker"]
 _ROOT = pathlib.Path(__file__).parents[2]
 # Compiled programs are dropped with the process.
 _RUNS_PER_PROCESS = 40
+_TRACES_PER_PROCESS = 200
 
 
 class Answer(NamedTuple):
@@ -76,6 +77,7 @@ class Worker:
     memory_gb: float = 0.0,
     folder: pathlib.Path | None = None,
     cache: pathlib.Path | None = None,
+    only_traces: bool = False,
   ):
     """Remembers what to start; nothing is started yet.
 
@@ -85,9 +87,10 @@ class Worker:
       memory_gb: address space of the process; 0: as much as there is.
       folder: working directory of the process.
       cache: folder of compiled programs, kept between processes.
+      only_traces: whether programs are traced, and not compiled and run.
     """
     self._module, self._seconds, self._memory_gb = module, seconds, memory_gb
-    self._folder = folder
+    self._folder, self._only_traces = folder, only_traces
     self._env = {}
     if cache is not None:
       self._env = {
@@ -100,7 +103,8 @@ class Worker:
 
   def run(self, argv: Sequence[str]) -> Answer:
     """Runs `main` with a command line, the program's name first."""
-    if self._runs >= _RUNS_PER_PROCESS:
+    most = _TRACES_PER_PROCESS if self._only_traces else _RUNS_PER_PROCESS
+    if self._runs >= most:
       self.close()
     if self._process is None:
       self._start()
@@ -147,6 +151,7 @@ class Worker:
         "scripts.attacks.worker",
         self._module,
         str(self._memory_gb),
+        "trace" if self._only_traces else "run",
       ],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -159,7 +164,7 @@ class Worker:
     )
 
 
-def _serve(module: str, memory_gb: float) -> None:
+def _serve(module: str, memory_gb: float, only_traces: bool) -> None:
   """Answers command lines, one JSON list a line, until the input ends."""
   from tests import haste
 
@@ -168,10 +173,32 @@ def _serve(module: str, memory_gb: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
   haste.hurry()
   script = importlib.import_module(module).SCRIPT
+  if only_traces:
+    from lilly.training import driver
+
+    driver.run = _trace
   answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
   for line in sys.stdin:
     answer = _answer(script, json.loads(line))
     print(json.dumps(answer._asdict()), file=answers, flush=True)
+
+
+def _trace(experiments, options, **_) -> None:
+  """Traces init, update and evaluate, in place of `driver.run`."""
+  import jax
+
+  from lilly import training
+  from lilly.training import compilation
+
+  for name, item in experiments.items():
+    if isinstance(item, training.Program):
+      continue
+    functions = compilation._functions(item, options, name)
+    state = jax.eval_shape(functions.init, functions.start, functions.data)
+    jax.eval_shape(functions.step, state, functions.data)
+    jax.eval_shape(functions.evaluate, state, functions.data)
+  jax.clear_caches()
+  raise SystemExit(0)
 
 
 def _answer(script, argv) -> Answer:
@@ -190,4 +217,4 @@ def _answer(script, argv) -> Answer:
 
 
 if __name__ == "__main__":
-  _serve(sys.argv[1], float(sys.argv[2]))
+  _serve(sys.argv[1], float(sys.argv[2]), sys.argv[3] == "trace")
