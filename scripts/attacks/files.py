@@ -184,8 +184,10 @@ def _mount_small(folder):
 _LOCKS = """
 import errno, fcntl, runpy, sys
 
+name = sys.argv[1]
+
 def flock(*args):
-  raise OSError(getattr(errno, sys.argv[1]), "no locks here")
+  raise OSError(getattr(errno, name), "no locks here")
 
 fcntl.flock = fcntl.lockf = flock
 sys.argv = sys.argv[2:]
@@ -248,10 +250,36 @@ def _of_links() -> list[Fault]:
     return "" if names == ["one"] else "files were made behind the link"
 
   # Refused, or left alone, or replaced by a file.
-  return [
+  found = [
     Fault(f"{place} is a link", (0, 1), prepare(place), check=check)
     for place in places
   ]
+  return found + [
+    Fault(
+      f"{place} of a run has become a link",
+      (0, 1),
+      _moved_behind_a_link(place),
+      flags=("--num_updates=80",),
+      check=_is_untouched,
+    )
+    for place in ("config.json", "summary.json", "adam/metrics.jsonl")
+  ]
+
+
+def _moved_behind_a_link(place):
+  def prepare(folder):
+    _finished(folder)
+    path, thesis = folder / "run" / place, folder / "thesis"
+    path.rename(thesis)
+    (folder / "before").write_bytes(thesis.read_bytes())
+    path.symlink_to(thesis)
+
+  return prepare
+
+
+def _is_untouched(folder):
+  same = (folder / "thesis").read_bytes() == (folder / "before").read_bytes()
+  return "" if same else "the file behind the link was changed"
 
 
 def _finished(folder):
