@@ -15,6 +15,7 @@ Flags:
   --sample=N          N attempts of each part, drawn at random [all]
   --seed=N            seed of that draw [0]
   --scripts=A,B       experiments of flags and runs [all]
+  --values=A,B        values of flags and runs [15 strange ones]
   --seconds=N         seconds before an attempt is given up [120]
   --memory_gb=N       address space of a process of runs, in GB [8]
   --json=FILE         where the figures and every failed attempt are written
@@ -86,6 +87,7 @@ def main(argv: list[str]) -> int:
         arguments.sample,
         arguments.seed,
         tuple(arguments.scripts.split(",")) if arguments.scripts else (),
+        tuple(arguments.values.split(",")) if arguments.values else (),
         arguments.seconds,
         arguments.memory_gb,
       )
@@ -116,6 +118,7 @@ def _parse(argv):
   parser.add_argument("--sample", type=int, default=0)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--scripts", default="")
+  parser.add_argument("--values", default="")
   parser.add_argument("--seconds", type=float, default=120.0)
   parser.add_argument("--memory_gb", type=float, default=8.0)
   parser.add_argument("--json", default="")

@@ -220,7 +220,7 @@ def _caller(name, mesh, options):
   checked = set()
 
   def call(what, function, *args):
-    if what not in checked and not jax.config.jax_disable_jit:
+    if what not in checked:
       # Traced, lowered and compiled here, not again where it is called.
       program = function.lower(*args)
       found = lapack_calls(program) if is_at_risk else []

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lilly.training import experiment
@@ -283,7 +284,7 @@ def _nbytes(tree) -> int:
 def _leaf_nbytes(leaf) -> int:
   """Returns the size of an array or of a shape, in Python's whole numbers."""
   shape, dtype = np.shape(leaf), getattr(leaf, "dtype", None)
-  if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return math.prod(shape) * 8
   return math.prod(shape) * (8 if dtype is None else dtype.itemsize)
 

@@ -22,6 +22,8 @@ class Plan(NamedTuple):
   seed: int = 0
   # experiments, by name
   scripts: tuple[str, ...] = ()
+  # values of flags; none: those of `invocations`
+  values: tuple[str, ...] = ()
   # seconds after which a process is ended
   seconds: float = 120.0
   # address space of a process that runs invocations

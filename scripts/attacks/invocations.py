@@ -60,7 +60,9 @@ def _script(name: str) -> training.Script:
   return importlib.import_module(f"experiments.{name}").SCRIPT
 
 
-def all_invocations(names: Sequence[str]) -> list[tuple[str, str, str]]:
+def all_invocations(
+  names: Sequence[str], values: Sequence[str] = ()
+) -> list[tuple[str, str, str]]:
   """Lists (experiment, flag, value), also flags that all experiments have."""
   from lilly.training import script as script_lib
 
@@ -68,7 +70,7 @@ def all_invocations(names: Sequence[str]) -> list[tuple[str, str, str]]:
     (name, flag, value)
     for name in names
     for flag in ("preset", *script_lib.parsers(_script(name)))
-    for value in VALUES
+    for value in values or VALUES
   ]
 
 
@@ -83,7 +85,7 @@ def _parse(name, argv) -> tuple[Any, str]:
 def parsed(plan: Plan) -> Iterator[Case]:
   """Parses command lines with one strange flag, in this process."""
   names = plan.scripts or script_names()
-  for name, flag, value in sampled(all_invocations(names), plan):
+  for name, flag, value in sampled(all_invocations(names, plan.values), plan):
     given = f"--{flag}={value}"
     title = f"{name} {given}"
     try:
@@ -112,7 +114,9 @@ def run(plan: Plan) -> Iterator[Case]:
 def _tried(plan, only_traces):
   names = plan.scripts or script_names()
   attempts = [
-    attempt for name in names for attempt in _accepted(name, only_traces)
+    attempt
+    for name in names
+    for attempt in _accepted(name, plan.values, only_traces)
   ]
   attempts = sampled(attempts, plan)
   # By experiment, so that a process serves many.
@@ -140,7 +144,7 @@ def _run_one(worker, argv, title, folder):
   return Case(title, HELD, answer.sentence() or f"status {answer.status}")
 
 
-def _accepted(name, with_all) -> Iterator[tuple[str, list[str], str]]:
+def _accepted(name, values, with_all) -> Iterator[tuple[str, list[str], str]]:
   """Lists the command lines that differ from the preset's and are accepted."""
   base, _ = _parse(name, ["--preset=smoke"])
   short = _SHORT | {"num_updates": str(base.log_every)}
@@ -148,7 +152,7 @@ def _accepted(name, with_all) -> Iterator[tuple[str, list[str], str]]:
     if flag in base.flags:
       short[flag] = base.flags[flag][0]
   seen = [_settings(_parse(name, _argv(short))[0])]
-  for _, flag, value in all_invocations([name]):
+  for _, flag, value in all_invocations([name], values):
     if flag in ("out_dir", "preset"):
       continue
     given = _argv(short | {flag: value})
