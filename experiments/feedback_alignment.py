@@ -28,7 +28,7 @@ from etils import epy
 
 from lilly import training
 from lilly.training.claims import Claim, at, difference, last, rank_correlation
-from lilly.training.settings import above, at_least
+from lilly.training.settings import above, at_least, between
 
 with epy.lazy_imports():
   import jax.numpy as jnp
@@ -75,7 +75,7 @@ class Settings(NamedTuple):
     "Units of the hidden layers, joined by x as in 20x10; several networks "
     "separated by commas.",
   ] = ("20",)
-  batch_size: Annotated[int, at_least(1), "Examples per update."] = 1
+  batch_size: Annotated[int, between(1, 10**6), "Examples per update."] = 1
   validation: Annotated[
     bool, "Hold out a sixth of the training images and evaluate on it."
   ] = False

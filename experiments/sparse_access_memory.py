@@ -82,34 +82,34 @@ class Settings(NamedTuple):
     "Nearest-neighbour search of SAM and SDNC: exact, or locality-sensitive "
     "hashing.",
   ] = "lsh"
-  num_slots: Annotated[int, at_least(1), "Words of the sparse memories, N."] = (
-    2_000_000
-  )
+  num_slots: Annotated[
+    int, between(1, 10**9), "Words of the sparse memories, N."
+  ] = 2_000_000
   dense_slots: Annotated[
-    int, at_least(1), "Words of the dense memories, N."
+    int, between(1, 10**6), "Words of the dense memories, N."
   ] = 64
-  word_size: Annotated[int, at_least(1), "Size of a word, M."] = 32
+  word_size: Annotated[int, between(1, 10**6), "Size of a word, M."] = 32
   num_heads: Annotated[
-    int, at_least(1), "Heads; each reads and writes once per step."
+    int, between(1, 1000), "Heads; each reads and writes once per step."
   ] = 4
   num_reads: Annotated[
-    int, at_least(1), "Words that a sparse head reads, K."
+    int, between(1, 10**6), "Words that a sparse head reads, K."
   ] = 4
-  hidden_size: Annotated[int, at_least(1), "Units of the LSTM controller."] = (
-    100
-  )
+  hidden_size: Annotated[
+    int, between(1, 10**6), "Units of the LSTM controller."
+  ] = 100
   optimiser: Annotated[
     Literal["adam", "rmsprop"], "Optimiser of the weights."
   ] = "rmsprop"
   learning_rate: Annotated[
     float, at_least(0.0), "Learning rate of the optimiser."
   ] = 1e-5
-  batch_size: Annotated[int, at_least(1), "Episodes per update."] = 8
+  batch_size: Annotated[int, between(1, 10**6), "Episodes per update."] = 8
   max_level: Annotated[
-    int, at_least(0), "Hardest level of the task; 0: the task's default."
+    int, between(0, 10**6), "Hardest level of the task; 0: the task's default."
   ] = 0
   item_length: Annotated[
-    int, at_least(1), "Vectors per item of associative_recall."
+    int, between(1, 10**6), "Vectors per item of associative_recall."
   ] = 3
   curriculum: Annotated[
     bool, "Start at level 1 and double the level once it is solved."
@@ -121,7 +121,7 @@ class Settings(NamedTuple):
   ] = 0.05
   patience: Annotated[
     int,
-    at_least(1),
+    between(1, 10**9),
     "Curriculum: consecutive solved updates that double the level.",
   ] = 20
   max_gb: Annotated[

@@ -67,6 +67,7 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
       sys.exit(signals.exit_status(signal.SIGINT))
     except Exception as error:
       if not _is_deliberate(error, script.path):
+        _fail_for_memory(error, options)
         raise
       messages.fail(error)
   sys.exit(status)
@@ -77,10 +78,20 @@ def _leave(signum, frame):
   sys.exit(signals.exit_status(signum))
 
 
+def _fail_for_memory(error, options):
+  """Exits with one sentence if an error is a lack of memory."""
+  from lilly.training import memory
+
+  sentence = memory.explain(error, options)
+  if sentence is not None:
+    messages.fail(experiment.RunError(sentence))
+
+
 def _run(script, settings, options):
   """Trains, checks claims and plots; returns the exit status."""
-  from lilly.training import driver, platforms
+  from lilly.training import driver, memory, platforms
 
+  memory.check_start()
   platforms.start()
   experiments = script.make_experiments(settings, options)
   metric = script.key_metric

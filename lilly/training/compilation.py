@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lilly.training import experiment as experiment_lib
-from lilly.training import platforms
+from lilly.training import memory, platforms
 
 __all__ = ["compiled", "grid", "lapack_calls", "lowered"]
 
@@ -32,8 +32,10 @@ def grid(
     The seed and swept values of each run.
 
   Raises:
-    RunError: the sweep names an unknown hyper-parameter.
+    RunError: the sweep names an unknown hyper-parameter, or there are more
+      than a million runs.
   """
+  memory.check_runs(options)
   for name, _ in options.sweep:
     if name not in hyper:
       raise experiment_lib.RunError(
@@ -81,7 +83,8 @@ def compiled(
 
   On several CPU devices of one process a program that calls LAPACK is refused
   on its first call, before it is compiled: batched LAPACK calls may deadlock
-  there.
+  there. A state that memory cannot hold is refused before it is allocated, and
+  so is a compiled program before its first call.
 
   Under `jax.disable_jit` nothing is compiled: runs and updates are plain Python
   loops on one device, so that `print` and `breakpoint` inside `update` see
@@ -97,18 +100,20 @@ def compiled(
 
   Returns:
     The program; its state is donated to each chunk. Its functions raise
-    RunError if they call LAPACK on several CPU devices.
+    RunError if they call LAPACK on several CPU devices, or need more memory
+    than there is.
 
   Raises:
-    RunError: the sweep names an unknown hyper-parameter.
+    RunError: the sweep names an unknown hyper-parameter, or the state of all
+      runs does not fit into memory.
   """
   if _is_jit_disabled():
     return _interpreted(experiment, options)
-  functions = _functions(experiment, options)
+  functions = _functions(experiment, options, name)
   init_runs, start = functions.init, functions.start
   step_runs, data = functions.step, functions.data
   evaluate_runs = functions.evaluate
-  call = _caller(name, functions.mesh)
+  call = _caller(name, functions.mesh, options)
   return experiment_lib.Program(
     step_chunk=lambda state: call("update", step_runs, state, data),
     init=lambda: call("init", init_runs, start, data),
@@ -199,7 +204,7 @@ def lapack_calls(program: jax.stages.Lowered) -> list[str]:
   )
 
 
-def _functions(experiment, options):
+def _functions(experiment, options, name="the experiment"):
   """Jits an experiment's functions over all its runs."""
   platforms.start()
   runs = grid(options, experiment.hyper)
@@ -226,14 +231,17 @@ def _functions(experiment, options):
   def evaluate_one(state, data):
     return experiment.evaluate(jax.random.key(1), state, data)
 
+  init = jax.jit(
+    across(init_one),
+    out_shardings=by_run,
+    compiler_options=_for_running_once(),
+  )
+  start = _start(runs, experiment.hyper)
+  _check_state(name, init, start, experiment.data, mesh, everywhere, options)
   return _Functions(
     runs=runs,
     mesh=mesh,
-    init=jax.jit(
-      across(init_one),
-      out_shardings=by_run,
-      compiler_options=_for_running_once(),
-    ),
+    init=init,
     step=jax.jit(
       across(update_one),
       donate_argnums=0,
@@ -241,7 +249,7 @@ def _functions(experiment, options):
       compiler_options=_for_running_long(),
     ),
     evaluate=jax.jit(across(evaluate_one), out_shardings=everywhere),
-    start=_start(runs, experiment.hyper),
+    start=start,
     data=jax.device_put(experiment.data, everywhere),
   )
 
@@ -252,23 +260,40 @@ def _strongly_typed(leaf):
   return jnp.asarray(leaf, leaf.dtype)
 
 
-def _caller(name, mesh):
-  """Makes a caller that checks a program for LAPACK before its first call."""
+def _check_state(name, init, start, data, mesh, everywhere, options):
+  """Refuses a state that memory cannot hold, before it is allocated."""
+  # As they will be placed, so that the trace is kept.
+  placed = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      np.shape(x), jax.dtypes.result_type(x), sharding=everywhere
+    ),
+    data,
+  )
+  # Only shapes are computed, also where functions are not to be compiled.
+  with jax.disable_jit(False):
+    state = jax.eval_shape(init, start, placed)
+  memory.check_state(name, state, placed, mesh, options)
+
+
+def _caller(name, mesh, options):
+  """Makes a caller that checks a program before its first call."""
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   is_at_risk = on_cpu and len(mesh.local_devices) > 1
-  read = set()
+  checked = set()
 
   def call(what, function, *args):
-    if is_at_risk and what not in read:
-      # Traced and lowered here, not again where it is called.
-      found = lapack_calls(function.lower(*args))
+    if what not in checked:
+      # Traced, lowered and compiled here, not again where it is called.
+      program = function.lower(*args)
+      found = lapack_calls(program) if is_at_risk else []
       if found:
         raise experiment_lib.RunError(
           f"{name}: {what} calls LAPACK ({', '.join(found)}), whose batched "
           "calls may deadlock on several CPU devices; set "
           "JAX_NUM_CPU_DEVICES=1, or use lilly.control.small_matrices."
         )
-      read.add(what)
+      memory.check_program(f"{name}: {what}", program.compile(), mesh, options)
+      checked.add(what)
     return function(*args)
 
   return call

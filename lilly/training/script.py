@@ -29,7 +29,7 @@ class Common(NamedTuple):
 
   seed: Annotated[int, between(0, 2**32 - 1), "First seed."] = 0
   num_seeds: Annotated[
-    int, at_least(1), "Number of seeds, trained together."
+    int, between(1, 10**6), "Number of seeds, trained together."
   ] = 1
   sweep: Annotated[
     tuple[str, ...],
