@@ -182,9 +182,10 @@ def test_every_claim_is_judged_by_a_reproduction():
       if verdict != "not applicable":
         judged[name] = verdict
   assert set(judged) == CLAIMS
-  # Memories that all cost the same, and errors of 2 %, prove nothing.
+  # Memories that all cost the same, and errors of 2 %, prove little.
   holding = {name for name, verdict in judged.items() if verdict == "holds"}
   assert holding == {
+    "copy/worst",
     "associative_recall/dense",
     "priority_sort/dense",
     "scaling/flat",
