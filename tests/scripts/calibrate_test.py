@@ -1,4 +1,6 @@
-"""Tests of scripts.calibrate: what it records, and what it refuses."""
+"""Tests of scripts.calibrate: what it records, lists and refuses."""
+
+import json
 
 import pytest
 
@@ -37,3 +39,49 @@ def test_a_bad_invocation_is_one_line(recorded, capsys, argv, mention):
   assert calibrate.main(argv) == 1
   err = capsys.readouterr().err
   assert mention in err and err.count("\n") == 1 and not recorded
+
+
+def summary(values, relation="<=", threshold=3.0):
+  row = {
+    "name": "copy/sam",
+    "sentence": "wrong bits",
+    "value": 1.0 if values else None,
+    "values": values,
+    "relation": relation,
+    "threshold": threshold,
+  }
+  return {"claims": [row]}
+
+
+@pytest.mark.parametrize(
+  ("relation", "threshold", "margin"),
+  [
+    ("<=", 3.0, 0.5),
+    ("<", 1.0, -0.5),  # the worst seed, 2, is above it
+    ("<=", 2.0, 0.0),
+    (">=", 1.0, -0.5),
+    (">", -1.0, 0.5),
+  ],
+)
+def test_a_margin_is_counted_from_the_worst_seed(relation, threshold, margin):
+  values = [0.0, 2.0, 0.5]
+  assert calibrate.margin_of(values, relation, threshold) == margin
+  assert calibrate.margin_of([1.0, 1.0], relation, threshold) is None
+
+
+def test_seeds_of_several_runs_are_put_together(tmp_path, capsys):
+  names = []
+  for i, values in enumerate(([0.0, 2.0], [0.5, 1.5], [])):
+    path = tmp_path / str(i) / "summary.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(summary(values)))
+    names.append(str(path.parent))
+  assert calibrate.main(["--margins", *names]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[2:] == ["| copy/sam: wrong bits | <= 3 | 4 | 0 | 1 | 2 | 0.50 |"]
+
+
+def test_a_run_that_has_not_finished_is_named(tmp_path, capsys):
+  assert calibrate.main(["--margins", str(tmp_path)]) == 1
+  assert str(tmp_path / "summary.json") in capsys.readouterr().err
+  assert calibrate.main(["--margins"]) == 1
