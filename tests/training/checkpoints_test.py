@@ -301,6 +301,14 @@ def test_a_failed_write_leaves_earlier_checkpoints(saved, monkeypatch, code):
   store.read(7)
 
 
+def test_a_folder_that_went_away_is_not_made_again(tmp_path):
+  store = checkpoints.Store(tmp_path / "run" / "checkpoints")
+  store.save(8, {"x": jnp.zeros(1)}, {})
+  with pytest.raises(experiment.RunError, match="No such file"):
+    store.wait()
+  assert not (tmp_path / "run").exists()
+
+
 def test_nbytes_counts_what_is_stored():
   state = {"x": jnp.zeros((3, 5)), "key": jax.random.key(0)}
   assert checkpoints.nbytes(state) == 3 * 5 * 4 + 8

@@ -317,16 +317,19 @@ def test_everything_is_traced_once(weak):
   def init(key, hyper, data):
     del hyper, data
     traced["init"] += 1
-    return {"key": key, "x": 1.0 if weak else one, "n": jnp.int32(0)}
+    x = 1.0 if weak else one
+    return {"key": key, "x": x, "n": jnp.int32(0), "new": one}
 
   def update(state, data):
     del data
     traced["update"] += 1
     key, key_x = jax.random.split(state["key"])
     x = state["x"] * jax.random.uniform(key_x)
-    new = jnp.where(state["n"] > 3, 0.5, 2.0)
-    state = {"key": key, "x": x, "n": state["n"] + 1, "new": new}
-    return {name: state[name] for name in ("key", "x", "n")}, {"x": x}
+    n = state["n"] + 1
+    new = jnp.where(n > 3, 0.5, 2.0)  # weakly typed
+    if not weak:
+      new = new.astype(jnp.float32)
+    return {"key": key, "x": x, "n": n, "new": new}, {"x": x}
 
   def evaluate(key, state, data):
     del key, data

@@ -341,6 +341,10 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
   monkeypatch.undo()
   files.write_json(path, {"new": float("nan"), "list": (1, -np.inf, "x")})
   assert json.loads(path.read_text()) == {"new": None, "list": [1, None, "x"]}
+  (tmp_path / "link.json").symlink_to(path)
+  with pytest.raises(training.RunError, match=r"link\.json is a link"):
+    files.write_json(tmp_path / "link.json", {})
+  assert (tmp_path / "link.json").is_symlink()
 
 
 def parse_strictly(text):

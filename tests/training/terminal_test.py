@@ -92,12 +92,12 @@ def test_a_live_line_fills_the_terminal_and_is_ended(monkeypatch):
 
   stream = Terminal()
   monkeypatch.setattr(sys, "stderr", stream)
-  monkeypatch.setenv("COLUMNS", "30")
+  monkeypatch.setenv("COLUMNS", "50")
   with progress.Progress("adam", None, 8, "updates") as show:
-    show.start({"learning_rate": 0.1})
+    show.start({"learning_rate": 0.1, "noise": 0.1, "decay": 1.0})
     show.update(8, {}, {})
   parts = stream.getvalue().split("\r")[1:]
-  assert [len(part) for part in parts] == [29, 30]
+  assert [len(part) for part in parts] == [49, 50]
   assert parts[-1].endswith("\n") and "8 / 8" in parts[-1]
 
 
@@ -106,8 +106,11 @@ def run_shell(tmp_path, redirection, *flags):
   directory = tmp_path / "run"
   command = [sys.executable, str(TOY), f"--out_dir={directory}", *flags]
   shell = f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}'
+  # Unbuffered, nothing would be left to be written at the end.
+  env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
   done = subprocess.run(
     ["bash", "-c", shell, "bash", *command],
+    env=env,
     capture_output=True,
     check=False,
     timeout=300,
