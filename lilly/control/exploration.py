@@ -61,9 +61,9 @@ def ornstein_uhlenbeck(
   sizes = {}
   noise = checks.real("noise", noise, "*S", sizes)
   if innovation is None:
-    innovation = jax.random.normal(key, noise.shape, noise.dtype)
+    epsilon = jax.random.normal(key, noise.shape, noise.dtype)
   else:
-    innovation = checks.real("innovation", innovation, "*S", sizes)
+    epsilon = checks.real("innovation", innovation, "*S", sizes)
   decay = jnp.asarray(1 - theta * dt, noise.dtype)
   scale = jnp.asarray(sigma * dt**0.5, noise.dtype)
-  return decay * noise + scale * innovation
+  return decay * noise + scale * epsilon

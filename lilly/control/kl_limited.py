@@ -105,15 +105,12 @@ def divergence(
 
 def _checked_expansion(expansion, sizes):
   """Checks the fields that are not None; the dynamics must not be."""
-  shapes = zip(lqr.Expansion._fields, expansion, lqr.SHAPES, strict=True)
-  return lqr.Expansion(
-    *[
-      x
-      if x is None and name not in ("f_x", "f_u")
-      else checks.real(f"expansion.{name}", x, shape, sizes)
-      for name, x, shape in shapes
-    ]
-  )
+  fields = {}
+  for name, shape in lqr.SHAPES.items():
+    x = getattr(expansion, name)
+    if x is not None or name in ("f_x", "f_u"):
+      fields[name] = checks.real(f"expansion.{name}", x, shape, sizes)
+  return expansion._replace(**fields)
 
 
 def _checked_controller(name, controller, sizes):

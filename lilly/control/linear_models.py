@@ -155,15 +155,14 @@ def _checked_prior(prior, size):
 
 
 def _checked_model(model, sizes):
-  """Checks the fields that are not None."""
-  shapes = LinearGaussian(weights="T d k", offset="T d", covariance="T d d")
-  fields = zip(LinearGaussian._fields, model, shapes, strict=True)
-  return LinearGaussian(
-    *[
-      x if x is None else checks.real(f"model.{name}", x, shape, sizes)
-      for name, x, shape in fields
-    ]
-  )
+  """Checks the fields that are given: the covariance may be None."""
+  shapes = {"weights": "T d k", "offset": "T d", "covariance": "T d d"}
+  fields = {
+    name: checks.real(f"model.{name}", getattr(model, name), shape, sizes)
+    for name, shape in shapes.items()
+    if name != "covariance" or model.covariance is not None
+  }
+  return model._replace(**fields)
 
 
 def mean(
@@ -220,8 +219,10 @@ def roots(model: LinearGaussian) -> jax.Array:
   >>> roots(fit(x, x**2, x)).shape
   (2, 1, 1)
   """
-  model = _checked_model(model, {})
-  return jax.vmap(small_matrices.semidefinite_root)(model.covariance)
+  sizes = {}
+  model = _checked_model(model, sizes)
+  covariance = checks.real("model.covariance", model.covariance, "T d d", sizes)
+  return jax.vmap(small_matrices.semidefinite_root)(covariance)
 
 
 def sample(

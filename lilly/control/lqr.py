@@ -48,17 +48,17 @@ class Expansion(NamedTuple):
 
 
 # of an expansion's fields, in the notation of `lilly.checks`
-SHAPES = Expansion(
-  f_x="T d d",
-  f_u="T d m",
-  r_x="T d",
-  r_u="T m",
-  r_xx="T d d",
-  r_uu="T m m",
-  r_ux="T m d",
-  v_x="d",
-  v_xx="d d",
-)
+SHAPES = {
+  "f_x": "T d d",
+  "f_u": "T d m",
+  "r_x": "T d",
+  "r_u": "T m",
+  "r_xx": "T d d",
+  "r_uu": "T m m",
+  "r_ux": "T m d",
+  "v_x": "d",
+  "v_xx": "d d",
+}
 
 
 class Gains(NamedTuple):
@@ -174,11 +174,14 @@ def backward(
   """
   damping = checks.number("damping", damping, least=0)
   least = checks.number("least", least, least=0)
-  sizes, given = {}, zip(Expansion._fields, expansion, SHAPES, strict=True)
-  *steps, v_x, v_xx = (
-    checks.real(f"expansion.{name}", x, shape, sizes)
-    for name, x, shape in given
-  )
+  sizes = {}
+  fields = {
+    name: checks.real(
+      f"expansion.{name}", getattr(expansion, name), shape, sizes
+    )
+    for name, shape in SHAPES.items()
+  }
+  *steps, v_x, v_xx = expansion._replace(**fields)
 
   def step(carry, at):
     v_x, v_xx, total = carry

@@ -91,15 +91,28 @@ def semidefinite_root(matrix: jax.Array) -> jax.Array:
     left = jnp.maximum(jnp.diagonal(rest), 0)
     is_there = rest[i, i] > jnp.maximum(least[i], 0)
     pivot = jnp.sqrt(jnp.where(is_there, rest[i, i], 1))
-    # No entry can exceed the bound set by its remaining diagonal. It is 0 for
-    # the rows above, where the square root has no finite derivative.
-    is_empty = left == 0
-    bound = jnp.where(is_empty, 0, jnp.sqrt(jnp.where(is_empty, 1, left)))
+    # No entry can exceed the bound set by its remaining diagonal, which is 0 for
+    # the rows above.
+    bound = _sqrt(left)
     column = jnp.clip(rest[:, i] / pivot, -bound, bound)
     column = jnp.where(is_there & (jnp.arange(len(matrix)) >= i), column, 0)
     rest = rest - column[:, None] * column[None]
     columns.append(column)
   return jnp.stack(columns, axis=1)
+
+
+@jax.custom_jvp
+def _sqrt(x):
+  """The square root, with derivative 0 at 0, where it would be infinite."""
+  return jnp.sqrt(x)
+
+
+@_sqrt.defjvp
+def _sqrt_jvp(primals, tangents):
+  (x,), (change,) = primals, tangents
+  root, is_zero = jnp.sqrt(x), x == 0
+  slope = jnp.where(is_zero, 0, 0.5 / jnp.where(is_zero, 1, root))
+  return root, slope * change
 
 
 def solve_triangular(

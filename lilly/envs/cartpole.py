@@ -5,7 +5,7 @@ fourth-order Runge-Kutta method with steps of 0.01 s.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -239,7 +239,7 @@ def make(
   """
   move = functools.partial(dynamics, **constants)
   # Refuses constants out of range now, not in the first step.
-  number = jax.ShapeDtypeStruct((), jnp.float32)
+  number: Any = jax.ShapeDtypeStruct((), jnp.float32)
   jax.eval_shape(move, State(*[number] * 4), number)
 
   def reset(key):

@@ -5,7 +5,7 @@ terminate at the flag.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +125,7 @@ def make(*, num_steps: int | None = 999, **constants: float) -> Environment:
   """
   move = functools.partial(dynamics, **constants)
   # Refuses constants out of range now, not in the first step.
-  number = jax.ShapeDtypeStruct((), jnp.float32)
+  number: Any = jax.ShapeDtypeStruct((), jnp.float32)
   jax.eval_shape(move, State(number, number), number)
 
   def reset(key):

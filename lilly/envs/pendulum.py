@@ -4,7 +4,7 @@ Gym's Pendulum-v1, with its constants and its semi-implicit Euler integration.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -146,13 +146,11 @@ def make(
   """
   move = functools.partial(dynamics, **constants)
   # Refuses constants out of range now, not in the first step.
-  number = jax.ShapeDtypeStruct((), jnp.float32)
+  number: Any = jax.ShapeDtypeStruct((), jnp.float32)
   jax.eval_shape(move, State(number, number), number)
   max_speed = constants.get("max_speed", _MAX_SPEED)
   if start is not None:
-    start = [checks.number("start", x) for x in start]
-    if len(start) != 2:
-      raise ValueError(f"start is {start}; it must be two numbers.")
+    _check_start(start)
 
   def reset(key):
     high = jnp.array([jnp.pi, 1.0])
@@ -184,6 +182,13 @@ def make(
     reward=reward,
   )
   return wrappers.time_limit(env, num_steps)
+
+
+def _check_start(start):
+  for x in start:
+    checks.number("start", x)
+  if len(start) != 2:
+    raise ValueError(f"start is {start}; it must be two numbers.")
 
 
 def render(state: State, size: int = 64) -> jax.Array:

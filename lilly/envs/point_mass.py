@@ -6,7 +6,7 @@ here they stop the ball.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +159,7 @@ def make(
   wall = constants.get("wall", _WALL)
   move = functools.partial(dynamics, **constants)
   # Refuses constants out of range now, not in the first step.
-  pair = jax.ShapeDtypeStruct((2,), jnp.float32)
+  pair: Any = jax.ShapeDtypeStruct((2,), jnp.float32)
   jax.eval_shape(move, State(pair, pair), pair)
   margin = checks.number("margin", margin, least=0)
 

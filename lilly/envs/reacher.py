@@ -7,7 +7,7 @@ are those of the DM Control suite: semi-implicit Euler, implicit in the damping.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -278,7 +278,7 @@ def make(
   move = functools.partial(dynamics, lengths=lengths, **constants)
   see = functools.partial(observe, lengths=lengths)
   # Refuses constants out of range now, not in the first step.
-  form = jax.ShapeDtypeStruct((n,), jnp.float32)
+  form: Any = jax.ShapeDtypeStruct((n,), jnp.float32)
   jax.eval_shape(move, State(form, form, form), form)
 
   def reset(key):
