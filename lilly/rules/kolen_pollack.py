@@ -51,6 +51,7 @@ def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
     of the authors' code) the difference never shrinks; here the decay is left
     to the optimiser.
 
+  >>> import jax.numpy as jnp
   >>> x, w, feedback = jnp.ones(3), jnp.ones((3, 2)), jnp.zeros((2, 3))
   >>> jax.grad(lambda b: linear(x, w, b).sum())(feedback).tolist()
   [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
@@ -94,6 +95,7 @@ def conv(
   Reference:
     Akrout et al. (2019), arXiv:1904.05391, "Kolen-Pollack".
 
+  >>> import jax.numpy as jnp
   >>> x, w = jnp.ones((4, 4, 1)), jnp.ones((3, 3, 1, 2))
   >>> conv(x, w, jnp.zeros_like(w), stride=2).shape
   (2, 2, 2)
