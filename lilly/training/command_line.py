@@ -58,7 +58,7 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
     _use_all_cores()
   except (flags.Error, experiment.RunError) as error:
     messages.fail(error)
-  with signals.handled(_leave, "stopping"), messages.encodable(sys.stdout):
+  with signals.handled(_leave, "stopping"):
     try:
       with _reserved(options) as options:
         status = _run(script, settings, options)
