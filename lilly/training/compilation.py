@@ -121,7 +121,7 @@ def compiled(
 
 def _take(x, i):
   """Selects one run; taking several keys of an array is no reuse of a key."""
-  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
     x = jax.random.clone(x)
   return x[i]
 
