@@ -16,7 +16,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -308,9 +308,7 @@ def _out_dir(script, given):
 
 
 @contextlib.contextmanager
-def _reserved(
-  options: experiment.Options,
-) -> Iterator[experiment.Options]:
+def _reserved(options):
   """Makes the default directory, unique if two runs start in one second.
 
   It is removed again if nothing was written into it.
