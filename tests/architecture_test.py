@@ -16,6 +16,7 @@ _LIBRARY = pathlib.Path(lilly.__file__).parent
 _EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
 _FLOORS = {
+  "checks": 0,
   "losses": 0,
   "memory": 0,
   "rules": 0,
@@ -49,7 +50,6 @@ _OPTIONAL = (
   "mujoco_playground",
   "pgx",
   "requests",
-  "rich",
   "sklearn",
   "tensorflow",
   "tensorflow_datasets",
@@ -217,7 +217,7 @@ class Absent(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Absent())
 try:
-  import rich
+  import matplotlib
 except ModuleNotFoundError:
   print("extras are absent")
 """

@@ -71,9 +71,14 @@ def _stacked(row):
   return jax.tree.map(stack, *inputs)
 
 
-@functools.cache
 def _eager(row):
   """Outputs of all seeds, computed one after another without compilation."""
+  return _eager_of(row.name)
+
+
+@functools.cache
+def _eager_of(name):
+  (row,) = (row for row in conformance.ROWS if row.name == name)
   outputs = [_call(row)(*row.make_inputs(seed, jnp.float32)) for seed in _SEEDS]
   return jax.tree.map(lambda *leaves: np.stack(leaves), *outputs)
 

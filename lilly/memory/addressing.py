@@ -2,15 +2,17 @@
 
 By content: a softmax over similarities to a query. By location: the previous
 weights, shifted and sharpened. Functions take one head; `vmap` over several.
-Sums are computed in float32 or wider; results keep the dtype of the inputs. A
-non-finite query gives NaN weights.
+Sums are computed in float32 or wider; results keep the dtype of the inputs,
+where whole numbers count as float32. A non-finite query gives NaN weights. All
+functions raise ValueError for arguments of another shape than stated.
 """
 
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = [
   "Similarity",
@@ -54,7 +56,7 @@ def cosine_similarity(
   >>> print(cosine_similarity(jnp.array([3.0, 4.0]), words).round(3))
   [1. 0.]
   """
-  (q, m), dtype = _checked(query, words, epsilon)
+  q, m, epsilon, dtype = _checked(query, words, epsilon)
   products = jnp.matmul(m, q, precision=jax.lax.Precision.HIGHEST)
   norms = jnp.sqrt(jnp.sum(m * m, axis=1) + epsilon)
   norm = jnp.sqrt(jnp.sum(q * q) + epsilon)
@@ -88,20 +90,25 @@ def euclidean_similarity(
   >>> euclidean_similarity(jnp.zeros(2), words).tolist()
   [-5.0, -10.0]
   """
-  (q, m), dtype = _checked(query, words, epsilon)
+  q, m, epsilon, dtype = _checked(query, words, epsilon)
   squares = jnp.sum(jnp.square(m - q[None]), axis=1)
   return -jnp.sqrt(squares + epsilon).astype(dtype)
 
 
 def _checked(query, words, epsilon):
   """Both arrays in a dtype wide enough for sums, and the output dtype."""
-  if isinstance(epsilon, int | float) and not epsilon > 0:
-    raise ValueError(f"epsilon is {epsilon}; it must be positive.")
-  chex.assert_rank([query, words], [1, 2])
-  chex.assert_equal_shape_suffix([query, words], 1)
+  epsilon = checks.number("epsilon", epsilon, above=0)
+  query, words = _query_and_words(query, words)
   dtype = jnp.result_type(query, words)
   wide = jnp.promote_types(dtype, jnp.float32)
-  return (jnp.asarray(query, wide), jnp.asarray(words, wide)), dtype
+  return query.astype(wide), words.astype(wide), epsilon, dtype
+
+
+def _query_and_words(query, words):
+  sizes = {}
+  query = checks.real("query", query, "W", sizes)
+  words = checks.real("words", words, "N W", sizes)
+  return query, words
 
 
 def content_weights(
@@ -135,15 +142,19 @@ def content_weights(
   >>> print(content_weights(words[0], words, jnp.log(2.0)).round(2))
   [0.57 0.29 0.14]
   """
-  chex.assert_rank([query, words, strength], [1, 2, 0])
+  sizes = {}
+  query = checks.real("query", query, "W", sizes)
+  words = checks.real("words", words, "N W", sizes)
+  strength = checks.real("strength", strength, "")
   dtype = jnp.result_type(query, words, strength)
   wide = jnp.promote_types(dtype, jnp.float32)
-  query, words = jnp.asarray(query, wide), jnp.asarray(words, wide)
+  query, words = query.astype(wide), words.astype(wide)
   if where is not None:
-    chex.assert_shape(where, words.shape[:1])
+    mask = checks.mask("where", where, "N", sizes)
     # Mask the words as well: a weight of 0 does not stop the gradient of a NaN.
-    words = jnp.where(where[:, None], words, 0)
-  scores = jnp.asarray(strength, wide) * similarity(query, words)
+    words = jnp.where(mask[:, None], words, 0)
+    where = mask
+  scores = strength.astype(wide) * similarity(query, words)
   return jax.nn.softmax(scores, where=where).astype(dtype)
 
 
@@ -169,8 +180,10 @@ def interpolate(
   >>> interpolate(content, previous, jnp.array(0.75)).tolist()
   [0.75, 0.25]
   """
-  chex.assert_rank([content, gate], [1, 0])
-  chex.assert_equal_shape([content, previous])
+  sizes = {}
+  content = checks.real("content", content, "N", sizes)
+  previous = checks.real("previous", previous, "N", sizes)
+  gate = checks.real("gate", gate, "")
   return gate * content + (1 - gate) * previous
 
 
@@ -197,11 +210,12 @@ def shift(weights: jax.Array, kernel: jax.Array) -> jax.Array:
   >>> shift(w, jnp.array([0.0, 0.0, 1.0])).tolist()
   [0.0, 1.0, 0.0]
   """
-  chex.assert_rank([weights, kernel], 1)
+  weights = checks.real("weights", weights, "N")
+  kernel = checks.real("kernel", kernel, "K")
   size = kernel.shape[0]
   if size % 2 == 0:
     raise ValueError(f"kernel has length {size}; it must be odd.")
-    # One convolution per head and batch entry would be slow.
+  # One convolution per head and batch entry would be slow.
   moves = range(-(size // 2), size // 2 + 1)
   return sum(
     (kernel[i] * jnp.roll(weights, k) for i, k in enumerate(moves)),
@@ -229,10 +243,11 @@ def sharpen(weights: jax.Array, exponent: jax.Array) -> jax.Array:
   >>> sharpen(w, jnp.array(2.0)).tolist()
   [0.5, 0.125, 0.125, 0.125, 0.125]
   """
-  chex.assert_rank([weights, exponent], [1, 0])
+  weights = checks.real("weights", weights, "N")
+  exponent = checks.real("exponent", exponent, "")
   dtype = jnp.result_type(weights, exponent)
   wide = jnp.promote_types(dtype, jnp.float32)
-  w, exponent = jnp.asarray(weights, wide), jnp.asarray(exponent, wide)
+  w, exponent = weights.astype(wide), exponent.astype(wide)
   # The result is scale-invariant; unscaled powers of small weights underflow.
   largest = jax.lax.stop_gradient(jnp.max(w, initial=0.0))
   powers = (w / jnp.where(largest == 0, 1, largest)) ** exponent
@@ -258,6 +273,8 @@ def weighted_sum(weights: jax.Array, words: jax.Array) -> jax.Array:
   >>> weighted_sum(jnp.array([0.5, 0.25]), 4 * jnp.eye(2)).tolist()
   [2.0, 1.0]
   """
-  chex.assert_rank([weights, words], [1, 2])
+  sizes = {}
+  weights = checks.real("weights", weights, "N", sizes)
+  words = checks.real("words", words, "N W", sizes)
   # Full precision: accelerators default to lower-precision products.
   return jnp.matmul(weights, words, precision=jax.lax.Precision.HIGHEST)

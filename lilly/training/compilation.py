@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lilly.training import experiment as experiment_lib
-from lilly.training import memory
+from lilly.training import memory, platforms
 
 __all__ = ["compiled", "grid", "lapack_calls", "lowered"]
 
@@ -86,6 +86,10 @@ def compiled(
   there. A state that memory cannot hold is refused before it is allocated, and
   so is a compiled program before its first call.
 
+  Under `jax.disable_jit` nothing is compiled: runs and updates are plain Python
+  loops on one device, so that `print` and `breakpoint` inside `update` see
+  values. Results agree with the compiled program's to rounding.
+
   Args:
     experiment: one learner, written for one run.
     options: uses seeds, sweep, `log_every` and `seed_batching`. With 'map' runs
@@ -103,6 +107,8 @@ def compiled(
     RunError: the sweep names an unknown hyper-parameter, or the state of all
       runs does not fit into memory.
   """
+  if _is_jit_disabled():
+    return _interpreted(experiment, options)
   functions = _functions(experiment, options, name)
   init_runs, start = functions.init, functions.start
   step_runs, data = functions.step, functions.data
@@ -113,6 +119,53 @@ def compiled(
     init=lambda: call("init", init_runs, start, data),
     evaluate=lambda state: call("evaluate", evaluate_runs, state, data),
     runs=functions.runs,
+    steps_per_update=experiment.steps_per_update,
+    unit=experiment.unit,
+  )
+
+
+def _is_jit_disabled():
+  # An attribute that type checkers do not know.
+  return getattr(jax.config, "jax_disable_jit", False)
+
+
+def _interpreted(experiment, options):
+  """Makes a program that computes run after run without compiling."""
+  platforms.start()
+  runs = grid(options, experiment.hyper)
+  data = jax.tree.map(jnp.asarray, experiment.data)
+
+  def over_runs(function):
+    def every(states):
+      each = [
+        function(jax.tree.map(lambda x, i=i: x[i], states))
+        for i in range(len(runs))
+      ]
+      return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    return every
+
+  def init_one(start):
+    seed, hyper = start
+    return experiment.init(jax.random.key(seed), hyper, data)
+
+  def update_one(state):
+    rows = []
+    for _ in range(options.log_every):
+      state, metrics = experiment.update(state, data)
+      rows.append(metrics)
+    mean = lambda *values: jnp.mean(jnp.stack(values), axis=0)
+    return state, jax.tree.map(mean, *rows)
+
+  def evaluate_one(state):
+    return experiment.evaluate(jax.random.key(1), state, data)
+
+  start = jax.tree.map(jnp.asarray, _start(runs, experiment.hyper))
+  return experiment_lib.Program(
+    step_chunk=over_runs(update_one),
+    init=lambda: over_runs(init_one)(start),
+    evaluate=over_runs(evaluate_one),
+    runs=runs,
     steps_per_update=experiment.steps_per_update,
     unit=experiment.unit,
   )
@@ -153,6 +206,7 @@ def lapack_calls(program: jax.stages.Lowered) -> list[str]:
 
 def _functions(experiment, options, name="the experiment"):
   """Jits an experiment's functions over all its runs."""
+  platforms.start()
   runs = grid(options, experiment.hyper)
   mesh = _mesh(len(runs))
   by_run = NamedSharding(mesh, PartitionSpec("runs"))
@@ -166,11 +220,13 @@ def _functions(experiment, options, name="the experiment"):
       state,
       length=options.log_every,
     )
-    return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+    metrics = jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+    return jax.tree.map(_strongly_typed, state), metrics
 
   def init_one(start, data):
     seed, hyper = start
-    return experiment.init(jax.random.key(seed), hyper, data)
+    state = experiment.init(jax.random.key(seed), hyper, data)
+    return jax.tree.map(_strongly_typed, state)
 
   def evaluate_one(state, data):
     return experiment.evaluate(jax.random.key(1), state, data)
@@ -196,6 +252,12 @@ def _functions(experiment, options, name="the experiment"):
     start=start,
     data=jax.device_put(experiment.data, everywhere),
   )
+
+
+def _strongly_typed(leaf):
+  """Drops a leaf's weak type: with it the next chunk is compiled anew."""
+  leaf = jnp.asarray(leaf)
+  return jnp.asarray(leaf, leaf.dtype)
 
 
 def _check_state(name, init, start, data, mesh, everywhere, options):

@@ -1,6 +1,7 @@
 """What a row of the conformance suite holds, and makers of its inputs."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +20,40 @@ class Row(NamedTuple):
   call: Callable | None = None  # of the inputs, where `function` is not
   state: int | None = None  # which input is the state that is returned
   dtypes: tuple[Any, ...] = (jnp.float32, jnp.bfloat16)  # those it keeps
+  # What the tests of kinds (kinds_test.py) need to know:
+  # parameters that the inputs stand for, where the call's names are others
+  names: tuple[str, ...] | None = None
+  # axes that may change their size alone: "words.0", "state.memory.1"
+  free: frozenset[str] = frozenset()
+  # arguments and fields that may have any rank
+  any_rank: frozenset[str] = frozenset()
+  # numerical keyword -> values that are refused; those of a `call` are passed
+  # on by its **hyper
+  constants: Mapping[str, tuple[float, ...]] = {}
+  # edges of what the docstring allows: name -> maker of inputs
+  edges: Mapping[str, Callable] = {}
+  # kind ("gradient", "zeros", "equal", "integers", ...) -> why it is left out
+  without: Mapping[str, str] = {}
 
   @property
   def name(self) -> str:
     module = self.function.__module__.removeprefix("lilly.")
     return f"{module}.{self.function.__name__}"
+
+  @property
+  def run(self) -> Callable:
+    """What is called with the inputs."""
+    return self.call or self.function
+
+  @property
+  def input_names(self) -> tuple[str, ...]:
+    """The parameter that each input stands for."""
+    if self.names is not None:
+      return self.names
+    parameters = inspect.signature(self.run).parameters.values()
+    if any(p.kind == p.VAR_POSITIONAL for p in parameters):
+      parameters = inspect.signature(self.function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind < p.VAR_POSITIONAL)
 
 
 def arrays(*shapes):
