@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import lilly
-from scripts.attacks.case import FAILED, HELD, Case, Plan, sampled
+from scripts.attacks.case import FAILED, HELD, LEFT_OUT, Case, Plan, sampled
 
 __all__ = ["KINDS", "run"]
 
+_OF_THE_CALLER = "in the caller's own function"
 _LIBRARY = pathlib.Path(lilly.__file__).parent
 
 
@@ -36,7 +37,10 @@ def run(plan: Plan) -> Iterator[Case]:
     for title, inputs in change(row.make_inputs(0, jnp.float32)):
       fault = _try(row.call or row.function, inputs)
       name = f"{row.name}, {kind}{title}"
-      yield Case(name, FAILED if fault else HELD, fault)
+      if fault == _OF_THE_CALLER:
+        yield Case(name, LEFT_OUT, fault)
+      else:
+        yield Case(name, FAILED if fault else HELD, fault)
 
 
 def _try(call, inputs) -> str:
@@ -44,14 +48,27 @@ def _try(call, inputs) -> str:
   try:
     jax.block_until_ready(call(*inputs))
   except (ValueError, TypeError, AssertionError) as error:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    text = str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    last, text = frames[-1], str(error)
     if _LIBRARY not in pathlib.Path(last.filename).parents:
+      if _is_of_the_caller(frames):
+        return _OF_THE_CALLER
       return f"{type(error).__name__} from {last.filename}: {text[:100]}"
     return "" if "\n" not in text.strip() else f"many lines: {text[:100]}"
   except Exception as error:
     return f"{type(error).__name__}: {str(error)[:100]}"
   return ""
+
+
+def _is_of_the_caller(frames) -> bool:
+  """Whether an error is that of a function that was given to the library."""
+  ours = [
+    _LIBRARY in pathlib.Path(frame.filename).parents
+    for frame in frames
+    if not {"jax", "chex", "functools.py"}
+    & {*pathlib.Path(frame.filename).parts}
+  ]
+  return True in ours and not ours[-1]
 
 
 def _is_float(leaf) -> bool:

@@ -106,10 +106,8 @@ class Worker:
     most = _TRACES_PER_PROCESS if self._only_traces else _RUNS_PER_PROCESS
     if self._runs >= most:
       self.close()
-    if self._process is None:
-      self._start()
+    process = self._process = self._process or self._start()
     self._runs += 1
-    process = self._process
     try:
       process.stdin.write(json.dumps(list(argv)) + "\n")
       process.stdin.flush()
@@ -142,9 +140,9 @@ class Worker:
   def __exit__(self, *_):
     self.close()
 
-  def _start(self):
+  def _start(self) -> Any:
     path = os.environ.get("PYTHONPATH")
-    self._process = subprocess.Popen(
+    return subprocess.Popen(
       [
         sys.executable,
         "-m",
@@ -204,7 +202,8 @@ def _trace(experiments, options, **_) -> None:
 def _answer(script, argv) -> Answer:
   from lilly import training
 
-  status, told = None, ""
+  status: Any = None
+  told = ""
   out, err = io.StringIO(), io.StringIO()
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
     try:

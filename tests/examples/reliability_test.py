@@ -28,3 +28,10 @@ def test_the_program_that_calls_lapack_is_refused_as_shown():
 def test_the_program_that_hangs_is_one():
   program, _ = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
   assert "jnp.linalg.pinv" in ast.unparse(ast.parse(program))
+
+
+def test_the_figures_name_every_part():
+  from scripts import faults
+
+  named = re.findall(r"^\| `(\w+)` \| [\d,]+ of [\d,]+", PAGE, re.MULTILINE)
+  assert named == list(faults.PARTS)

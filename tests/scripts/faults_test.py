@@ -148,6 +148,20 @@ def test_a_function_that_fails_inside_jax_is_found():
   assert fault.startswith("TypeError from ")
 
 
+def test_a_failure_of_the_callers_own_function_is_left_out():
+  import jax.numpy as jnp
+
+  from lilly.control import lqr
+
+  def plan(state, actions):
+    dynamics = lambda t, x, u: x + jnp.dot(jnp.ones((2, 1)), u)
+    reward = lambda t, x, u: -jnp.sum(x**2)
+    return lqr.plan(state, actions, dynamics=dynamics, reward=reward)
+
+  fault = functions._try(plan, (jnp.ones(3), jnp.zeros((2, 1))))
+  assert fault == functions._OF_THE_CALLER
+
+
 def test_help_is_the_docstring(capsys):
   with pytest.raises(SystemExit) as stopped:
     faults.main(["--help"])
