@@ -393,9 +393,7 @@ def vtrace(
   is_truncated_t = checks.mask("is_truncated_t", is_truncated_t, "T", sizes)
   rho_tm1 = checks.real("rho_tm1", rho_tm1, "T", sizes)
   lambda_ = checks.number("lambda_", lambda_, least=0, most=1)
-  clip_rho = checks.number(
-    "clip_rho", clip_rho, least=0, may_be_infinite=True
-  )
+  clip_rho = checks.number("clip_rho", clip_rho, least=0, may_be_infinite=True)
   clip_advantage_rho = checks.number(
     "clip_advantage_rho", clip_advantage_rho, least=0, may_be_infinite=True
   )

@@ -1,5 +1,7 @@
 """Tests of returns and losses of asynchronous methods, against loops."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +63,7 @@ def test_the_first_step_has_the_longest_return():
 def _unrolls(segment):
   """The three episodes of a segment."""
   bounds = (0, _END + 1, _CUT + 1, _T)
-  pairs = zip(bounds[:-1], bounds[1:], strict=True)
+  pairs = itertools.pairwise(bounds)
   return [_rows(segment, start, stop) for start, stop in pairs]
 
 
@@ -86,9 +88,7 @@ def _vtrace_loop(segment, *, lambda_=1.0, clip=1.0, clip_advantage=1.0):
     r, discount, v_t = (segment[n][i] for n in ("r_t", "discount_t", "v_t"))
     carried = 0.0 if is_last else targets[i + 1] - v[i + 1]
     delta = min(clip, rho[i]) * (r + discount * v_t - v[i])
-    targets[i] = (
-      v[i] + delta + discount * lambda_ * min(1.0, rho[i]) * carried
-    )
+    targets[i] = v[i] + delta + discount * lambda_ * min(1.0, rho[i]) * carried
     following = v_t
     if not is_last:
       following = lambda_ * targets[i + 1] + (1 - lambda_) * v[i + 1]
