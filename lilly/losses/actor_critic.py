@@ -146,8 +146,9 @@ def value_loss(
   Args:
     q_tm1: action values, [T, A].
     a_tm1: executed actions, [T] integers.
-    target_tm1: targets y, of `q_targets`, `sarsa_targets` or, for n-step
-      Q-learning, `n_step_returns` with v_t = max_a Q(s', a; θ⁻), [T]; constants.
+    target_tm1: targets y, [T], constants: those of `q_targets`,
+      `sarsa_targets` or, for n-step Q-learning, `n_step_returns` with v_t =
+      max_a Q(s', a; θ⁻).
 
   Returns:
     The loss, [].
@@ -205,7 +206,7 @@ def a3c_loss(
 
   >>> logits, a = jnp.zeros((1, 2)), jnp.array([0])
   >>> loss = a3c_loss(logits, jnp.ones(1), a, 3 * jnp.ones(1), entropy_cost=0)
-  >>> print(loss.round(3))
+  >>> print(f"{loss:.3f}")
   3.386
   """
   sizes = {}
@@ -292,7 +293,7 @@ def gaussian_a3c_loss(
 
   >>> ones, action = jnp.ones(1), jnp.zeros((1, 2))
   >>> loss = gaussian_a3c_loss(action, ones, ones, action, ones)
-  >>> print(loss.round(5))
+  >>> print(f"{loss:.5f}")
   -0.00014
   """
   sizes = {}
