@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-import rlax
 
 from lilly import checks
+from lilly.control import exploration
 from lilly.envs import environment
 from lilly.envs.environment import Environment
 from lilly.losses import actor_critic
@@ -164,11 +164,6 @@ def a3c(
   return Method(network, act, loss)
 
 
-def _act_greedily(key, q, epsilon):
-  """The greedy action, or with probability epsilon a random one."""
-  return rlax.epsilon_greedy(epsilon).sample(key, q)
-
-
 def q_learning(network: Core) -> Method:
   """Makes asynchronous one-step Q-learning.
 
@@ -186,7 +181,7 @@ def q_learning(network: Core) -> Method:
     targets = actor_critic.q_targets(rows.r_t, rows.discount_t, rows.outputs_t)
     return actor_critic.value_loss(rows.outputs_tm1, rows.actions_tm1, targets)
 
-  return Method(network, _act_greedily, loss, has_target=True)
+  return Method(network, exploration.epsilon_greedy, loss, has_target=True)
 
 
 def sarsa(network: Core) -> Method:
@@ -213,7 +208,11 @@ def sarsa(network: Core) -> Method:
     return actor_critic.value_loss(rows.outputs_tm1, rows.actions_tm1, targets)
 
   return Method(
-    network, _act_greedily, loss, has_target=True, plans_action=True
+    network,
+    exploration.epsilon_greedy,
+    loss,
+    has_target=True,
+    plans_action=True,
   )
 
 
@@ -239,7 +238,7 @@ def n_step_q(network: Core) -> Method:
     )
     return actor_critic.value_loss(rows.outputs_tm1, rows.actions_tm1, targets)
 
-  return Method(network, _act_greedily, loss, has_target=True)
+  return Method(network, exploration.epsilon_greedy, loss, has_target=True)
 
 
 def clipped_rmsprop(
@@ -397,19 +396,30 @@ def segment_gradient(
     total=worker.total,
     last_total=worker.last_total,
   )
-  keys = jax.random.split(key_segment, (num_envs, segment_length))
+  keys = jax.random.split(key_segment, num_envs)
 
   def loss(params):
-    def step(stream, key):
-      return _step(
-        key, stream, params, target_params, epsilon, method, env, discount
+    def step(carry, _):
+      key, key_step = jax.random.split(carry[0])
+      stream, row = _step(
+        key_step,
+        carry[1],
+        params,
+        target_params,
+        epsilon,
+        method,
+        env,
+        discount,
       )
+      return (key, stream), row
 
-    def play(stream, keys):
+    def play(key, stream):
       memory = method.network.detach(stream.memory)
-      return jax.lax.scan(step, stream._replace(memory=memory), keys)
+      carry = (key, stream._replace(memory=memory))
+      (_, stream), rows = jax.lax.scan(step, carry, length=segment_length)
+      return stream, rows
 
-    after, rows = jax.vmap(play)(streams, keys)
+    after, rows = jax.vmap(play)(keys, streams)
     rows = rows._replace(r_t=reward_scale * rows.r_t)
     return jnp.sum(jax.vmap(method.loss)(rows)), after
 
@@ -611,7 +621,9 @@ def play_round(
   num_frames = num_envs * segment_length
 
   def compute(params, worker):
-    epsilon = _anneal(state.shared.frames, exploration_frames, worker.epsilon)
+    epsilon = exploration.anneal(
+      state.shared.frames, exploration_frames, 1.0, worker.epsilon
+    )
     return segment_gradient(
       params,
       state.shared.target_params,
@@ -649,12 +661,6 @@ def play_round(
   return state, jax.tree.map(jnp.mean, metrics)
 
 
-def _anneal(frames, num_frames, final):
-  """The probability of a random action: from 1 to its final value."""
-  part = jnp.clip(frames / num_frames, 0, 1)
-  return 1 + part * (final - 1)
-
-
 def play_synchronous_round(
   state: State,
   optimiser: optax.GradientTransformation,
@@ -686,7 +692,9 @@ def play_synchronous_round(
   num_workers, num_envs = state.workers.total.shape
 
   def compute(worker):
-    epsilon = _anneal(state.shared.frames, exploration_frames, worker.epsilon)
+    epsilon = exploration.anneal(
+      state.shared.frames, exploration_frames, 1.0, worker.epsilon
+    )
     return segment_gradient(
       state.shared.params,
       state.shared.target_params,
