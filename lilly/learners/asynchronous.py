@@ -21,7 +21,7 @@ import optax
 
 from lilly import checks
 from lilly.control import exploration
-from lilly.envs import environment
+from lilly.envs import environment, episodes
 from lilly.envs.environment import Environment
 from lilly.losses import actor_critic
 from lilly.nets import policy_value
@@ -34,10 +34,12 @@ __all__ = [
   "State",
   "Worker",
   "a3c",
+  "act_greedily",
   "clipped_rmsprop",
   "init",
   "init_worker",
   "n_step_q",
+  "play_greedily",
   "play_round",
   "play_synchronous_round",
   "push",
@@ -718,3 +720,44 @@ def play_synchronous_round(
   )
   state = state._replace(shared=shared, workers=workers)
   return state, jax.tree.map(jnp.mean, metrics)
+
+
+def act_greedily(output: Any) -> jax.Array:
+  """Returns the action of the largest logit or value, or the Gaussian's mean.
+
+  Args:
+    output: output of a method's network.
+
+  Returns:
+    The action.
+  """
+  if isinstance(output, policy_value.Gaussian):
+    return output.mean
+  values = output
+  if isinstance(output, policy_value.Choice):
+    values = output.logits
+  return jnp.argmax(values).astype(jnp.int32)
+
+
+def play_greedily(
+  key: jax.Array, env: Environment, method: Method, params: Any
+) -> jax.Array:
+  """Plays one episode of the greedy policy.
+
+  Args:
+    key: typed key.
+    env: an environment whose episodes end, not auto-resetting.
+    method: the learning algorithm.
+    params: parameters of its network.
+
+  Returns:
+    The return, [].
+  """
+
+  def act(key, memory, observation):
+    del key
+    memory, output = method.network.apply(params, observation, memory)
+    return memory, act_greedily(output)
+
+  memory = method.network.initial_state()
+  return episodes.play_with_memory(key, env, act, memory)
