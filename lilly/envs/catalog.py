@@ -175,9 +175,9 @@ def make(name: str, **options: Any) -> Environment:
 
   Args:
     name: one of `names()`, `partially_observed()` or `discrete()`, or a
-      simulator's name prefixed with the simulator: "brax/reacher", "playground/CartpoleSwingup".
-      A suffix selects a brax backend other than spring:
-      "brax/inverted_pendulum:generalized".
+      simulator's name prefixed with the simulator: "brax/reacher",
+      "playground/CartpoleSwingup". A suffix selects a brax backend other than
+      spring: "brax/inverted_pendulum:generalized".
     **options: keyword arguments of that task's `make`.
 
   Returns:
