@@ -28,13 +28,13 @@ _EXPERIMENTS = [
   "importlib_resources",  # tfds needs it to prepare data, and omits it
   "matplotlib>=3.9",
   "Pillow>=11",
-  "rich>=13",
   "scikit-learn>=1.5",
   "tensorflow-datasets>=4.9.9",
 ]
 
 setuptools.setup(
-  name="lilly",
+  # On the package index `lilly` is another project.
+  name="lilly-jax",
   version=_VERSION,
   description="Learning, memory and control as pure JAX functions.",
   long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),

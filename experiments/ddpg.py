@@ -32,7 +32,7 @@ with epy.lazy_imports():
   from lilly.learners import ddpg as learner
   from lilly.nets import actor_critic
 
-Count = Annotated[int, at_least(1)]
+Count = Annotated[int, between(1, 10**6)]
 NonNegative = Annotated[float, at_least(0.0)]
 Fraction = Annotated[float, between(0.0, 1.0)]
 
@@ -82,10 +82,14 @@ class Settings(NamedTuple):
     bool, "Store transitions truncated by the time limit in replay."
   ] = True
   action_repeat: Annotated[
-    int, at_least(0), "Times each action is repeated; 0: the task's default."
+    int,
+    between(0, 1000),
+    "Times each action is repeated; 0: the task's default.",
   ] = 0
   batch_size: Annotated[Count, "Transitions per update."] = 64
-  capacity: Annotated[Count, "Transitions kept in replay."] = 1_000_000
+  capacity: Annotated[int, between(1, 10**9), "Transitions kept in replay."] = (
+    1_000_000
+  )
   start_steps: Annotated[Count, "Random steps before the first update."] = 1000
   num_starts: Annotated[Count, "Evaluation episodes."] = 50
 
@@ -155,6 +159,8 @@ def check(settings: Settings) -> None:
     f"{settings.batch_size}; keep at least a batch in replay.": (
       settings.capacity < settings.batch_size
     ),
+    f"--hidden_sizes has {len(settings.hidden_sizes)} layers; it may have at "
+    "most 100.": len(settings.hidden_sizes) > 100,
     "--reward_scale=0 leaves nothing to learn; give another number.": (
       settings.reward_scale == 0
     ),

@@ -406,7 +406,7 @@ REPRODUCTIONS = {
         "fraction of images whose value does not rise, of each read",
         dkm("falling"),
         ">=",
-        0.95,
+        0.93,
       ),
     ],
   ),

@@ -125,8 +125,11 @@ class Settings(NamedTuple):
   dynamic_size: Annotated[
     Size, "Outputs of a memory layer, whose weights are written."
   ] = 63
+  # Each is compiled anew.
   num_hops: Annotated[
-    Size, "Updates of the energy network's recurrent state per pattern."
+    int,
+    between(1, 100),
+    "Updates of the energy network's recurrent state per pattern.",
   ] = 5
   num_filters: Annotated[
     int, between(0, 10**6), "Filters of the first convolution; 0: none."

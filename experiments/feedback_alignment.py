@@ -21,13 +21,14 @@ errors. Minutes on 2 cores with --preset=cpu: linear 1, digits 2, nonlinear 4,
 mnist 10 for 3 seeds. More in docs/papers/feedback_alignment.md.
 """
 
+import re
 from typing import Annotated, Any, Literal, NamedTuple
 
 from etils import epy
 
 from lilly import training
 from lilly.training.claims import Claim, at, difference, last, rank_correlation
-from lilly.training.settings import above, at_least
+from lilly.training.settings import above, at_least, between
 
 with epy.lazy_imports():
   import jax.numpy as jnp
@@ -74,7 +75,7 @@ class Settings(NamedTuple):
     "Units of the hidden layers, joined by x as in 20x10; several networks "
     "separated by commas.",
   ] = ("20",)
-  batch_size: Annotated[int, at_least(1), "Examples per update."] = 1
+  batch_size: Annotated[int, between(1, 10**6), "Examples per update."] = 1
   validation: Annotated[
     bool, "Hold out a sixth of the training images and evaluate on it."
   ] = False
@@ -257,9 +258,15 @@ def check(settings: Settings) -> None:
 def hidden_sizes(text: str) -> list[int]:
   """Parses 20x10 as [20, 10]."""
   sizes = text.split("x")
-  if not all(size.isdigit() and int(size) for size in sizes):
+  # At most seven digits a size, and at most 100 layers, each compiled anew.
+  if not all(re.fullmatch("0*[1-9][0-9]{0,6}", size) for size in sizes):
     raise training.RunError(
-      f"--hidden={text} is not a list of layer sizes; write it as 20x10."
+      f"--hidden={text} is not a list of layer sizes; write it as 20x10, each "
+      "size at least 1 and below 10**7."
+    )
+  if len(sizes) > 100:
+    raise training.RunError(
+      f"--hidden has {len(sizes)} layers; it may have at most 100."
     )
   return [int(size) for size in sizes]
 

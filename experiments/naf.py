@@ -39,7 +39,7 @@ with epy.lazy_imports():
   from lilly.learners import imagination as learner
   from lilly.nets import actor_critic, normalized_advantage, world_models
 
-Count = Annotated[int, at_least(1)]
+Count = Annotated[int, between(1, 10**6)]
 NonNegative = Annotated[float, at_least(0.0)]
 Fraction = Annotated[float, between(0.0, 1.0)]
 
@@ -93,16 +93,20 @@ class Settings(NamedTuple):
     bool, "Store transitions truncated by the time limit in replay."
   ] = True
   action_repeat: Annotated[
-    int, at_least(0), "Times each action is repeated; 0: the task's default."
+    int,
+    between(0, 1000),
+    "Times each action is repeated; 0: the task's default.",
   ] = 0
   episode_steps: Annotated[
-    int, at_least(0), "Steps per episode; 0: the task's default."
+    int, between(0, 10**6), "Steps per episode; 0: the task's default."
   ] = 0
   fixed_start: Annotated[
     bool, "Start every episode in the same state (pendulum, reacher_fixed)."
   ] = False
   batch_size: Annotated[Count, "Transitions per update."] = 64
-  capacity: Annotated[Count, "Transitions kept in replay."] = 1_000_000
+  capacity: Annotated[int, between(1, 10**9), "Transitions kept in replay."] = (
+    1_000_000
+  )
   start_steps: Annotated[Count, "Random steps before the first update."] = 1000
   updates_per_step: Annotated[
     Count, "Updates on real transitions per step, I."
@@ -115,7 +119,7 @@ class Settings(NamedTuple):
     NonNegative, "Volatility σ in imagination; 0: the value of --sigma."
   ] = 0.0
   imagine_until: Annotated[
-    int, at_least(0), "Episodes with imagination; 0: all."
+    int, between(0, 10**9), "Episodes with imagination; 0: all."
   ] = 0
   ridge: Annotated[
     NonNegative, "Linear model: ridge added to the variance of its inputs."
@@ -225,6 +229,8 @@ def check(settings: Settings) -> None:
     f"{settings.batch_size}; keep at least a batch in replay.": (
       settings.capacity < settings.batch_size
     ),
+    f"--hidden_sizes has {len(settings.hidden_sizes)} layers; it may have at "
+    "most 100.": len(settings.hidden_sizes) > 100,
     "--reward_scale=0 leaves nothing to learn; give another number.": (
       settings.reward_scale == 0
     ),

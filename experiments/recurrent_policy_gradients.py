@@ -39,7 +39,7 @@ with epy.lazy_imports():
   from lilly.learners import recurrent_dpg as learner
   from lilly.nets import recurrent, recurrent_actor_critic
 
-Count = Annotated[int, at_least(1)]
+Count = Annotated[int, between(1, 10**6)]
 NonNegative = Annotated[float, at_least(0.0)]
 Fraction = Annotated[float, between(0.0, 1.0)]
 
@@ -85,11 +85,11 @@ class Settings(NamedTuple):
     Count, "Episodes in replay before the first update."
   ] = 16
   episode_steps: Annotated[
-    int, at_least(0), "Steps per episode; 0: the task's default."
+    int, between(0, 10**6), "Steps per episode; 0: the task's default."
   ] = 0
   action_repeat: Annotated[
     int,
-    at_least(0),
+    between(0, 1000),
     "Number of times each action is repeated; 0: the task's default.",
   ] = 0
   num_samples: Annotated[

@@ -18,12 +18,14 @@ Expected: SAM copies with less than 1 % of the bits wrong (8 seeds: 6 minutes on
 most 3 times one at 2^10. More in docs/papers/sparse_access_memory.md.
 """
 
+import sys
 from typing import Annotated, Any, Literal, NamedTuple
 
 from etils import epy
 
 from lilly import training
 from lilly.nets import cores
+from lilly.training import terminal
 from lilly.training.claims import (
   Claim,
   at,
@@ -80,34 +82,37 @@ class Settings(NamedTuple):
     "Nearest-neighbour search of SAM and SDNC: exact, or locality-sensitive "
     "hashing.",
   ] = "lsh"
-  num_slots: Annotated[int, at_least(1), "Words of the sparse memories, N."] = (
-    2_000_000
-  )
+  num_slots: Annotated[
+    int, between(1, 10**9), "Words of the sparse memories, N."
+  ] = 2_000_000
   dense_slots: Annotated[
-    int, at_least(1), "Words of the dense memories, N."
+    int, between(1, 10**6), "Words of the dense memories, N."
   ] = 64
-  word_size: Annotated[int, at_least(1), "Size of a word, M."] = 32
+  word_size: Annotated[int, between(1, 10**6), "Size of a word, M."] = 32
   num_heads: Annotated[
-    int, at_least(1), "Heads; each reads and writes once per step."
+    int, between(1, 1000), "Heads; each reads and writes once per step."
   ] = 4
   num_reads: Annotated[
-    int, at_least(1), "Words that a sparse head reads, K."
+    int, between(1, 10**6), "Words that a sparse head reads, K."
   ] = 4
-  hidden_size: Annotated[int, at_least(1), "Units of the LSTM controller."] = (
-    100
-  )
+  hidden_size: Annotated[
+    int, between(1, 10**6), "Units of the LSTM controller."
+  ] = 100
   optimiser: Annotated[
     Literal["adam", "rmsprop"], "Optimiser of the weights."
   ] = "rmsprop"
   learning_rate: Annotated[
     float, at_least(0.0), "Learning rate of the optimiser."
   ] = 1e-5
-  batch_size: Annotated[int, at_least(1), "Episodes per update."] = 8
+  linear_decay: Annotated[
+    bool, "Linear decay of the learning rate to 0 over the run."
+  ] = False
+  batch_size: Annotated[int, between(1, 10**6), "Episodes per update."] = 8
   max_level: Annotated[
-    int, at_least(0), "Hardest level of the task; 0: the task's default."
+    int, between(0, 10**6), "Hardest level of the task; 0: the task's default."
   ] = 0
   item_length: Annotated[
-    int, at_least(1), "Vectors per item of associative_recall."
+    int, between(1, 10**6), "Vectors per item of associative_recall."
   ] = 3
   curriculum: Annotated[
     bool, "Start at level 1 and double the level once it is solved."
@@ -119,7 +124,7 @@ class Settings(NamedTuple):
   ] = 0.05
   patience: Annotated[
     int,
-    at_least(1),
+    between(1, 10**9),
     "Curriculum: consecutive solved updates that double the level.",
   ] = 20
   max_gb: Annotated[
@@ -146,7 +151,9 @@ _SCALING = {
   "num_heads": 1,
   "cores": ("ntm", "dam", "dnc", "sam_exact", "sam_lsh", "sdnc_lsh"),
 }
-_COPY_CORES = {"cores": ("sam", "sam_no_read", "lstm")}
+# Once copy is solved its gradients almost vanish, and Adam divides by their
+# size: at a constant rate one larger gradient moves the weights far away.
+_COPY = {"cores": ("sam", "sam_no_read", "lstm"), "linear_decay": True}
 # Learning rates were chosen on seeds that no claim uses.
 _FAST = {"learning_rate": 5e-3}
 _SLOW = {"learning_rate": 1e-3}
@@ -161,7 +168,7 @@ PRESETS = {
     **_TINY,
     "num_slots": 128,
     "batch_size": 16,
-    "task=copy": _LEARN | _SMALL | _COPY_CORES,
+    "task=copy": _LEARN | _SMALL | _COPY,
     "task=repeat_copy": _LEARN | _SMALL | _SLOW,
     "task=associative_recall": _LONGER | _SMALL | {"item_length": 1},
     "task=priority_sort": _LONGER | _SMALL | {"max_level": 8},
@@ -188,7 +195,7 @@ PRESETS = {
     **_TINY,
     "num_slots": 65_536,
     "batch_size": 16,
-    "task=copy": _LEARN | _COPY_CORES,
+    "task=copy": _LEARN | _COPY,
     "task=repeat_copy": _LEARN | _SLOW,
     "task=associative_recall": _LONGER,
     "task=priority_sort": _LONGER | {"max_level": 8},
@@ -275,17 +282,18 @@ def make_core(settings: Settings, name: str, task: Any) -> Any:
 
 
 def make_experiment(
-  settings: Settings, name: str, task: Any
+  settings: Settings, name: str, task: Any, num_updates: int
 ) -> training.Experiment:
   """One run of one core."""
   core = make_core(settings, name, task)
 
   def optimiser(hyper):
+    rate = hyper["learning_rate"]
+    if settings.linear_decay:
+      rate = optax.linear_schedule(rate, 0.0, num_updates)
     make = {"adam": optax.adam, "rmsprop": optax.rmsprop}[settings.optimiser]
     clip = optax.clip_by_global_norm(10.0)
-    return training.skip_nonfinite(
-      optax.chain(clip, make(hyper["learning_rate"]))
-    )
+    return training.skip_nonfinite(optax.chain(clip, make(rate)))
 
   init, update = learner.make(
     core,
@@ -344,7 +352,8 @@ def make_experiments(
     }
   task = make_task(settings, options.data_dir)
   return {
-    name: make_experiment(settings, name, task) for name in settings.cores
+    name: make_experiment(settings, name, task, options.num_updates)
+    for name in settings.cores
   }
 
 
@@ -385,12 +394,13 @@ def draw_scaling(results: training.Results, out_dir: Any) -> None:
     x=lambda step: 2.0 ** (FIRST_EXPONENT - 1 + step),
     x_label="words",
   )
-  print("Microseconds a step, forward and backward:")
-  print("".join(f"{name:>11}" for name in ("words", *results.metrics)))
+  header = "".join(f"{name:>11}" for name in ("words", *results.metrics))
+  lines = ["Microseconds a step, forward and backward:", header]
   for u in range(results.options.num_updates):
     found = [m["train/seconds"][1][:, u] for m in results.metrics.values()]
     row = [2.0 ** (FIRST_EXPONENT + u), *(1e6 * np.median(x) for x in found)]
-    print("".join(f"{number:11.0f}" for number in row))
+    lines.append("".join(f"{number:11.0f}" for number in row))
+  terminal.tell("\n".join(lines), sys.stdout)
 
 
 def key_metric(settings: Settings) -> str:
@@ -433,7 +443,6 @@ _LEARNT = (
 REPRODUCTIONS = {
   "copy": training.Reproduction(
     ["--num_seeds=8"],
-    min_seeds=3,
     minutes=6,
     claims=[
       Claim(
@@ -445,6 +454,14 @@ REPRODUCTIONS = {
         difference(three_times("sam"), last("sam_no_read", "train/error")),
         "<=",
         0.0,
+      ),
+      Claim(
+        "worst",
+        "SAM: bits wrong in the last 100 updates, worst seed (%)",
+        _SAM,
+        "<=",
+        5.0,
+        "max",
       ),
     ],
   ),

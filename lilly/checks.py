@@ -1,9 +1,10 @@
 """Checks of arguments: shapes, types and ranges, each with one sentence.
 
 A shape is written as in the docstrings, with a name or a number for each axis:
-"N W" is [N, W], "" a scalar, "... D" any number of axes before the last. Axes
-of one name have one size; a size of 1 is not stretched. A dict that a function
-passes to all of its checks remembers the sizes:
+"N W" is [N, W], "" a scalar, "... D" any number of axes before the last, and
+"*B D" as well, where all that say "*B" have the same ones. Axes of one name
+have one size; a size of 1 is not stretched. A dict that a function passes to
+all of its checks remembers the sizes:
 
   sizes = {}
   query = checks.real("query", query, "W", sizes)
@@ -27,14 +28,17 @@ __all__ = [
   "array",
   "integers",
   "key",
+  "known",
   "mask",
   "number",
   "real",
+  "storable",
   "whole_number",
 ]
 
-# name of an axis -> its size, and the argument that has it
-Sizes = dict[str, tuple[int, str]]
+# name of an axis -> its size, and the argument that has it; name of several
+# axes ("*B") -> their sizes
+Sizes = dict[str, tuple[Any, str]]
 
 
 def real(name: str, x: Any, shape: str, sizes: Sizes | None = None) -> Any:
@@ -138,16 +142,34 @@ def array(name: str, x: Any, shape: str, sizes: Sizes | None = None) -> Any:
     raise ValueError(
       f"{name} is of type {type(x).__name__}; it must be {kind}."
     ) from error
+  sizes = {} if sizes is None else sizes
   axes = shape.split()
-  is_open = axes[:1] == ["..."]
+  is_open = shape.startswith(("...", "*"))
   axes = axes[1:] if is_open else axes
   if x.ndim < len(axes) or (x.ndim > len(axes) and not is_open):
     raise ValueError(
       f"{name} has shape {_shown(x.shape)}; it must be {_written(shape)} "
       "(unbatched: vmap over further axes)."
     )
-  _compare_sizes(name, x.shape, shape, axes, {} if sizes is None else sizes)
+  if shape.startswith("*"):
+    _compare_leading(name, x.shape, shape, len(axes), sizes)
+  _compare_sizes(name, x.shape, shape, axes, sizes)
   return x
+
+
+def _compare_leading(name, actual, shape, num_last, sizes):
+  """Compares the axes before the last ones, which have one name."""
+  leading = actual[: len(actual) - num_last]
+  axes = shape.split()[0]
+  expected, where = sizes.setdefault(axes, (leading, name))
+  if leading == expected:
+    return
+  is_other_rank = len(leading) != len(expected)
+  raise ValueError(
+    f"{name} has shape {_shown(actual)}; it must be {_written(shape)} with "
+    f"{axes} = {_shown(expected)}, as in {where}"
+    f"{' (unbatched: vmap over further axes)' if is_other_rank else ''}."
+  )
 
 
 def _compare_sizes(name, actual, shape, axes, sizes):
@@ -236,7 +258,7 @@ def number(
   """
   if isinstance(x, jax.Array):
     x = real(name, x, "")
-    value = _known(x)
+    value = known(x)
   else:
     value = _as_number(name, x)
     x = value
@@ -272,19 +294,112 @@ def whole_number(
   >>> whole_number("count", np.int32(3), least=1)
   3
   """
-  value = x
+  value: Any = x
   if isinstance(x, jax.Array):
-    value = _known(x) if not x.shape else None
+    value = known(x) if not x.shape else None
   if isinstance(value, np.ndarray) and not value.shape:
     value = value[()]
   is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
   if not is_whole:
-    shown = "not known while tracing" if value is None else repr(x)
+    is_traced = value is None and x is not None
+    shown = "not known while tracing" if is_traced else repr(x)
     raise ValueError(f"{name} is {shown}; it must be a whole number.")
   if not least <= value <= most:
     allowed = _describe(least, most, -math.inf, math.inf, True)
     raise ValueError(f"{name} is {value}; it must be {allowed}.")
   return int(value)
+
+
+def known(x: jax.Array) -> Any:
+  """Reads the value of a scalar array, where it is known.
+
+  Args:
+    x: array, [].
+
+  Returns:
+    A Python number; None inside a transformation such as `jit`.
+
+  >>> known(jnp.arange(3).sum())
+  3
+  """
+  try:
+    return x.item() if x.is_fully_addressable else None
+  except jax.errors.ConcretizationTypeError:
+    return None
+
+
+def storable(name: str, x: Any, dtype: Any) -> jax.Array:
+  """Converts what is stored in an array of a given type, without loss.
+
+  A floating-point type holds real numbers, with the ordinary rounding, whole
+  numbers and truth values; an integer type holds integers that are no wider,
+  and truth values; bool holds truth values. Of Python numbers, and of 64-bit
+  NumPy integers where JAX has none, the values decide instead of the width.
+
+  Args:
+    name: the argument's name.
+    x: whatever converts to an array, of any shape.
+    dtype: type in which it is stored.
+
+  Returns:
+    A JAX array of this type, not weakly typed.
+
+  Raises:
+    ValueError: the type does not hold it, or it contains a finite number beyond
+      the type's range, where values are known.
+
+  >>> storable("x", 7, jnp.uint8).dtype
+  dtype('uint8')
+  >>> storable("x", jnp.float32(0.5), jnp.uint8)
+  Traceback (most recent call last):
+  ...
+  ValueError: x is of type float32; it is stored as uint8, which cannot hold it.
+  """
+  dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+  given = x if isinstance(x, jax.Array) else np.asarray(x)
+  if given.dtype == dtype:
+    return jnp.asarray(given, dtype)  # not weakly typed
+  kind, stored = _kind(given.dtype), _kind(dtype)
+  holds = kind <= stored
+  if kind == stored == _kind(jnp.int32) and hasattr(x, "dtype"):
+    holds = np.can_cast(jax.dtypes.canonicalize_dtype(given.dtype), dtype)
+  if not holds:
+    raise ValueError(
+      f"{name} is of type {given.dtype}; it is stored as {dtype}, which cannot "
+      "hold it."
+    )
+  _check_range(name, given, dtype)
+  return jnp.asarray(given, dtype)
+
+
+def _kind(dtype):
+  """Orders bool, integers, real and complex numbers; others hold nothing."""
+  kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+  found = [i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind)]
+  return found[0] if found else len(kinds)
+
+
+def _check_range(name, x, dtype):
+  """Compares finite numbers with the ends of a type, where they are known."""
+  if np.can_cast(x.dtype, dtype):
+    return
+  try:
+    values = np.ravel(x)
+  except jax.errors.TracerArrayConversionError:
+    return
+  if jnp.issubdtype(x.dtype, jnp.floating):
+    values = values.astype(np.float64)  # so that the ends are no infinities
+  if jnp.issubdtype(dtype, jnp.integer):
+    least, most = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
+  else:
+    least, most = float(jnp.finfo(dtype).min), float(jnp.finfo(dtype).max)
+  beyond = (values < least) | (values > most)
+  beyond &= np.isfinite(values)
+  if beyond.any():
+    raise ValueError(
+      f"{name} is {values[beyond][0]}, of type {x.dtype}; it is stored as "
+      f"{dtype}, which holds {least} to {most}."
+    )
 
 
 def _as_number(name, x):
@@ -296,14 +411,6 @@ def _as_number(name, x):
   if not isinstance(x, int | float):
     raise ValueError(f"{name} is {x!r}; it must be a number.")
   return x
-
-
-def _known(x):
-  """The value of a scalar array; None inside a transformation."""
-  try:
-    return x.item() if x.is_fully_addressable else None
-  except jax.errors.ConcretizationTypeError:
-    return None
 
 
 def _describe(least, most, above, below, may_be_infinite):

@@ -27,11 +27,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from absl import flags
 
-from lilly.training import experiment
+from lilly.training import experiment, messages, settings, signals
+from lilly.training.settings import PATH
 from scripts import report_page
 
 __all__ = ["main"]
@@ -44,6 +45,23 @@ _FACTOR = 6  # for slower or busier machines, and compilation
 _LEAST_MINUTES = 10
 _GRACE_SECONDS = 60  # to save after SIGTERM
 _SIGNS = {"<=": "≤", ">=": "≥"}
+
+
+class Settings(NamedTuple):
+  """Flags of scripts/reproduce."""
+
+  preset: Annotated[
+    Literal["cpu", "smoke", "gpu", "paper"],
+    "Size of the experiments; see `scripts/run NAME --help`.",
+  ] = "cpu"
+  data_dir: Annotated[
+    str | None, PATH, "Directory with the data sets' original files."
+  ] = None
+  out_dir: Annotated[
+    str,
+    PATH,
+    "Output directory of the report and of the runs, <experiment>/<run>.",
+  ] = "runs/report"
 
 
 class Run(NamedTuple):
@@ -93,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   The exit status is 0 if everything ran, whatever the verdicts; 1 for bad flags
   or files (a one-line message) or if a run could not be started; 3 if runs
-  failed or did not end; 130 and 143 after SIGINT and SIGTERM.
+  failed or did not end; 129, 130 and 143 after SIGHUP, SIGINT and SIGTERM.
 
   Args:
     argv: the command line, sys.argv by default.
@@ -102,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     names = flag_values(list(sys.argv if argv is None else argv))[1:]
     if flag_values["help"].value:
-      print(_help(flag_values))
+      messages.show(_help(flag_values))
       sys.exit(0)
     data_dir = flag_values["data_dir"].value
     if data_dir is not None and not pathlib.Path(data_dir).is_dir():
@@ -115,36 +133,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     common += [f"--data_dir={data_dir}"] if data_dir else []
     status = _reproduce(_collect(names, common, out_dir), out_dir)
   except (flags.Error, experiment.RunError, OSError) as error:
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.filename:
-      text = f"{error.strerror}: {error.filename}"
-    print(f"error: {text}", file=sys.stderr)
-    sys.exit(1)
+    messages.fail(error)
   sys.exit(status)
 
 
 def _define_flags():
   own = flags.FlagValues()
   flags.DEFINE_bool("help", False, "Show this text.", flag_values=own)
-  flags.DEFINE_enum(
-    "preset",
-    "cpu",
-    ["smoke", "cpu", "gpu", "paper"],
-    "Size of the experiments; see `scripts/run NAME --help`.",
-    flag_values=own,
-  )
-  flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Folder with the data sets' original files.",
-    flag_values=own,
-  )
-  flags.DEFINE_string(
-    "out_dir",
-    "runs/report",
-    "Output directory of the report and of the runs, <experiment>/<run>.",
-    flag_values=own,
-  )
+  settings.define(own, Settings)
   return own
 
 
@@ -241,10 +237,11 @@ def _reproduce(each, out_dir):
 
 
 class _Forwarding:
-  """Forwards SIGINT and SIGTERM to the running process, each once.
+  """Forwards SIGHUP, SIGINT and SIGTERM to the running process, each once.
 
   The process has a separate process group: otherwise it would get the
-  terminal's SIGINT twice, and the second one would end it without a checkpoint.
+  terminal's signals twice, and the second one would end it without a
+  checkpoint. An ignored SIGHUP, as under nohup, stays ignored in both.
   """
 
   def __init__(self, caught: list[int]):
@@ -253,8 +250,10 @@ class _Forwarding:
     self._previous: dict[int, Any] = {}
 
   def __enter__(self):
-    for number in (signal.SIGINT, signal.SIGTERM):
-      self._previous[number] = signal.signal(number, self._note)
+    for number in signals.STOPPING:
+      before = signal.getsignal(number)
+      if number != signal.SIGHUP or before is not signal.SIG_IGN:
+        self._previous[number] = signal.signal(number, self._note)
     return self
 
   def __exit__(self, *error):

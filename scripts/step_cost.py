@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lilly.nets import memories
-from lilly.training import experiment
+from lilly.training import compilation, experiment
 from scripts import random_use
 
 __all__ = ["Cost", "of_memory", "of_step", "program"]
@@ -142,8 +142,12 @@ def program(
   Returns:
     The program; its metrics are the fields of `Cost`. An update is one measure
     for each seed, and so is a chunk: set `log_every` to 1.
+
+  Raises:
+    RunError: options have a sweep, for there are no hyper-parameters.
   """
-  seeds = range(options.seed, options.seed + options.num_seeds)
+  runs = compilation.grid(options, {})
+  seeds = [int(run["seed"]) for run in runs]
 
   def step_chunk(state):
     costs = [measure(int(state["measured"][0]), seed) for seed in seeds]
@@ -155,9 +159,9 @@ def program(
 
   return experiment.Program(
     step_chunk=step_chunk,
-    init=lambda: {"measured": np.zeros(len(seeds), np.int32)},
+    init=lambda: {"measured": np.zeros(len(runs), np.int32)},
     evaluate=lambda state: {},
-    runs=tuple({"seed": seed} for seed in seeds),
+    runs=runs,
     unit="sizes",
     reproducible=False,
   )

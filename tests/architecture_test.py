@@ -50,7 +50,6 @@ _OPTIONAL = (
   "mujoco_playground",
   "pgx",
   "requests",
-  "rich",
   "sklearn",
   "tensorflow",
   "tensorflow_datasets",
@@ -218,7 +217,7 @@ class Absent(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Absent())
 try:
-  import rich
+  import matplotlib
 except ModuleNotFoundError:
   print("extras are absent")
 """

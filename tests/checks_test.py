@@ -24,11 +24,23 @@ from lilly import checks
       "x has shape [2, 3]; it must be [N, N] with N = 2, as in x",
     ),
     ((1, 3), "K W", "it must be [K, W] with K = 2, as in words."),
+    (
+      (2, 5, 3),
+      "*B W",
+      "x has shape [2, 5, 3]; it must be [*B, W] with *B = [2, 4], as in lead.",
+    ),
+    (
+      (4, 3),
+      "*B W",
+      "with *B = [2, 4], as in lead (unbatched: vmap over further axes).",
+    ),
+    ((), "*B W", "x has shape []; it must be [*B, W] (unbatched: vmap over"),
   ],
 )
 def test_other_shapes_are_refused(shape, spec, message):
   sizes = {}
   checks.real("words", jnp.zeros(2), "K", sizes)
+  checks.real("lead", jnp.zeros((2, 4)), "*B", sizes)
   with pytest.raises(ValueError) as caught:
     checks.real("x", jnp.zeros(shape), spec, sizes)
   assert message in str(caught.value)
@@ -39,7 +51,11 @@ def test_shapes_that_fit_are_taken_and_remembered():
   checks.real("words", jnp.zeros((4, 3)), "N W", sizes)
   checks.real("states", jnp.zeros((7, 5, 4)), "... N", sizes)
   checks.real("scalar", 2.0, "", sizes)
+  several = {}
+  checks.real("batch", jnp.zeros((2, 6, 5)), "*B T", several)
+  checks.real("mask", jnp.zeros((2, 6)), "*B", several)
   assert sizes == {"N": (4, "words"), "W": (3, "words")}
+  assert several == {"*B": ((2, 6), "batch"), "T": (5, "batch")}
 
 
 @pytest.mark.parametrize("x", [None, "a", object(), 10**30])
@@ -150,3 +166,62 @@ def test_other_counts_are_refused(x):
 def test_traced_counts_are_refused():
   with pytest.raises(ValueError, match="not known while tracing"):
     jax.jit(lambda n: checks.whole_number("count", n))(3)
+
+
+def test_what_is_stored_keeps_its_value_or_is_refused():
+  """Each pair of types: refused, or all of the first's values are kept."""
+  types = (
+    *(jnp.bool_, jnp.int8, jnp.uint8, jnp.int16, jnp.int32, jnp.uint32),
+    *(jnp.float16, jnp.bfloat16, jnp.float32),
+  )
+  for given in types:
+    for dtype in types:
+      is_integer = jnp.issubdtype(given, jnp.integer)
+      ends = (jnp.iinfo(given).min, jnp.iinfo(given).max) if is_integer else ()
+      for value in (0, 1, *ends):
+        x = jnp.asarray(value, given)
+        try:
+          stored = checks.storable("x", x, dtype)
+        except ValueError as error:
+          assert f"of type {x.dtype}" in str(error) and str(error)[-1] == "."
+          continue
+        assert stored.dtype == dtype and not stored.weak_type
+        # Ordinary rounding, of large whole numbers as well.
+        is_rounded = jnp.issubdtype(dtype, jnp.floating)
+        np.testing.assert_allclose(
+          np.float64(stored), float(value), rtol=0.01 if is_rounded else 0
+        )
+
+
+@pytest.mark.parametrize(
+  ("x", "dtype"),
+  [
+    (jnp.float32(1), jnp.int32),
+    (jnp.float32(1), jnp.bool_),
+    (jnp.int32(1), jnp.bool_),
+    (jnp.int32(1), jnp.int8),
+    (jnp.uint8(1), jnp.int8),
+    (1.0, jnp.int32),
+    (256, jnp.uint8),
+    (2**31, jnp.int32),
+    ([0, -1], jnp.uint8),
+    (np.array([0, 2**31]), jnp.int32),
+    (1j, jnp.float32),
+    (1e39, jnp.float32),
+    (np.float32(3.4e38), jnp.bfloat16),
+    ("1", jnp.float32),
+    (None, jnp.float32),
+    (jax.random.key(0), jnp.uint32),
+  ],
+)
+def test_what_a_type_cannot_hold_is_refused(x, dtype):
+  with pytest.raises(ValueError, match=r"^reward is .*; it is stored as .*\.$"):
+    checks.storable("reward", x, dtype)
+
+
+@pytest.mark.parametrize(("x", "dtype"), [(0.5, "float32"), (3, "int32")])
+def test_what_is_stored_is_not_weakly_typed(x, dtype):
+  for given in (x, jnp.asarray(x)):
+    assert not checks.storable("x", given, dtype).weak_type
+  stored = jax.jit(lambda x: checks.storable("x", x, dtype))(x)
+  assert stored.dtype == dtype and not stored.weak_type

@@ -19,6 +19,9 @@ def run(script, tmp_path, *flags):
   argv = [_name(script), "--preset=smoke", *flags, out_dir]
   with pytest.raises(SystemExit) as stopped:
     training.main(script.SCRIPT, argv)
+  summary = tmp_path / "run" / "summary.json"
+  if summary.exists():  # a figure that fails leaves the exit status alone
+    assert "not_drawn" not in json.loads(summary.read_text())
   return stopped.value.code
 
 

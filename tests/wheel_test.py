@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(name="distribution")
 def _distribution():
-  (distribution,) = importlib.metadata.distributions(name="lilly", path=[_SITE])
+  (distribution,) = importlib.metadata.distributions(
+    name="lilly-jax", path=[_SITE]
+  )
   return distribution
 
 

@@ -3,16 +3,18 @@
 Angles are signed, in degrees from 0 to 180: above 90 the signal points uphill,
 which an angle clipped to [0, 90] would hide. Arrays are compared as flat
 vectors; `vmap` gives the angle of each example. The angle with a zero vector is
-90, and its gradient is 0.
+90, and its gradient is 0. All functions raise ValueError for arguments of
+another shape than stated; whole numbers count as float32.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
+
+from lilly import checks
 
 __all__ = [
   "Alignment",
@@ -52,7 +54,9 @@ def angle(a: jax.Array, b: jax.Array) -> jax.Array:
   >>> round(angle(jnp.array([1.0, 0.0]), jnp.array([-1.0, 1.0])).item(), 3)
   135.0
   """
-  chex.assert_equal_shape([a, b])
+  sizes = {}
+  a = checks.real("a", a, "*S", sizes)
+  b = checks.real("b", b, "*S", sizes)
   dtype = jnp.result_type(a, b)
   wide = jnp.promote_types(dtype, jnp.float32)
   tiny = float(jnp.finfo(wide).eps) ** 2
@@ -87,7 +91,18 @@ def matrix_angle(w: jax.Array, feedback: jax.Array) -> jax.Array:
   >>> matrix_angle(w, 3 * w.T).round(3).item()
   0.0
   """
-  return angle(w, feedback.T if w.ndim == 2 else feedback)
+  return angle(*_checked_pair(w, feedback))
+
+
+def _checked_pair(w, feedback):
+  """Returns the weights, and the feedback in their shape."""
+  sizes = {}
+  w = checks.real("w", w, "...")
+  if w.ndim == 2:
+    w = checks.real("w", w, "in out", sizes)
+    return w, checks.real("feedback", feedback, "out in", sizes).T
+  w = checks.real("w", w, "*S", sizes)
+  return w, checks.real("feedback", feedback, "*S", sizes)
 
 
 def norm_ratio(w: jax.Array, feedback: jax.Array) -> jax.Array:
@@ -98,7 +113,8 @@ def norm_ratio(w: jax.Array, feedback: jax.Array) -> jax.Array:
     feedback: matrix of the backward pass, [out, in], or shaped as the kernel.
 
   Returns:
-    Scalar; infinite if the weights are zero.
+    Scalar; infinite if the weights are zero. The gradient of the norm of zeros
+    counts as 0.
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247: feedback larger than the weights
@@ -107,9 +123,10 @@ def norm_ratio(w: jax.Array, feedback: jax.Array) -> jax.Array:
   >>> norm_ratio(jnp.ones((3, 2)), jnp.full((2, 3), 4.0)).item()
   4.0
   """
-  chex.assert_equal_shape([w, feedback.T if w.ndim == 2 else feedback])
-  w_norm = jnp.linalg.norm(w.ravel())
-  ratio = jnp.linalg.norm(feedback.ravel()) / jnp.where(w_norm > 0, w_norm, 1)
+  w, feedback = _checked_pair(w, feedback)
+  w_norm = optax.safe_norm(w.ravel(), 0.0)
+  norm = optax.safe_norm(feedback.ravel(), 0.0)
+  ratio = norm / jnp.where(w_norm > 0, w_norm, 1)
   return jnp.where(w_norm > 0, ratio, jnp.inf)
 
 
@@ -135,9 +152,10 @@ def descent(e: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
   >>> descent(jnp.array([1.0, -1.0]), w, w.T).item()
   11.0
   """
-  chex.assert_shape([e, w, feedback], [(None,), (None, None), (None, None)])
-  chex.assert_shape(w, (feedback.shape[1], e.shape[0]))
-  chex.assert_shape(feedback, w.shape[::-1])
+  sizes = {}
+  e = checks.real("e", e, "out", sizes)
+  w = checks.real("w", w, "in out", sizes)
+  feedback = checks.real("feedback", feedback, "out in", sizes)
   return jnp.vdot(e @ feedback, w @ e)
 
 
@@ -159,7 +177,9 @@ def normalised_error(target: jax.Array, output: jax.Array) -> jax.Array:
   >>> normalised_error(jnp.array([3.0, 4.0]), jnp.zeros(2)).item()
   1.0
   """
-  chex.assert_equal_shape([target, output])
+  sizes = {}
+  target = checks.real("target", target, "*S", sizes)
+  output = checks.real("output", output, "*S", sizes)
   return jnp.sum(jnp.square(target - output)) / jnp.sum(jnp.square(target))
 
 
@@ -179,6 +199,9 @@ def compare(
   Returns:
     The angles, in degrees, [layers] each.
 
+  Raises:
+    ValueError: if there are not equally many layers, or none.
+
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247, figure 4.
 
@@ -186,9 +209,17 @@ def compare(
   >>> compare([a], [b], [a]).bp.round().tolist()
   [90.0]
   """
-  chex.assert_equal(len(signals), len(bp))
-  chex.assert_equal(len(signals), len(pbp))
-  return Alignment(
-    bp=jnp.stack([angle(a, b) for a, b in zip(signals, bp, strict=True)]),
-    pbp=jnp.stack([angle(a, b) for a, b in zip(signals, pbp, strict=True)]),
-  )
+  if not len(signals) == len(bp) == len(pbp) > 0:
+    raise ValueError(
+      f"signals has {len(signals)} layers, bp {len(bp)} and pbp {len(pbp)}; "
+      "each must have as many, at least 1."
+    )
+  to_bp, to_pbp = [], []
+  for i in range(len(signals)):
+    sizes = {}
+    signal = checks.real(f"signals[{i}]", signals[i], "*S", sizes)
+    of_bp = checks.real(f"bp[{i}]", bp[i], "*S", sizes)
+    of_pbp = checks.real(f"pbp[{i}]", pbp[i], "*S", sizes)
+    to_bp.append(angle(signal, of_bp))
+    to_pbp.append(angle(signal, of_pbp))
+  return Alignment(bp=jnp.stack(to_bp), pbp=jnp.stack(to_pbp))

@@ -35,18 +35,20 @@ def ornstein_uhlenbeck(
 
   Args:
     key: typed PRNG key.
-    noise: x, of any shape; zeros at the start of an episode.
-    theta: mean-reversion rate θ.
-    sigma: volatility σ.
-    dt: time step.
-    innovation: ε, such as `naf.noise`, in which case key is not used; None
-      samples from N(0, I).
+    noise: x, of any shape; zeros at the start of an episode. Whole numbers
+      count as float32.
+    theta: mean-reversion rate θ, non-negative.
+    sigma: volatility σ, non-negative.
+    dt: time step, positive.
+    innovation: ε, such as `naf.noise`, shaped as noise, in which case key is
+      not used; None samples from N(0, I).
 
   Returns:
     The next x; add it to the action, then clip the action.
 
   Raises:
-    ValueError: if dt is not positive.
+    ValueError: if a constant is out of range, or innovation has another shape
+      than noise.
 
   Reference:
     Uhlenbeck and Ornstein, 1930; Lillicrap et al., 2016 (arXiv 1509.02971),
@@ -59,13 +61,19 @@ def ornstein_uhlenbeck(
   >>> noise.shape
   (2,)
   """
-  if not dt > 0:
-    raise ValueError(f"dt is {dt}; it must be positive.")
+  key = checks.key("key", key)
+  theta = checks.number("theta", theta, least=0)
+  sigma = checks.number("sigma", sigma, least=0)
+  dt = checks.number("dt", dt, above=0)
+  sizes = {}
+  noise = checks.real("noise", noise, "*S", sizes)
   if innovation is None:
-    innovation = jax.random.normal(key, noise.shape, noise.dtype)
+    epsilon = jax.random.normal(key, noise.shape, noise.dtype)
+  else:
+    epsilon = checks.real("innovation", innovation, "*S", sizes)
   decay = jnp.asarray(1 - theta * dt, noise.dtype)
   scale = jnp.asarray(sigma * dt**0.5, noise.dtype)
-  return decay * noise + scale * innovation
+  return decay * noise + scale * epsilon
 
 
 def epsilon_greedy(

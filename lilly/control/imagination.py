@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
+
 __all__ = ["Imagined", "rollout"]
 
 
@@ -45,13 +47,14 @@ def rollout(
     act: the current policy, maps a key and an observation to an action.
     length: number of steps l; 5 or 10 in the paper.
     noise: added to the actions, which are then clipped to [-1, 1], [l, m]; or
-      None.
+      None. Whole numbers count as float32.
 
   Returns:
     The transitions; those after a discount of 0 or a truncation are invalid.
 
   Raises:
-    ValueError: if length is not positive.
+    ValueError: if length is not positive, or noise has another shape than
+      [l, m].
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), algorithm 2.
@@ -63,14 +66,19 @@ def rollout(
   >>> int(rollout(jax.random.key(1), *start, **options).is_valid.sum())
   5
   """
-  if length < 1:
-    raise ValueError(f"length is {length}; it must be at least 1.")
+  key = checks.key("key", key)
+  length = checks.whole_number("length", length, least=1)
+  observation = checks.array("observation", observation, "...")
+  state = jax.tree.map(jnp.asarray, state)
+  if noise is not None:
+    noise = checks.real("noise", noise, f"{length} m")
 
   def go(carry, noise):
     key, state, observation, is_valid = carry
     key, key_act, key_step = jax.random.split(key, 3)
     action = act(key_act, observation)
     if noise is not None:
+      noise = checks.real("noise", noise, str(jnp.shape(action)[-1]))
       action = jnp.clip(action + noise, -1, 1)
     state, found = step(key_step, state, action)
     outcome = found.reward, found.discount, found.observation

@@ -3,14 +3,16 @@
 A model fitted to rollouts is accurate only near these rollouts. Controllers are
 therefore stochastic, and an update is limited by the Kullback-Leibler
 divergence of the new controller's trajectory distribution from the old one's.
+All functions raise ValueError for arguments of another shape than stated; whole
+numbers count as float32.
 """
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.control import lqr, small_matrices
 
 __all__ = ["Controller", "Limited", "divergence", "improve"]
@@ -52,7 +54,8 @@ def divergence(
   distributions.
 
   Args:
-    expansion: only its dynamics, f_x and f_u, are used.
+    expansion: only its dynamics, f_x and f_u, are used; the other fields may be
+      None.
     controller: π.
     previous: π̂, around the same trajectory.
     noise: covariances of the dynamics noise, [T, d, d]; None: deterministic.
@@ -70,11 +73,16 @@ def divergence(
   >>> divergence(expansion, controller, previous).tolist()
   [2.0]
   """
+  sizes = {}
+  expansion = _checked_expansion(expansion, sizes)
+  controller = _checked_controller("controller", controller, sizes)
+  previous = _checked_controller("previous", previous, sizes)
   f_x, f_u = expansion.f_x, expansion.f_u
   still = jnp.zeros_like(f_x[0])
   start = still if start_covariance is None else start_covariance
+  start = checks.real("start_covariance", start, "d d", sizes)
   noise = jnp.zeros_like(f_x) if noise is None else noise
-  chex.assert_equal_shape([f_x, noise])
+  noise = checks.real("noise", noise, "T d d", sizes)
 
   def step(carry, at):
     mean, spread = carry
@@ -93,6 +101,25 @@ def divergence(
   ratios = _log_det(previous.covariance) - _log_det(controller.covariance)
   per_step = (f_x, f_u, noise, controller, previous, precisions, ratios)
   return jax.lax.scan(step, (still[0], start), per_step)[1]
+
+
+def _checked_expansion(expansion, sizes):
+  """Checks the fields that are not None; the dynamics must not be."""
+  fields = {}
+  for name, shape in lqr.SHAPES.items():
+    x = getattr(expansion, name)
+    if x is not None or name in ("f_x", "f_u"):
+      fields[name] = checks.real(f"expansion.{name}", x, shape, sizes)
+  return expansion._replace(**fields)
+
+
+def _checked_controller(name, controller, sizes):
+  k, gain, covariance = controller
+  return Controller(
+    checks.real(f"{name}.feedforward", k, "T m", sizes),
+    checks.real(f"{name}.feedback", gain, "T m d", sizes),
+    checks.real(f"{name}.covariance", covariance, "T m m", sizes),
+  )
 
 
 def improve(
@@ -140,10 +167,13 @@ def improve(
   >>> round(float(found.kl), 3), bool(found.controller.feedforward > 0)
   (0.1, True)
   """
-  if not max_kl > 0:
-    raise ValueError(f"max_kl is {max_kl}; it must be positive.")
-  if num_bisections < 1:
-    raise ValueError(f"num_bisections is {num_bisections}; give 1 or more.")
+  max_kl = checks.number("max_kl", max_kl, above=0)
+  num_bisections = checks.whole_number(
+    "num_bisections", num_bisections, least=1
+  )
+  sizes = {}
+  expansion = _checked_expansion(expansion, sizes)
+  previous = _checked_controller("previous", previous, sizes)
   options = {"noise": noise, "start_covariance": start_covariance}
 
   def at(log_eta):

@@ -1,14 +1,16 @@
 """Time-varying linear models of dynamics, fitted to a few rollouts.
 
 p_t(x' | x, u) = N(F_t [x; u] + f_t, N_t), with separate parameters for each t.
+All functions raise ValueError for arguments of another shape than stated; whole
+numbers count as float32.
 """
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.control import small_matrices
 
 __all__ = [
@@ -81,12 +83,11 @@ def fit(
   >>> fit(x, u, 2 * x - u, ridge=0.0).weights.round(3).tolist()
   [[[2.0, -1.0]]]
   """
-  chex.assert_rank([states, actions, next_states], 3)
-  chex.assert_equal_shape([states, next_states])
-  chex.assert_equal_shape_prefix([states, actions], 2)
-  z = jnp.concatenate([states, actions, next_states], axis=-1)
-  _check(len(z), z.shape[-1] - states.shape[-1], prior, ridge)
-  num_given = z.shape[-1] - states.shape[-1]
+  ridge = checks.number("ridge", ridge, least=0)
+  z, num_given = _checked_rollouts(states, actions, next_states)
+  _check_count(len(z), num_given, prior, ridge)
+  if prior is not None:
+    prior = _checked_prior(prior, z.shape[-1])
   return jax.vmap(lambda at: _fit_step(at, num_given, prior, ridge), 1)(z)
 
 
@@ -123,16 +124,45 @@ def pooled_prior(
   >>> pooled_prior(x, x, x + 1).mean.tolist()
   [1.5, 1.5, 2.5]
   """
-  for name, value in (("mean_count", mean_count), ("count", count)):
-    if not value > 0:
-      raise ValueError(f"{name} is {value}; it must be positive.")
-  z = jnp.concatenate([states, actions, next_states], axis=-1)
+  mean_count = checks.number("mean_count", mean_count, above=0)
+  count = checks.number("count", count, above=0)
+  z, _ = _checked_rollouts(states, actions, next_states)
   rows = z.reshape(-1, z.shape[-1])
   middle = rows.mean(0)
   centred = rows - middle[None]
   covariance = centred.T @ centred / len(rows)
   counts = (jnp.asarray(c, z.dtype) for c in (mean_count, count))
   return Prior(middle, jnp.asarray(count, z.dtype) * covariance, *counts)
+
+
+def _checked_rollouts(states, actions, next_states):
+  """Returns z = [x; u; x'], and how many numbers x and u are."""
+  sizes = {}
+  states = checks.real("states", states, "n T d", sizes)
+  actions = checks.real("actions", actions, "n T m", sizes)
+  next_states = checks.real("next_states", next_states, "n T d", sizes)
+  num_given = states.shape[-1] + actions.shape[-1]
+  return jnp.concatenate([states, actions, next_states], axis=-1), num_given
+
+
+def _checked_prior(prior, size):
+  return Prior(
+    checks.real("prior.mean", prior.mean, f"{size}"),
+    checks.real("prior.scatter", prior.scatter, f"{size} {size}"),
+    checks.real("prior.mean_count", prior.mean_count, ""),
+    checks.real("prior.count", prior.count, ""),
+  )
+
+
+def _checked_model(model, sizes):
+  """Checks the fields that are given: the covariance may be None."""
+  shapes = {"weights": "T d k", "offset": "T d", "covariance": "T d d"}
+  fields = {
+    name: checks.real(f"model.{name}", getattr(model, name), shape, sizes)
+    for name, shape in shapes.items()
+    if name != "covariance" or model.covariance is not None
+  }
+  return model._replace(**fields)
 
 
 def mean(
@@ -144,7 +174,7 @@ def mean(
   """Predicts the next state: F_t [x; u] + f_t.
 
   Args:
-    model: as from `fit`.
+    model: as from `fit`; the covariance may be None.
     time: t, an integer; clipped to the range from 0 to T - 1.
     state: x, [d].
     action: u, [m].
@@ -159,7 +189,17 @@ def mean(
   >>> mean(model, 0, jnp.ones(1), jnp.ones(1)).tolist()
   [3.0]
   """
+  sizes = {}
+  model = _checked_model(model, sizes)
   t = _at(model, time)
+  state = checks.real("state", state, "d", sizes)
+  action = checks.real("action", action, "m", sizes)
+  num_given = model.weights.shape[-1]
+  if len(state) + len(action) != num_given:
+    raise ValueError(
+      f"action has {len(action)} numbers and state {len(state)}; model.weights "
+      f"is for {num_given} numbers in all."
+    )
   return model.weights[t] @ jnp.concatenate([state, action]) + model.offset[t]
 
 
@@ -179,7 +219,10 @@ def roots(model: LinearGaussian) -> jax.Array:
   >>> roots(fit(x, x**2, x)).shape
   (2, 1, 1)
   """
-  return jax.vmap(small_matrices.semidefinite_root)(model.covariance)
+  sizes = {}
+  model = _checked_model(model, sizes)
+  covariance = checks.real("model.covariance", model.covariance, "T d d", sizes)
+  return jax.vmap(small_matrices.semidefinite_root)(covariance)
 
 
 def sample(
@@ -211,18 +254,20 @@ def sample(
   >>> sample(jax.random.key(0), fit(x, x**2, x), 1, x[0, 0], x[0, 0]).shape
   (1,)
   """
+  key = checks.key("key", key)
+  sizes = {}
+  model = _checked_model(model, sizes)
   t = _at(model, time)
+  state = checks.real("state", state, "d", sizes)
   if factors is None:
     root = small_matrices.semidefinite_root(model.covariance[t])
   else:
-    root = factors[t]
+    root = checks.real("factors", factors, "T d d", sizes)[t]
   normal = jax.random.normal(key, state.shape, root.dtype)
   return mean(model, time, state, action) + root @ normal
 
 
-def _check(num_rollouts, num_given, prior, ridge):
-  if not ridge >= 0:
-    raise ValueError(f"ridge is {ridge}; it must be at least 0.")
+def _check_count(num_rollouts, num_given, prior, ridge):
   needed = 2 if prior is None else 1
   if num_rollouts < needed:
     raise ValueError(f"states has {num_rollouts} rollouts; give {needed}.")
@@ -259,4 +304,4 @@ def _fit_step(z, num_given, prior, ridge):
 
 
 def _at(model, time):
-  return jnp.clip(jnp.asarray(time), 0, len(model.offset) - 1)
+  return jnp.clip(checks.integers("time", time, ""), 0, len(model.offset) - 1)

@@ -2,19 +2,22 @@
 
 Maximises the undiscounted return over T steps. Around a trajectory the dynamics
 are linearised and the reward is expanded to second order; `backward` computes
-the optimal controller of this model, `forward` rolls it out.
+the optimal controller of this model, `forward` rolls it out. All functions
+raise ValueError for arguments of another shape than stated; whole numbers count
+as float32.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.control import small_matrices
 
 __all__ = [
+  "SHAPES",
   "Expansion",
   "Gains",
   "Trajectory",
@@ -42,6 +45,20 @@ class Expansion(NamedTuple):
   r_ux: jax.Array  # [T, m, d]
   v_x: jax.Array  # [d], gradient of the final reward
   v_xx: jax.Array  # [d, d]
+
+
+# of an expansion's fields, in the notation of `lilly.checks`
+SHAPES = {
+  "f_x": "T d d",
+  "f_u": "T d m",
+  "r_x": "T d",
+  "r_u": "T m",
+  "r_xx": "T d d",
+  "r_uu": "T m m",
+  "r_ux": "T m d",
+  "v_x": "d",
+  "v_xx": "d d",
+}
 
 
 class Gains(NamedTuple):
@@ -95,7 +112,7 @@ def expand(
   >>> found.f_x.ravel().tolist(), found.r_uu.ravel().tolist()
   ([2.0, 2.0], [-2.0, -2.0])
   """
-  chex.assert_rank([states, actions], 2)
+  states, actions = _checked_trajectory(states, actions, {})
   times = jnp.arange(len(actions))
 
   def at(t, x, u):
@@ -108,6 +125,17 @@ def expand(
   of_end = final or (lambda x: 0 * jnp.sum(x))
   v_x, v_xx = jax.grad(of_end)(last), jax.hessian(of_end)(last)
   return Expansion(*jax.vmap(at)(times, states[:-1], actions), v_x, v_xx)
+
+
+def _checked_trajectory(states, actions, sizes):
+  states = checks.real("states", states, "S d", sizes)
+  actions = checks.real("actions", actions, "T m", sizes)
+  if len(states) != len(actions) + 1:
+    raise ValueError(
+      f"states has {len(states)} rows; it must have one more than actions, "
+      f"{len(actions) + 1}."
+    )
+  return states, actions
 
 
 def backward(
@@ -125,10 +153,14 @@ def backward(
   Args:
     expansion: as from `expand`; leading axes T.
     damping: λ, non-negative; larger values make smaller steps.
-    least: Q_uu is left undamped if its eigenvalues are all below -least.
+    least: Q_uu is left undamped if its eigenvalues are all below -least;
+      non-negative.
 
   Returns:
     The gains. Time is O(T (d + m)³).
+
+  Raises:
+    ValueError: if damping or least is negative.
 
   Reference:
     Tassa et al., 2012; Gu et al., 2016 (arXiv 1603.00748), section 5.1.
@@ -140,7 +172,16 @@ def backward(
   >>> round(float(backward(expansion).feedback[0, 0, 0]), 3)
   -0.5
   """
-  *steps, v_x, v_xx = expansion
+  damping = checks.number("damping", damping, least=0)
+  least = checks.number("least", least, least=0)
+  sizes = {}
+  fields = {
+    name: checks.real(
+      f"expansion.{name}", getattr(expansion, name), shape, sizes
+    )
+    for name, shape in SHAPES.items()
+  }
+  *steps, v_x, v_xx = expansion._replace(**fields)
 
   def step(carry, at):
     v_x, v_xx, total = carry
@@ -194,19 +235,35 @@ def forward(
   Returns:
     The trajectory.
 
+  Raises:
+    ValueError: if step_size is not finite, or limit is negative.
+
   Reference:
     Tassa et al., 2012; Gu et al., 2016 (arXiv 1603.00748), section 5.1.
 
-  >>> zeros = jnp.zeros((2, 1))
-  >>> gains = Gains(1.0 + zeros, zeros[..., None], zeros[..., None], zeros, 0.0)
+  >>> zeros, matrices = jnp.zeros((2, 1)), jnp.zeros((2, 1, 1))
+  >>> gains = Gains(1.0 + zeros, matrices, matrices, jnp.zeros(2), 0.0)
   >>> found = forward(
-  ...   *(gains, jnp.zeros((3, 1)), zeros),
+  ...   gains,
+  ...   jnp.zeros((3, 1)),
+  ...   zeros,
   ...   dynamics=lambda t, x, u: x + u,
   ...   reward=lambda t, x, u: -jnp.sum(u**2),
   ... )
   >>> found.states.ravel().tolist(), float(found.total)
   ([0.0, 1.0, 2.0], -2.0)
   """
+  sizes = {}
+  states, actions = _checked_trajectory(states, actions, sizes)
+  gains = Gains(
+    checks.real("gains.feedforward", gains.feedforward, "T m", sizes),
+    checks.real("gains.feedback", gains.feedback, "T m d", sizes),
+    checks.real("gains.q_uu", gains.q_uu, "T m m", sizes),
+    checks.real("gains.damping", gains.damping, "T", sizes),
+    checks.real("gains.improvement", gains.improvement, "", sizes),
+  )
+  step_size = checks.number("step_size", step_size)
+  limit = _checked_limit(limit)
   times = jnp.arange(len(actions))
 
   def step(carry, at):
@@ -222,6 +279,10 @@ def forward(
   (last, total), (xs, us) = jax.lax.scan(step, start, per_step)
   total = total if final is None else total + final(last)
   return Trajectory(jnp.concatenate([xs, last[None]]), us, total)
+
+
+def _checked_limit(limit):
+  return limit if limit is None else checks.number("limit", limit, least=0)
 
 
 def plan(
@@ -253,7 +314,7 @@ def plan(
     The best trajectory, and the gains around it.
 
   Raises:
-    ValueError: if num_iterations is not positive.
+    ValueError: if num_iterations is not positive, or limit is negative.
 
   Reference:
     Tassa et al., 2012, with a simplified line search and damping schedule.
@@ -267,14 +328,22 @@ def plan(
   >>> best.states.shape, round(float(best.states[1, 0]), 2)
   ((4, 1), 0.0)
   """
-  if num_iterations < 1:
-    raise ValueError(f"num_iterations is {num_iterations}; give 1 or more.")
+  num_iterations = checks.whole_number(
+    "num_iterations", num_iterations, least=1
+  )
+  limit = _checked_limit(limit)
+  state = checks.real("state", state, "d")
+  actions = checks.real("actions", actions, "T m")
   functions = {"dynamics": dynamics, "reward": reward, "final": final}
   states = jnp.zeros((len(actions) + 1, len(state)), state.dtype)
   states = states.at[0].set(state)
   feedback = jnp.zeros((*actions.shape, len(state)), state.dtype)
   still = Gains(
-    0 * actions, feedback, feedback, 0 * actions[:, 0], states[0, 0]
+    feedforward=0 * actions,
+    feedback=feedback,
+    q_uu=jnp.zeros((*actions.shape, actions.shape[1]), state.dtype),
+    damping=jnp.zeros(len(actions), state.dtype),
+    improvement=jnp.zeros((), state.dtype),
   )
   best = forward(still, states, actions, limit=limit, **functions)
 

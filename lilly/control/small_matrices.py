@@ -5,14 +5,17 @@ calls in a loop. Also, on CPU, batched LAPACK calls inside a worker of XLA's
 thread pool wait for other workers of the pool, which can deadlock.
 
 No function calls LAPACK at any size: code is unrolled up to 12 rows, and loops
-over rows or blocks of rows above.
+over rows or blocks of rows above. All functions raise ValueError for arguments
+of another shape than stated; whole numbers count as float32.
 """
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from lilly import checks
 
 __all__ = [
   "cholesky",
@@ -47,8 +50,7 @@ def cholesky(matrix: jax.Array) -> jax.Array:
   >>> cholesky(jnp.array([[4.0, 2.0], [2.0, 5.0]])).tolist()
   [[2.0, 0.0], [1.0, 2.0]]
   """
-  chex.assert_rank(matrix, 2)
-  chex.assert_equal(*matrix.shape)
+  matrix = checks.real("matrix", matrix, "m m")
   if len(matrix) > _MOST_ROWS:
     return _cholesky_by_columns(matrix)
   rows = []
@@ -72,7 +74,9 @@ def semidefinite_root(matrix: jax.Array) -> jax.Array:
 
   Returns:
     R, [m, m], always finite: pivots at rounding level are set to 0, with their
-    columns. The m steps are unrolled for any m.
+    columns. The m steps are unrolled for any m. It has a gradient if A is
+    positive definite. If A is singular the gradient is finite as well, that of
+    the other columns, with the pivots that are set to 0 held constant.
 
   Reference:
     Golub and Van Loan, Matrix computations, section 4.2.
@@ -80,21 +84,35 @@ def semidefinite_root(matrix: jax.Array) -> jax.Array:
   >>> semidefinite_root(jnp.array([[4.0, 2.0], [2.0, 1.0]])).tolist()
   [[2.0, 0.0], [1.0, 0.0]]
   """
-  chex.assert_rank(matrix, 2)
-  chex.assert_equal(*matrix.shape)
+  matrix = checks.real("matrix", matrix, "m m")
   least = 100 * jnp.finfo(matrix.dtype).eps * jnp.diagonal(matrix)
   rest, columns = matrix, []
   for i in range(len(matrix)):
     left = jnp.maximum(jnp.diagonal(rest), 0)
     is_there = rest[i, i] > jnp.maximum(least[i], 0)
     pivot = jnp.sqrt(jnp.where(is_there, rest[i, i], 1))
-    # No entry can exceed the bound set by its remaining diagonal.
-    bound = jnp.sqrt(left)
+    # No entry can exceed the bound set by its remaining diagonal, which is 0 for
+    # the rows above.
+    bound = _sqrt(left)
     column = jnp.clip(rest[:, i] / pivot, -bound, bound)
     column = jnp.where(is_there & (jnp.arange(len(matrix)) >= i), column, 0)
     rest = rest - column[:, None] * column[None]
     columns.append(column)
   return jnp.stack(columns, axis=1)
+
+
+@jax.custom_jvp
+def _sqrt(x):
+  """The square root, with derivative 0 at 0, where it would be infinite."""
+  return jnp.sqrt(x)
+
+
+@_sqrt.defjvp
+def _sqrt_jvp(primals, tangents):
+  (x,), (change,) = primals, tangents
+  root, is_zero = jnp.sqrt(x), x == 0
+  slope = jnp.where(is_zero, 0, 0.5 / jnp.where(is_zero, 1, root))
+  return root, slope * change
 
 
 def solve_triangular(
@@ -117,7 +135,7 @@ def solve_triangular(
   >>> solve_triangular(L, jnp.array([2.0, 5.0])).tolist()
   [1.0, 1.0]
   """
-  chex.assert_shape(factor, (len(right), len(right)))
+  factor, right = _checked_system("factor", factor, right)
   size = len(factor)
   if size > _MOST_ROWS:
     return _solve_by_rows(factor, right, is_transposed)
@@ -128,6 +146,13 @@ def solve_triangular(
     known = _dot([left[i, j] for j in found], list(found.values()))
     found[i] = (right[i] - known) / left[i, i]
   return jnp.stack([found[i] for i in range(size)])
+
+
+def _checked_system(name, matrix, right):
+  sizes = {}
+  matrix = checks.real(name, matrix, "m m", sizes)
+  is_matrix = np.ndim(right) > 1
+  return matrix, checks.real("right", right, "m n" if is_matrix else "m", sizes)
 
 
 def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
@@ -148,6 +173,7 @@ def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
   >>> solve(A, jnp.array([6.0, 7.0])).tolist()
   [1.0, 1.0]
   """
+  matrix, right = _checked_system("matrix", matrix, right)
   if len(matrix) > _MOST_ROWS:
     return solve_by_inverse(matrix, right)
   factor = cholesky(matrix)
@@ -178,8 +204,7 @@ def solve_by_inverse(matrix: jax.Array, right: jax.Array) -> jax.Array:
   >>> solve_by_inverse(A, jnp.array([6.0, 7.0])).tolist()
   [1.0, 1.0]
   """
-  chex.assert_shape(matrix, (len(right), len(right)))
-  return _solve_by_inverse(matrix, right)
+  return _solve_by_inverse(*_checked_system("matrix", matrix, right))
 
 
 def invert(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -205,9 +230,7 @@ def invert(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   >>> inverse.tolist(), round(float(log_determinant), 2)
   ([[0.5, -0.5], [-0.5, 1.0]], 1.39)
   """
-  chex.assert_rank(matrix, 2)
-  chex.assert_equal(*matrix.shape)
-  return _invert(matrix)
+  return _invert(checks.real("matrix", matrix, "m m"))
 
 
 def pseudo_inverse(
@@ -242,9 +265,9 @@ def pseudo_inverse(
   >>> pseudo_inverse(jnp.array([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])).tolist()
   [[0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]
   """
-  chex.assert_rank(matrix, 2)
-  if rtol is not None and not 0 <= rtol < 1:
-    raise ValueError(f"rtol is {rtol}; it must be in [0, 1).")
+  matrix = checks.real("matrix", matrix, "m n")
+  if rtol is not None:
+    rtol = checks.number("rtol", rtol, least=0, below=1)
   if not matrix.size:
     return jnp.zeros(matrix.shape[::-1], matrix.dtype)
   dtype = jnp.promote_types(matrix.dtype, jnp.float32)

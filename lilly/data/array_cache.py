@@ -1,6 +1,7 @@
 """A cache of array records, one file each, in the user's cache directory."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import logging
@@ -18,6 +19,7 @@ __all__ = ["directory", "fingerprint", "path", "read", "write"]
 
 _LAYOUT = "1"  # Change this when the meaning of a cached record changes.
 _STALE_S = 86400.0  # Age at which a temporary file counts as abandoned.
+_HEADER_BYTES = 4096  # Of an array in a file, at most.
 _log = logging.getLogger(__name__)
 
 
@@ -62,8 +64,8 @@ def path(name: str, split: str, source: str) -> pathlib.Path:
   return directory() / "data" / f"{name}-{source}" / f"{split}.npz"
 
 
-def read(file: pathlib.Path, record: type) -> Any:
-  """Read a record; return None if the file is absent or damaged.
+def read(file: pathlib.Path, record: type, max_bytes: int) -> Any:
+  """Read a record; return None if the file is absent, damaged or too large.
 
   Every array in the file has a checksum (zip's CRC-32), which is verified
   because arrays are read completely.
@@ -71,12 +73,15 @@ def read(file: pathlib.Path, record: type) -> Any:
   Args:
     file: as returned by `path`.
     record: the `NamedTuple` type to return.
+    max_bytes: most bytes that the arrays can have; a small file may unpack to
+      gigabytes, and is not read then.
 
   Returns:
     An instance of `record`, or None.
   """
   try:
     with zipfile.ZipFile(file) as archive:
+      _check_size(archive, record._fields, max_bytes)
       return record(
         **{field: _array(archive, field) for field in record._fields}
       )
@@ -85,6 +90,12 @@ def read(file: pathlib.Path, record: type) -> Any:
   except Exception as e:  # Damaged files raise a dozen types of exception.
     _log.warning("%s cannot be read and will be rebuilt (%r).", file, e)
     return None
+
+
+def _check_size(archive, fields, max_bytes):
+  sizes = [archive.getinfo(f"{field}.npy").file_size for field in fields]
+  if sum(sizes) > max_bytes + _HEADER_BYTES * len(sizes):
+    raise ValueError(f"it unpacks to more than {max_bytes} bytes")
 
 
 def _array(archive: zipfile.ZipFile, field: str) -> np.ndarray:
@@ -109,7 +120,7 @@ def write(file: pathlib.Path, record: Any) -> bool:
     with open(temporary, "xb") as stream:
       np.savez_compressed(stream, **record._asdict())
       stream.flush()
-      os.fsync(stream.fileno())
+      _sync(stream.fileno())
     os.replace(temporary, file)
     return True
   except OSError as e:
@@ -118,6 +129,15 @@ def write(file: pathlib.Path, record: Any) -> bool:
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
+
+
+def _sync(descriptor: int) -> None:
+  """Make a file durable, on file systems that can."""
+  try:
+    os.fsync(descriptor)
+  except OSError as e:
+    if e.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+      raise
 
 
 def _remove_stale(folder: pathlib.Path) -> None:

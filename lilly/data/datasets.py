@@ -46,6 +46,15 @@ SPLITS: dict[str, tuple[str, ...]] = {
   "cifar10_small": ("train", "test"),
 }
 
+# Data set -> examples of its largest split, bytes of an image.
+_LARGEST = {
+  "mnist": (60_000, 28 * 28),
+  "fashion_mnist": (60_000, 28 * 28),
+  "omniglot": (19_280, 105 * 105),
+  "cifar10": (50_000, 32 * 32 * 3),
+  "cifar10_small": (10_000, 32 * 32 * 3),
+}
+
 _NUM_TRAIN_DIGITS = 1437  # 80 %
 
 
@@ -140,7 +149,7 @@ def _from_originals(
   """Return the cached arrays, or prepare and cache all splits."""
   source = array_cache.fingerprint((f.filename, f.sha256) for f in form)
   file = array_cache.path(name, split, source)
-  if (kept := array_cache.read(file, _record(name))) is not None:
+  if (kept := _cached(name, file)) is not None:
     return kept
   if folder is None and "://" not in form[0].url:
     raise FileNotFoundError(
@@ -161,14 +170,19 @@ def _from_prepared(name: str, split: str, directory: pathlib.Path) -> Any:
   files = sorted(f for f in directory.iterdir() if f.is_file())
   source = array_cache.fingerprint((f.name, originals.sha256(f)) for f in files)
   file = array_cache.path(name, split, source)
-  if (kept := array_cache.read(file, _record(name))) is None:
+  if (kept := _cached(name, file)) is None:
     kept = _arrange(name, preparation.read(directory, split))
     array_cache.write(file, kept)
   return kept
 
 
-def _record(name: str) -> type:
-  return Omniglot if name == "omniglot" else Images
+def _cached(name: str, file: pathlib.Path) -> Any:
+  """Return the cached arrays, None if there are none that can be."""
+  record = Omniglot if name == "omniglot" else Images
+  num_examples, image_bytes = _LARGEST[name]
+  label_bytes = 4 * (len(record._fields) - 1)
+  max_bytes = num_examples * (image_bytes + label_bytes)
+  return array_cache.read(file, record, max_bytes)
 
 
 def _arrange(name: str, arrays: dict[str, np.ndarray]) -> Images | Omniglot:
@@ -206,9 +220,7 @@ def _digits(split: str) -> Images:
   try:
     from sklearn.datasets import load_digits
   except ImportError as e:
-    raise DataError(
-      f"digits needs {e.name}: pip install 'lilly[experiments]'."
-    ) from e
+    raise DataError(f"digits needs {e.name}: pip install scikit-learn.") from e
   pixels, labels = load_digits(return_X_y=True)
   images = np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
   # RandomState's stream is frozen; default_rng's may change with numpy.

@@ -26,6 +26,7 @@ __all__ = ["find", "prepare", "read"]
 _log = logging.getLogger(__name__)
 _CHUNK = 1000  # Examples per read.
 _TIMEOUT_S = 15.0  # Until the first byte from the publisher.
+_MAX_EDGE = 105  # Pixels, of the largest images (omniglot).
 _STOCK = {
   "mnist": "MNIST",
   "fashion_mnist": "FashionMNIST",
@@ -124,7 +125,8 @@ def _tfds() -> Any:
     import tensorflow_datasets as tfds
   except ImportError as e:
     raise originals.DataError(
-      f"This data set needs {e.name}: pip install 'lilly[experiments]'."
+      f"This data set needs {e.name}: pip install tensorflow-datasets "
+      "importlib_resources Pillow."
     ) from e
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
@@ -232,14 +234,17 @@ def read(directory: pathlib.Path, split: str) -> dict[str, np.ndarray]:
 
 
 def _stack(rows: Sequence[Any], color: bool) -> dict[str, np.ndarray]:
-  from PIL import Image
-
   mode = "RGB" if color else "L"
-  images = [
-    np.asarray(Image.open(io.BytesIO(row["image"])).convert(mode))
-    for row in rows
-  ]
-  arrays = {"image": np.stack(images)}
+  arrays = {"image": np.stack([_pixels(row["image"], mode) for row in rows])}
   for feature in rows[0].keys() - {"id", "image"}:
     arrays[feature] = np.array([row[feature] for row in rows], np.int32)
   return arrays
+
+
+def _pixels(content: bytes, mode: str) -> np.ndarray:
+  from PIL import Image
+
+  with Image.open(io.BytesIO(content)) as image:  # Not yet unpacked.
+    if max(image.size) > _MAX_EDGE:
+      raise ValueError(f"an image has {image.size} pixels")
+    return np.asarray(image.convert(mode))

@@ -19,7 +19,6 @@ Reference:
 
 import gzip
 import hashlib
-import io
 import logging
 import lzma
 import os
@@ -27,7 +26,7 @@ import pathlib
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -43,10 +42,19 @@ _log = logging.getLogger(__name__)
 _SPLITS = ("train", "test")
 _TREE = "tasks_1-20_v1-2"
 _FOLDERS = {"babi": "en", "babi_10k": "en-10k"}
+# The archives that hold a set, and bytes that none of them unpacks to: 6 MB,
+# 27 MB, and all languages. A damaged or hostile one may unpack to gigabytes.
 _ARCHIVES = {
-  "babi": (f"babi_{_TREE}_en.tar.gz", f"{_TREE}.tar.gz"),
-  "babi_10k": (f"babi_{_TREE}_en-10k.tar.xz", f"{_TREE}.tar.gz"),
+  "babi": {
+    f"babi_{_TREE}_en.tar.gz": 1 << 24,
+    f"{_TREE}.tar.gz": 1 << 29,
+  },
+  "babi_10k": {
+    f"babi_{_TREE}_en-10k.tar.xz": 1 << 26,
+    f"{_TREE}.tar.gz": 1 << 29,
+  },
 }
+_MAX_TEXT = 1 << 24  # bytes of a text
 # Texts that some archives lack, and whose checksums are unknown.
 _OPTIONAL = {"babi": (), "babi_10k": ((3, "train"),)}
 # SHA-256 of all other texts, concatenated in the order of splits and tasks.
@@ -111,7 +119,9 @@ def load(
   sums = ((f"{k}_{s}", _sum(text)) for (k, s), text in texts.items())
   source = array_cache.fingerprint(sums)
   file = array_cache.path(name, split, source)
-  if (kept := array_cache.read(file, Stories)) is not None:
+  # A word, of at least a byte, becomes two numbers of two bytes.
+  max_bytes = 16 * sum(map(len, texts.values())) + (1 << 20)
+  if (kept := array_cache.read(file, Stories, max_bytes)) is not None:
     return kept
   arrays = _arrange(texts)
   for each, stories in arrays.items():
@@ -121,7 +131,7 @@ def load(
 
 def _read(name: str, data_dir: str | os.PathLike[str] | None) -> _Texts:
   """Find the texts, and verify them against their checksum."""
-  archive = _ARCHIVES[name][0]
+  archive = next(iter(_ARCHIVES[name]))
   if data_dir is None:
     raise FileNotFoundError(
       f"{name} cannot be downloaded: give data_dir, a folder that holds "
@@ -135,7 +145,11 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> _Texts:
       f"{folder} lacks {archive} (also in a folder babi/) and no "
       f"{_TREE}/{_FOLDERS[name]}/ is there: add one or give another data_dir."
     )
-  texts = _unpack(place, _FOLDERS[name]) if place.is_file() else _list(place)
+  if place.is_file():
+    limit = _ARCHIVES[name][place.name]
+    texts = _unpack(place, _FOLDERS[name], limit)
+  else:
+    texts = _list(place)
   keys = [(k + 1, split) for split in _SPLITS for k in range(NUM_TASKS)]
   for k, split in keys:
     if (k, split) not in texts and (k, split) not in _OPTIONAL[name]:
@@ -170,28 +184,59 @@ def _key(file: str) -> tuple[int, str] | None:
 
 
 def _list(folder: pathlib.Path) -> _Texts:
-  files = {_key(file.name): file for file in folder.iterdir()}
-  return {key: file.read_bytes() for key, file in files.items() if key}
+  texts = {}
+  for file in folder.iterdir():
+    if key := _key(file.name):
+      if file.stat().st_size > _MAX_TEXT:
+        raise DataError(f"{file} has more than {_MAX_TEXT} bytes.")
+      texts[key] = file.read_bytes()
+  return texts
 
 
-def _unpack(archive: pathlib.Path, folder: str) -> _Texts:
+class _Limited:
+  """A stream that fails where more than a number of bytes is read."""
+
+  def __init__(self, stream: Any, limit: int):
+    self._stream = stream
+    self._limit = limit
+    self._count = 0
+
+  def read(self, size: int) -> bytes:
+    content = self._stream.read(size)
+    self._count += len(content)
+    if self._count > self._limit:
+      raise ValueError(f"it unpacks to more than {self._limit} bytes")
+    return content
+
+
+def _unpack(archive: pathlib.Path, folder: str, limit: int) -> _Texts:
   texts = {}
   read = lzma.open if archive.suffix == ".xz" else gzip.open
   try:
-    with read(archive) as stream:  # Fully: tarfile may miss damage at the end.
-      content = io.BytesIO(stream.read())
-    with tarfile.open(fileobj=content) as members:
-      for member in members:
-        parts = pathlib.PurePosixPath(member.name).parts
-        key = _key(parts[-1]) if parts[-2:-1] == (folder,) else None
-        if key and (stream := members.extractfile(member)):
-          texts[key] = stream.read()
+    with read(archive) as stream:
+      content = _Limited(stream, limit)
+      # As a stream, "r|": what is not a text is not kept.
+      with tarfile.open(fileobj=cast(Any, content), mode="r|") as members:
+        for member in members:
+          parts = pathlib.PurePosixPath(member.name).parts
+          key = _key(parts[-1]) if parts[-2:-1] == (folder,) else None
+          if key and member.isfile():
+            texts[key] = _text(members, member)
+      while content.read(1 << 16):  # tarfile may miss damage at the end.
+        pass
   except Exception as e:  # Damaged archives raise many types of exception.
     raise DataError(
       f"{archive} is incomplete or damaged ({type(e).__name__}: {e}): download "
       "it again."
     ) from e
   return texts
+
+
+def _text(members: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+  stream = members.extractfile(member)
+  if stream is None or member.issparse() or member.size > _MAX_TEXT:
+    raise ValueError(f"{member.name} is not a text of {_MAX_TEXT} bytes")
+  return stream.read()
 
 
 def _stories(text: bytes) -> Iterator[list[tuple[str, str]]]:

@@ -9,9 +9,10 @@ import contextlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 
+from lilly import checks
 from lilly.envs import environment, wrappers
 from lilly.envs.environment import Environment
 
@@ -53,8 +54,7 @@ def make(
       from brax import envs
   except ImportError as error:
     raise ImportError(
-      "Brax's environments need brax, pip install "
-      f'"lilly[experiments]": {error}'
+      f"Brax's environments need brax (pip install brax): {error}"
     ) from error
   try:
     engine = envs.get_environment(name, backend=backend, **options)
@@ -95,10 +95,17 @@ def adapt(engine: Any) -> Environment:
 
   def step(key, state, action):
     del key
+    action = checks.real("action", action, f"{engine.action_size}")
     new = engine.step(state, action)
     made = environment.make_step(new.obs, new.reward, new.done)
     # Some rewards are Python numbers, which would change the state's types.
-    new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
+    new = jax.tree_util.tree_map_with_path(
+      lambda path, x, old: checks.storable(
+        f"state{keystr(path)}", x, old.dtype
+      ),
+      new,
+      state,
+    )
     return new, made
 
   return Environment(

@@ -5,13 +5,13 @@ fourth-order Runge-Kutta method with steps of 0.01 s.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.envs import (
   environment,
   rendering,
@@ -79,6 +79,10 @@ def acceleration(
   Returns:
     a and α, [] each.
 
+  Raises:
+    ValueError: a mass or the length is not positive, a damping or the rail is
+      negative, or a constant is not finite.
+
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), `cartpole.xml`; the end of the rail
     follows MuJoCo's "solreflimit", with constant impedance.
@@ -87,6 +91,13 @@ def acceleration(
   >>> bool(a > 1.0)
   True
   """
+  cart_mass = checks.number("cart_mass", cart_mass, above=0)
+  pole_mass = checks.number("pole_mass", pole_mass, above=0)
+  length = checks.number("length", length, above=0)
+  gravity = checks.number("gravity", gravity)
+  cart_damping = checks.number("cart_damping", cart_damping, least=0)
+  pole_damping = checks.number("pole_damping", pole_damping, least=0)
+  rail = checks.number("rail", rail, least=0, may_be_infinite=True)
   x, angle, v, w = state
   half = length / 2
   inertia = rigid_bodies.capsule_inertia(pole_mass, length, _RADIUS)
@@ -129,6 +140,9 @@ def dynamics(
   Returns:
     The next state.
 
+  Raises:
+    ValueError: dt is not positive, or as in `acceleration`.
+
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), `cartpole.xml`.
 
@@ -136,6 +150,7 @@ def dynamics(
   >>> bool(dynamics(still, jnp.array(1.0)).angle < 0)
   True
   """
+  dt = checks.number("dt", dt, above=0)
 
   def slope(state):
     a = acceleration(state, force, **constants)
@@ -214,7 +229,7 @@ def make(
     The environment.
 
   Raises:
-    ValueError: num_steps is not positive.
+    ValueError: num_steps is not positive, or a constant is out of range.
 
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), swingup and balance.
@@ -223,6 +238,9 @@ def make(
   (5,)
   """
   move = functools.partial(dynamics, **constants)
+  # Refuses constants out of range now, not in the first step.
+  number: Any = jax.ShapeDtypeStruct((), jnp.float32)
+  jax.eval_shape(move, State(*[number] * 4), number)
 
   def reset(key):
     place_key, speed_key = jax.random.split(key)
@@ -235,13 +253,15 @@ def make(
     state = State(*place, *0.01 * jax.random.normal(speed_key, (2,)))
     return state, observe(state)
 
+  def cut(action):
+    return jnp.clip(checks.real("action", action, "1"), -1, 1)
+
   def reward_of(_, action, following):
-    return reward(following, jnp.clip(action, -1, 1))
+    return reward(following, cut(action))
 
   def step(key, state, action):
     del key
-    chex.assert_shape(action, (1,))
-    state = move(state, _FORCE * jnp.clip(action, -1, 1)[0])
+    state = move(state, _FORCE * cut(action)[0])
     r = reward_of(None, action, state)
     return state, environment.make_step(observe(state), r)
 

@@ -6,10 +6,10 @@ any number of steps. Rendered images always show the cue.
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.envs import environment, rendering
 from lilly.envs.environment import Environment
 
@@ -46,7 +46,8 @@ def make(num_steps: int = 10) -> Environment:
   value is bootstrapped. Actions are clipped to [-1, 1].
 
   Args:
-    num_steps: steps of an episode, T; the cue must be remembered for T - 1.
+    num_steps: steps of an episode, T, at least 2: only the last action is
+      rewarded, and the cue must be remembered for T - 1.
 
   Returns:
     The environment.
@@ -64,11 +65,7 @@ def make(num_steps: int = 10) -> Environment:
   >>> float(step.reward), float(step.discount), bool(step.truncated)
   (-0.25, 0.0, False)
   """
-  if num_steps is None or num_steps < 2:
-    raise ValueError(
-      f"num_steps is {num_steps}; it must be at least 2: only the last action "
-      "is rewarded, and the cue must be remembered until then."
-    )
+  num_steps = checks.whole_number("num_steps", num_steps, least=2)
 
   def reset(key):
     cue = jax.random.uniform(key, (), jnp.float32, -1, 1)
@@ -76,12 +73,12 @@ def make(num_steps: int = 10) -> Environment:
     return state, observe(state)
 
   def reward(state, action, following):
+    action = checks.real("action", action, "1")
     error = jnp.clip(action[0], -1, 1) - state.cue
     return jnp.where(following.age == num_steps, -jnp.square(error), 0.0)
 
   def step(key, state, action):
     del key
-    chex.assert_shape(action, (1,))
     following = State(state.cue, state.age + 1)
     r = reward(state, action, following)
     is_over = following.age >= num_steps

@@ -22,6 +22,7 @@ __all__ = [
   "Step",
   "box",
   "discrete",
+  "is_bounded",
   "is_last",
   "make_step",
   "sample",
@@ -81,7 +82,8 @@ def box(
     The spec.
 
   Raises:
-    ValueError: the vector is empty, or the bounds contradict each other.
+    ValueError: the vector is empty, a bound is NaN, or the bounds contradict
+      each other.
 
   >>> box([-2.0], [2.0]).shape
   (1,)
@@ -92,10 +94,11 @@ def box(
       f"minimum has shape {low.shape}; it must be a vector of at least one "
       "number: an observation or action of size 0 cannot be used."
     )
-  if low.shape != high.shape or (low > high).any():
+  # NaN is not below anything either, so this asks for what must hold.
+  if low.shape != high.shape or not (low <= high).all():
     raise ValueError(
       f"maximum is {high.tolist()}; it must have a number for each of minimum, "
-      f"{low.tolist()}, none below it."
+      f"{low.tolist()}, none below it, and none of them NaN."
     )
   return Spec(low.shape, jnp.float32, low, high)
 
@@ -118,6 +121,28 @@ def discrete(num_values: int) -> Spec:
   num_values = checks.whole_number("num_values", num_values, least=1)
   low, high = np.asarray(0, np.int32), np.asarray(num_values - 1, np.int32)
   return Spec((), jnp.int32, low, high, num_values)
+
+
+def is_bounded(spec: Spec) -> bool:
+  """Tells whether the distance of a spec's bounds is finite.
+
+  Bounds may be finite and so large that their distance is not, as where the
+  largest float32 stands for no bound.
+
+  Args:
+    spec: a spec of numbers.
+
+  Returns:
+    Whether maximum - minimum is finite in the spec's type.
+
+  >>> is_bounded(box([-2.0], [2.0])), is_bounded(box([-3e38], [3e38]))
+  (True, False)
+  """
+  low, high = (
+    np.asarray(x).astype(spec.dtype) for x in (spec.minimum, spec.maximum)
+  )
+  with np.errstate(over="ignore", invalid="ignore"):
+    return bool(np.isfinite(high - low).all())
 
 
 def is_last(step: Step) -> jax.Array:
@@ -167,21 +192,25 @@ def sample(key: jax.Array, spec: Spec) -> jax.Array:
 
   Args:
     key: typed key.
-    spec: a discrete spec, or one with finite bounds.
+    spec: a discrete spec, or one with bounds whose distance is finite.
 
   Returns:
     An array of the spec's shape and type.
 
   Raises:
-    ValueError: a bound is infinite.
+    ValueError: a bound or the distance of the bounds is infinite.
 
   >>> float(sample(jax.random.key(0), box([3.0], [3.0]))[0])
   3.0
   """
   if spec.num_values is not None:
     return jax.random.randint(key, spec.shape, 0, spec.num_values, spec.dtype)
-  if not np.isfinite([np.min(spec.minimum), np.max(spec.maximum)]).all():
-    raise ValueError(f"spec is {spec}; its bounds must be finite.")
+  if not is_bounded(spec):
+    raise ValueError(
+      f"spec is from {np.asarray(spec.minimum).tolist()} to "
+      f"{np.asarray(spec.maximum).tolist()}; its bounds must be finite, and "
+      "their distance as well."
+    )
   low = jnp.broadcast_to(jnp.asarray(spec.minimum, spec.dtype), spec.shape)
   high = jnp.broadcast_to(jnp.asarray(spec.maximum, spec.dtype), spec.shape)
   return jax.random.uniform(key, spec.shape, spec.dtype, low, high)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.envs import environment
 from lilly.envs.environment import Environment
 from lilly.replay import episodes as replayed
@@ -37,10 +38,14 @@ def discounted(
 
   Args:
     steps: the steps of one episode, as returned by `rollout`, [T, ...] each.
-    discount: discount factor γ.
+    discount: discount factor γ, from 0 to 1.
 
   Returns:
     G, [T]; NaN at steps after a termination.
+
+  Raises:
+    ValueError: discount is out of range, or rewards and discounts of the steps
+      are not [T].
 
   >>> steps = environment.make_step(jnp.zeros(1), 1.0)
   >>> steps = jax.tree.map(lambda x: jnp.stack([x, x]), steps)
@@ -48,12 +53,19 @@ def discounted(
   [1.5, 1.0]
   """
 
+  sizes = {}
+  rewards = checks.real("steps.reward", steps.reward, "T", sizes)
+  discounts = checks.real("steps.discount", steps.discount, "T", sizes)
+  discount = checks.number("discount", discount, least=0, most=1)
+
   def back(total, step):
-    total = step.reward + discount * step.discount * total
+    reward, continues = step
+    total = reward + discount * continues * total
     return total, total
 
-  totals = jax.lax.scan(back, jnp.zeros(()), steps, reverse=True)[1]
-  is_end = steps.discount == 0
+  start = jnp.zeros(())
+  totals = jax.lax.scan(back, start, (rewards, discounts), reverse=True)[1]
+  is_end = discounts == 0
   is_past = jnp.cumsum(is_end) - is_end > 0
   return jnp.where(is_past, jnp.nan, totals)
 
@@ -127,10 +139,13 @@ def mean_return(
     key: typed key; the same key gives the same starts.
     env: an environment whose episodes end, not auto-resetting.
     act: maps a key and an observation to an action.
-    num_starts: number of episodes.
+    num_starts: number of episodes, at least 1.
 
   Returns:
     The mean return, [].
+
+  Raises:
+    ValueError: num_starts is not positive.
 
   >>> from lilly.envs import point_mass
   >>> env = point_mass.make(num_steps=2)
@@ -138,6 +153,7 @@ def mean_return(
   >>> mean_return(jax.random.key(0), env, act, num_starts=3).shape
   ()
   """
+  num_starts = checks.whole_number("num_starts", num_starts, least=1)
   keys = jax.random.split(key, num_starts)
   return jnp.mean(jax.vmap(lambda key: play(key, env, act))(keys))
 
@@ -230,6 +246,7 @@ def rollout_with_memory(
 
 
 def _rollout(key, env, act, memory, num_steps):
+  num_steps = checks.whole_number("num_steps", num_steps)
   key_reset, key = jax.random.split(key)
   state, observation = env.reset(key_reset)
 

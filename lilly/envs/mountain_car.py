@@ -5,12 +5,12 @@ terminate at the flag.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.envs import environment, rendering, wrappers
 from lilly.envs.environment import Environment
 
@@ -48,12 +48,17 @@ def dynamics(
   Returns:
     The next state.
 
+  Raises:
+    ValueError: power is negative, or a constant is not finite.
+
   Reference:
     Gymnasium, MountainCarContinuous-v0.
 
   >>> float(dynamics(State(-1.19, -0.07), jnp.array(-1.0)).velocity)
   0.0
   """
+  power = checks.number("power", power, least=0)
+  gravity = checks.number("gravity", gravity)
   x, v = state
   v = v + power * force - gravity * jnp.cos(3 * x)
   v = jnp.clip(v, -_MAX_SPEED, _MAX_SPEED)
@@ -109,7 +114,7 @@ def make(*, num_steps: int | None = 999, **constants: float) -> Environment:
     The environment.
 
   Raises:
-    ValueError: num_steps is not positive.
+    ValueError: num_steps is not positive, or a constant is out of range.
 
   Reference:
     Gymnasium, MountainCarContinuous-v0, where the cost is that of the unclipped
@@ -119,21 +124,25 @@ def make(*, num_steps: int | None = 999, **constants: float) -> Environment:
   ((2,), (1,))
   """
   move = functools.partial(dynamics, **constants)
+  # Refuses constants out of range now, not in the first step.
+  number: Any = jax.ShapeDtypeStruct((), jnp.float32)
+  jax.eval_shape(move, State(number, number), number)
 
   def reset(key):
     position = jax.random.uniform(key, minval=-0.6, maxval=-0.4)
     state = State(position, jnp.zeros(()))
     return state, observe(state)
 
+  def cut(action):
+    return jnp.clip(checks.real("action", action, "1")[0], -1, 1)
+
   def reward(state, action, following):
     del state
-    force = jnp.clip(action[0], -1, 1)
-    return 100.0 * is_at_goal(following) - 0.1 * force**2
+    return 100.0 * is_at_goal(following) - 0.1 * cut(action) ** 2
 
   def step(key, state, action):
     del key
-    chex.assert_shape(action, (1,))
-    following = move(state, jnp.clip(action[0], -1, 1))
+    following = move(state, cut(action))
     r, is_over = reward(state, action, following), is_at_goal(following)
     return following, environment.make_step(observe(following), r, is_over)
 

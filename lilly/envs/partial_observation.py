@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.envs.environment import Environment, Spec
 
 __all__ = ["CueState", "add_noise", "cue_only", "drop_observations", "select"]
@@ -95,10 +96,7 @@ def add_noise(env: Environment, scale: float) -> Environment:
   False
   """
   spec = env.observation_spec
-  if not 0 <= scale < math.inf:
-    raise ValueError(
-      f"scale is {scale}; a standard deviation must be finite and at least 0."
-    )
+  scale = checks.number("scale", scale, least=0)
   if not jnp.issubdtype(spec.dtype, jnp.floating):
     raise ValueError(
       f"env has observations of type {np.dtype(spec.dtype)}; noise needs "
@@ -137,10 +135,7 @@ def drop_observations(env: Environment, probability: float) -> Environment:
   >>> env.reset(jax.random.key(0))[1].tolist()
   [0.0, 0.0, 0.0]
   """
-  if not 0 <= probability <= 1:
-    raise ValueError(
-      f"probability is {probability}; it must be from 0 to 1, both included."
-    )
+  probability = checks.number("probability", probability, least=0, most=1)
 
   def sense(key, observation):
     is_lost = jax.random.bernoulli(key, probability)
@@ -160,7 +155,8 @@ def cue_only(
       outside this wrapper, not inside.
     indices: indices of the components to zero: all that reveal the cue,
       including those measured relative to it.
-    num_cue_steps: number of observations that show them, including the first.
+    num_cue_steps: number of observations that show them, including the first;
+      to hide components from the start, use `select`.
 
   Returns:
     The environment; its states are `CueState`.
@@ -182,7 +178,7 @@ def cue_only(
   """
   is_cue = np.zeros(env.observation_spec.shape, bool)
   is_cue[_places(env, indices)] = True
-  _check_shown(num_cue_steps)
+  num_cue_steps = checks.whole_number("num_cue_steps", num_cue_steps, least=1)
 
   def see(observation, age):
     is_hidden = is_cue & (age >= num_cue_steps)
@@ -213,6 +209,8 @@ def cue_only(
 def _places(env: Environment, indices: Sequence[int]) -> np.ndarray:
   """Checks indices of an observation's components."""
   shape, given = env.observation_spec.shape, list(indices)
+  for index in given:
+    checks.whole_number("indices", index, least=-math.inf)
   if len(shape) != 1:
     raise ValueError(
       f"env has observations of shape {shape}; they must be vectors."
@@ -224,14 +222,6 @@ def _places(env: Environment, indices: Sequence[int]) -> np.ndarray:
       f"{shape[0] - 1}."
     )
   return np.array(given, np.int32)
-
-
-def _check_shown(num_cue_steps):
-  if num_cue_steps < 1:
-    raise ValueError(
-      f"num_cue_steps is {num_cue_steps}; it must be at least 1. To hide "
-      "components from the start, use select."
-    )
 
 
 def _with_zero(spec: Spec, where: np.ndarray) -> Spec:

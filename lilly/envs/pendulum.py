@@ -4,13 +4,13 @@ Gym's Pendulum-v1, with its constants and its semi-implicit Euler integration.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.envs import environment, rendering, wrappers
 from lilly.envs.environment import Environment
 
@@ -47,10 +47,15 @@ def dynamics(
     gravity: gravitational acceleration g.
     mass: mass m of the rod.
     length: length l of the rod.
-    max_speed: bound of |ω'|; where it is reached, ω' has gradient 0.
+    max_speed: bound of |ω'|; where it is reached, ω' has gradient 0. inf: no
+      bound.
 
   Returns:
     The next state.
+
+  Raises:
+    ValueError: dt, mass, length or max_speed is not positive, or a constant is
+      not finite.
 
   Reference:
     Gymnasium, Pendulum-v1.
@@ -58,6 +63,13 @@ def dynamics(
   >>> round(float(dynamics(State(0.0, 0.0), jnp.array(1.0)).velocity), 3)
   0.15
   """
+  dt = checks.number("dt", dt, above=0)
+  gravity = checks.number("gravity", gravity)
+  mass = checks.number("mass", mass, above=0)
+  length = checks.number("length", length, above=0)
+  max_speed = checks.number(
+    "max_speed", max_speed, above=0, may_be_infinite=True
+  )
   fall = 3 * gravity / (2 * length) * jnp.sin(state.angle)
   velocity = state.velocity + (fall + 3 / (mass * length**2) * torque) * dt
   velocity = jnp.clip(velocity, -max_speed, max_speed)
@@ -123,7 +135,8 @@ def make(
     The environment.
 
   Raises:
-    ValueError: num_steps is not positive.
+    ValueError: num_steps is not positive, start is not two finite numbers, or a
+      constant is out of range.
 
   Reference:
     Gymnasium, Pendulum-v1.
@@ -132,7 +145,12 @@ def make(
   ((3,), [2.0])
   """
   move = functools.partial(dynamics, **constants)
+  # Refuses constants out of range now, not in the first step.
+  number: Any = jax.ShapeDtypeStruct((), jnp.float32)
+  jax.eval_shape(move, State(number, number), number)
   max_speed = constants.get("max_speed", _MAX_SPEED)
+  if start is not None:
+    _check_start(start)
 
   def reset(key):
     high = jnp.array([jnp.pi, 1.0])
@@ -141,7 +159,7 @@ def make(
     return state, observe(state)
 
   def cut(action):
-    chex.assert_shape(action, (1,))
+    action = checks.real("action", action, "1")
     return jnp.clip(action[0], -_MAX_TORQUE, _MAX_TORQUE)
 
   def reward(state, action, following):
@@ -164,6 +182,13 @@ def make(
     reward=reward,
   )
   return wrappers.time_limit(env, num_steps)
+
+
+def _check_start(start):
+  for x in start:
+    checks.number("start", x)
+  if len(start) != 2:
+    raise ValueError(f"start is {start}; it must be two numbers.")
 
 
 def render(state: State, size: int = 64) -> jax.Array:

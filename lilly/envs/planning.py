@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.control import exploration, kl_limited, linear_models, lqr
 from lilly.envs import state_vectors
 from lilly.envs.environment import Environment
@@ -76,18 +77,20 @@ def replan(
     visits: steps of the latest episodes, as in `state_vectors.trajectories`.
     max_kl: KL limit in nats between rollouts of the plan and of an open-loop
       Gaussian policy with the recent actions' mean and variance at each step.
-    least_variance: number added to that variance.
+    least_variance: number added to that variance, positive.
 
   Returns:
     The plan.
 
   Raises:
-    ValueError: max_kl is not positive, or the environment lacks a function.
+    ValueError: max_kl or least_variance is not positive, or the environment
+      lacks a function.
 
   Reference:
     Levine and Abbeel, 2014; Gu et al., 2016 (arXiv 1603.00748), algorithm 2.
     Whether that step was KL-limited is not stated (unconfirmed).
   """
+  least_variance = checks.number("least_variance", least_variance, above=0)
   form, (_, known) = state_vectors.vectors(env), state_vectors.known(env)
   horizon = len(model.offset)
   xs, us, following = state_vectors.trajectories(env, visits, horizon)
@@ -152,14 +155,17 @@ def best_return(
     The return of the final plan, [].
 
   Raises:
-    ValueError: num_passes is not positive, or execute is not in 1..window.
+    ValueError: a number is not positive, or execute is not in 1..window.
 
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), section 4: returns are normalised
     so that a planner scores 1.
   """
-  if not 1 <= execute <= window:
-    raise ValueError(f"execute is {execute}; it must be from 1 to {window}.")
+  horizon = checks.whole_number("horizon", horizon, least=1)
+  window = checks.whole_number("window", window, least=1)
+  execute = checks.whole_number("execute", execute, least=1, most=window)
+  num_guesses = checks.whole_number("num_guesses", num_guesses, least=1)
+  num_passes = checks.whole_number("num_passes", num_passes, least=1)
   form, (m,) = state_vectors.vectors(env), env.action_spec.shape
 
   def improve(x, actions, times=1):
@@ -210,6 +216,7 @@ def mean_return(
     start, _ = env.reset(key_start)
     return best_return(key_plan, env, start, horizon, **options)
 
+  num_starts = checks.whole_number("num_starts", num_starts, least=1)
   keys = jax.random.split(key, num_starts)
   return jnp.mean(jax.lax.map(of_start, keys))
 

@@ -38,8 +38,8 @@ def make(
     from mujoco_playground import dm_control_suite
   except ImportError as error:
     raise ImportError(
-      "Playground's environments need MuJoCo Playground, pip install "
-      f'"lilly[playground]": {error}'
+      "Playground's environments need MuJoCo Playground (pip install "
+      f"playground): {error}"
     ) from error
   overrides = {"impl": "jax", **overrides}
   engine = dm_control_suite.load(name, config_overrides=overrides)

@@ -6,14 +6,14 @@ here they stop the ball.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lilly import checks
 from lilly.envs import environment, rendering, rewards, wrappers
 from lilly.envs.environment import Environment
 
@@ -56,6 +56,10 @@ def dynamics(
   Returns:
     The next state.
 
+  Raises:
+    ValueError: dt, mass or wall is not positive, damping is negative, or a
+      constant is not finite.
+
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), `point_mass.xml`.
 
@@ -63,10 +67,16 @@ def dynamics(
   >>> print(dynamics(state, jnp.zeros(2)).velocity.round(3))
   [0.    0.094]
   """
-  chex.assert_shape([*state, force], (2,))
-  push = force - damping * state.velocity
-  velocity = state.velocity + dt * push / (mass + dt * damping)
-  position = state.position + dt * velocity
+  x = checks.real("state.position", state.position, "2")
+  v = checks.real("state.velocity", state.velocity, "2")
+  force = checks.real("force", force, "2")
+  dt = checks.number("dt", dt, above=0)
+  mass = checks.number("mass", mass, above=0)
+  damping = checks.number("damping", damping, least=0)
+  wall = checks.number("wall", wall, above=0, may_be_infinite=True)
+  push = force - damping * v
+  velocity = v + dt * push / (mass + dt * damping)
+  position = x + dt * velocity
   velocity = jnp.where(jnp.abs(position) > wall, 0, velocity)
   return State(jnp.clip(position, -wall, wall), velocity)
 
@@ -85,6 +95,9 @@ def reward(
 
   Returns:
     The reward, [], from 0 to 1.
+
+  Raises:
+    ValueError: margin is negative or not finite.
 
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), `point_mass.py`.
@@ -134,7 +147,8 @@ def make(
     The environment.
 
   Raises:
-    ValueError: num_steps is not positive.
+    ValueError: num_steps is not positive, or margin or a constant is out of
+      range.
 
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), point_mass, easy.
@@ -144,6 +158,10 @@ def make(
   """
   wall = constants.get("wall", _WALL)
   move = functools.partial(dynamics, **constants)
+  # Refuses constants out of range now, not in the first step.
+  pair: Any = jax.ShapeDtypeStruct((2,), jnp.float32)
+  jax.eval_shape(move, State(pair, pair), pair)
+  margin = checks.number("margin", margin, least=0)
 
   def reset(key):
     # Distant or infinite walls do not change the starts.
@@ -152,13 +170,15 @@ def make(
     state = State(position, jnp.zeros(2))
     return state, observe(state)
 
+  def cut(action):
+    return jnp.clip(checks.real("action", action, "2"), -1, 1)
+
   def reward_of(_, action, following):
-    return reward(following, jnp.clip(action, -1, 1), margin=margin)
+    return reward(following, cut(action), margin=margin)
 
   def step(key, state, action):
     del key
-    chex.assert_shape(action, (2,))
-    state = move(state, _FORCE * jnp.clip(action, -1, 1))
+    state = move(state, _FORCE * cut(action))
     r = reward_of(None, action, state)
     return state, environment.make_step(observe(state), r)
 

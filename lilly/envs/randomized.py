@@ -48,7 +48,8 @@ def make(
 
   Raises:
     ValueError: ranges is empty, a range is out of order, make_env does not take
-      a constant of that name, or num_steps is not positive.
+      a constant of that name or refuses the ends of its range, or num_steps is
+      not positive.
 
   Reference:
     Heess et al., 2015 (arXiv 1512.04455): a pole of varying length.
@@ -115,6 +116,8 @@ def _check(make_env, ranges):
         "the lower one first."
       )
     _check_name(make_env, name, low)
+    for value in (low, high):
+      make_env(num_steps=None, **{name: value})
 
 
 def _check_name(make_env, name, value):

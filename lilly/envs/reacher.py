@@ -7,14 +7,14 @@ are those of the DM Control suite: semi-implicit Euler, implicit in the damping.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lilly import checks
 from lilly.control import small_matrices
 from lilly.envs import (
   environment,
@@ -71,7 +71,7 @@ def joints(
   >>> joints(jnp.zeros(2), lengths=(3.0, 4.0)).tolist()
   [[3.0, 0.0], [7.0, 0.0]]
   """
-  chex.assert_shape(angles, (len(lengths),))
+  angles = checks.real("angles", angles, f"{len(lengths)}")
   directions = jnp.cumsum(angles)
   links = jnp.stack([jnp.cos(directions), jnp.sin(directions)], axis=1)
   return jnp.cumsum(jnp.asarray(lengths)[:, None] * links, axis=0)
@@ -115,12 +115,12 @@ def mass_matrix(
   >>> bool((M == M.T).all()), bool(jnp.linalg.eigvalsh(M).min() > 0)
   (True, True)
   """
+  angles = checks.real("angles", angles, f"{len(lengths)}")
   return _forces(angles, jnp.zeros_like(angles), lengths)[0]
 
 
 def _forces(angles, velocities, lengths):
   """Computes the mass matrix and the centrifugal and Coriolis torques."""
-  chex.assert_shape([angles, velocities], (len(lengths),))
   coupling, turns = _links(lengths)
   directions, speeds = jnp.cumsum(angles), jnp.cumsum(velocities)
   between = directions[:, None] - directions[None, :]
@@ -156,6 +156,9 @@ def dynamics(
   Returns:
     The next state; the target is unchanged.
 
+  Raises:
+    ValueError: dt is not positive, damping is negative, or one is not finite.
+
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), its `reacher.xml`; MuJoCo's "Euler"
     with damping implicit in the velocity.
@@ -164,11 +167,17 @@ def dynamics(
   >>> dynamics(still, jnp.zeros(2)).angles.tolist()
   [0.0, 0.0]
   """
-  mass, swing = _forces(state.angles, state.velocities, lengths)
-  push = torques - swing - damping * state.velocities
-  resistance = mass + dt * damping * jnp.eye(len(lengths))
-  velocities = state.velocities + dt * small_matrices.solve(resistance, push)
-  return State(state.angles + dt * velocities, velocities, state.target)
+  n = len(lengths)
+  q = checks.real("state.angles", state.angles, f"{n}")
+  v = checks.real("state.velocities", state.velocities, f"{n}")
+  torques = checks.real("torques", torques, f"{n}")
+  dt = checks.number("dt", dt, above=0)
+  damping = checks.number("damping", damping, least=0)
+  mass, swing = _forces(q, v, lengths)
+  push = torques - swing - damping * v
+  resistance = mass + dt * damping * jnp.eye(n)
+  velocities = v + dt * small_matrices.solve(resistance, push)
+  return State(q + dt * velocities, velocities, state.target)
 
 
 def reward(
@@ -254,7 +263,7 @@ def make(
     The environment.
 
   Raises:
-    ValueError: lengths, target, start or num_steps is invalid.
+    ValueError: lengths, target, start, num_steps or a constant is invalid.
 
   Reference:
     Tassa et al., 2018 (arXiv 1801.00690), reacher; there the second link is
@@ -263,21 +272,27 @@ def make(
   >>> make(lengths=(0.1, 0.1, 0.1)).action_spec.shape
   (3,)
   """
+  lengths = tuple(checks.number("lengths", length) for length in lengths)
   _check(lengths, target, start)
   n = len(lengths)
   move = functools.partial(dynamics, lengths=lengths, **constants)
   see = functools.partial(observe, lengths=lengths)
+  # Refuses constants out of range now, not in the first step.
+  form: Any = jax.ShapeDtypeStruct((n,), jnp.float32)
+  jax.eval_shape(move, State(form, form, form), form)
 
   def reset(key):
     state = _start(key, lengths, target, start)
     return state, see(state)
 
+  def cut(action):
+    return jnp.clip(checks.real("action", action, f"{n}"), -1, 1)
+
   def reward_of(_, action, new):
-    return reward(new, jnp.clip(action, -1, 1), lengths=lengths)
+    return reward(new, cut(action), lengths=lengths)
 
   def step(_, state, action):
-    chex.assert_shape(action, (n,))
-    new = move(state, _TORQUE * jnp.clip(action, -1, 1))
+    new = move(state, _TORQUE * cut(action))
     return new, environment.make_step(see(new), reward_of(state, action, new))
 
   high = [1.0] * 2 * n + [np.inf] * (2 + n)
@@ -298,6 +313,9 @@ def _check(lengths, target, start):
     raise ValueError(
       f"lengths is {list(lengths)}; it must be one or more positive numbers."
     )
+  for name, values in (("target", target), ("start", start)):
+    for value in () if values is None else values:
+      checks.number(name, value)
   if target is not None and len(target) != 2:
     raise ValueError(f"target is {list(target)}; it must be two numbers.")
   if start is not None and len(start) != len(lengths):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.envs import wrappers
 from lilly.envs.environment import Environment, Spec
 
@@ -65,13 +66,13 @@ def canvas(
     The canvas.
 
   Raises:
-    ValueError: size is not positive.
+    ValueError: size or width is not positive.
 
   >>> canvas(2, 4.0).x[0].tolist()
   [-1.0, 1.0]
   """
-  if size < 1:
-    raise ValueError(f"size is {size}; it must be at least 1.")
+  size = checks.whole_number("size", size, least=1)
+  width = checks.number("width", width, above=0)
   places = ((np.arange(size) + 0.5) / size - 0.5) * width
   x, y = np.meshgrid(centre[0] + places, centre[1] - places)
   x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
@@ -217,8 +218,8 @@ def pixels(
   render = env.render
   if render is None:
     raise ValueError("env has no render function; pixels needs one.")
-  if size < 1:
-    raise ValueError(f"size is {size}; it must be at least 1.")
+  size = checks.whole_number("size", size, least=1)
+  num_frames = checks.whole_number("num_frames", num_frames, least=1)
 
   def reset(key):
     state, _ = env.reset(key)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.envs import environment
 from lilly.envs.environment import Environment
 from lilly.envs.wrappers import AutoResetState
@@ -73,7 +74,7 @@ def step(
     env: the stream's environment.
     action: the executed action, [m].
     noise: exploration noise, carried over within an episode.
-    reward_scale: factor of the transition's reward.
+    reward_scale: factor of the transition's reward, a finite number.
 
   Returns:
     The stream; the transition, and whether its episode was truncated, [] bool.
@@ -85,6 +86,8 @@ def step(
   >>> bool(over)
   True
   """
+  reward_scale = checks.number("reward_scale", reward_scale)
+  action = jnp.asarray(action)
   following, found = env.step(key, state.env, action)
   transition = Transition(
     observation=state.env.observation,

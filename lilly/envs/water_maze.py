@@ -7,14 +7,13 @@ and durations are not known (unconfirmed); those here are our own.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from lilly import checks
 from lilly.envs import environment, rendering, wrappers
 from lilly.envs.environment import Environment
 
@@ -54,7 +53,7 @@ def _is_on(position, platform, platform_radius):
 
 def _arrive(state, action, speed, platform_radius):
   """Computes the next position, and whether it is on the platform."""
-  chex.assert_shape(action, (2,))
+  action = checks.real("action", action, "2")
   position = _cut(state.position + speed * _cut(jnp.clip(action, -1, 1)))
   return position, _is_on(position, state.platform, platform_radius)
 
@@ -206,7 +205,8 @@ def make(
   Args:
     platform_radius: radius of the platform; the pool's is 1.
     speed: length of the longest step.
-    num_stay: steps on the platform after which the agent is moved away.
+    num_stay: steps on the platform after which the agent is moved away, at
+      least 2: moved away at once, it would never observe that it was there.
     num_steps: time limit of an episode; None: no limit.
 
   Returns:
@@ -221,7 +221,12 @@ def make(
   >>> make().observation_spec.shape, make().action_spec.shape
   ((3,), (2,))
   """
-  _check(platform_radius, speed, num_stay)
+  # The pool's radius is 1.
+  platform_radius = checks.number(
+    "platform_radius", platform_radius, above=0, most=1
+  )
+  speed = checks.number("speed", speed, above=0)
+  num_stay = checks.whole_number("num_stay", num_stay, least=2)
   see = functools.partial(observe, platform_radius=platform_radius)
 
   def reset(key):
@@ -256,21 +261,6 @@ def _start(key, platform_radius):
   position_key, platform_key = jax.random.split(key)
   platform = _place(platform_key, 1 - platform_radius)
   return State(_place(position_key, 1.0), platform, jnp.zeros((), jnp.int32))
-
-
-def _check(platform_radius, speed, num_stay):
-  if not 0 < platform_radius <= 1:
-    raise ValueError(
-      f"platform_radius is {platform_radius}; it must be above 0 and at most "
-      "1, the pool's."
-    )
-  if not 0 < speed < math.inf:
-    raise ValueError(f"speed is {speed}; it must be above 0 and finite.")
-  if num_stay < 2:
-    raise ValueError(
-      f"num_stay is {num_stay}; it must be at least 2: an agent that is moved "
-      "away at once never observes that it was on the platform."
-    )
 
 
 def render(

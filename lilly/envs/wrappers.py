@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.envs import environment
 from lilly.envs.environment import Environment, Step
 
@@ -70,7 +71,7 @@ def time_limit(env: Environment, num_steps: int | None) -> Environment:
   """
   if num_steps is None:
     return env
-  _check(num_steps=num_steps)
+  num_steps = checks.whole_number("num_steps", num_steps, least=1)
 
   def reset(key):
     state, observation = env.reset(key)
@@ -128,7 +129,7 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
   (0, False)
   """
   if num_starts is not None:
-    _check(num_starts=num_starts)
+    num_starts = checks.whole_number("num_starts", num_starts, least=1)
     if env.restart is not None:
       raise ValueError(
         f"num_starts is {num_starts}; it must be None: an episode of env "
@@ -194,7 +195,7 @@ def action_repeat(
   >>> int(state.age), bool(step.truncated)
   (2, True)
   """
-  _check(num_repeats=num_repeats)
+  num_repeats = checks.whole_number("num_repeats", num_repeats, least=1)
   spec = env.observation_spec
 
   def reset(key):
@@ -252,7 +253,8 @@ def normalize_actions(env: Environment) -> Environment:
     The environment; actions outside [-1, 1] are not clipped here.
 
   Raises:
-    ValueError: actions are discrete or unbounded.
+    ValueError: actions are discrete, or the distance of their bounds is not
+      finite.
 
   >>> from lilly.envs import pendulum
   >>> env = normalize_actions(pendulum.make())
@@ -261,10 +263,15 @@ def normalize_actions(env: Environment) -> Environment:
   """
   spec = env.action_spec
   low, high = np.asarray(spec.minimum), np.asarray(spec.maximum)
-  if spec.num_values is not None or not np.isfinite([low, high]).all():
-    raise ValueError(f"env has actions {spec}; they must be bounded numbers.")
+  if spec.num_values is not None or not environment.is_bounded(spec):
+    kind = "continuous" if spec.num_values is None else "discrete"
+    raise ValueError(
+      f"env has {kind} actions from {low.tolist()} to {high.tolist()}; they "
+      "must be bounded numbers whose distance is finite."
+    )
 
   def own(action):
+    action = checks.real("action", action, " ".join(map(str, spec.shape)))
     return low + (action + 1) / 2 * (high - low)
 
   def step(key, state, action):
@@ -286,9 +293,3 @@ def _of_inner(env: Environment) -> dict[str, Any]:
     "observe": observe and (lambda s: observe(s.state)),
     "reward": reward and (lambda s, a, new: reward(s.state, a, new.state)),
   }
-
-
-def _check(**counts: int) -> None:
-  for name, value in counts.items():
-    if value < 1:
-      raise ValueError(f"{name} is {value}; it must be at least 1.")

@@ -1,11 +1,26 @@
 """Shared parts of all figures: axes, colours, legends, saving."""
 
+import contextlib
+import functools
+import os
 import pathlib
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-__all__ = ["COLOURS", "add_legend", "colour", "save", "subplots"]
+__all__ = [
+  "COLOURS",
+  "add_legend",
+  "colour",
+  "save",
+  "subplots",
+  "with_own_style",
+]
+
+_Args = ParamSpec("_Args")
+_Value = TypeVar("_Value")
 
 # Okabe and Ito's palette for colour-blind readers, without yellow.
 COLOURS = (
@@ -18,6 +33,47 @@ COLOURS = (
   "#000000",
 )
 _MAX_INSIDE = 4  # most lines for a legend inside the axes
+
+
+def with_own_style(
+  function: Callable[_Args, _Value],
+) -> Callable[_Args, _Value]:
+  """Decorates a function that draws: a user's matplotlibrc has no effect.
+
+  Args:
+    function: makes a figure by `subplots` and writes it by `save`.
+
+  Returns:
+    The function, under matplotlib's default style; the caller's is restored.
+  """
+
+  @functools.wraps(function)
+  def styled(*args: _Args.args, **kwargs: _Args.kwargs) -> _Value:
+    matplotlib = _import_matplotlib()
+    style = dict(matplotlib.rcParamsDefault)
+    del style["backend"]  # to set it would choose one for the process
+    with matplotlib.rc_context(style):
+      return function(*args, **kwargs)
+
+  return styled
+
+
+def _import_matplotlib():
+  """Imports matplotlib, whatever backend the environment names.
+
+  Notebooks name one that may not be installed, and the import would fail.
+  """
+  is_first = "matplotlib" not in sys.modules
+  named = os.environ.pop("MPLBACKEND", None) if is_first else None
+  try:
+    import matplotlib
+  finally:
+    if named is not None:
+      os.environ["MPLBACKEND"] = named
+  if named:
+    with contextlib.suppress(ValueError):  # as matplotlib itself does
+      matplotlib.rcParams["backend"] = named
+  return matplotlib
 
 
 def subplots(
@@ -89,4 +145,5 @@ def save(fig: Any, path: pathlib.Path) -> None:
     fig: matplotlib figure.
     path: file to write.
   """
-  fig.savefig(path, dpi=120, metadata={"Software": None})
+  # By name: a backend of windows may be absent or need a display.
+  fig.savefig(path, dpi=120, metadata={"Software": None}, backend="agg")

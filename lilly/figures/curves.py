@@ -65,6 +65,7 @@ def plot_band(
   return rows
 
 
+@canvas.with_own_style
 def plot_lines(
   values: Mapping[str, np.ndarray],
   path: pathlib.Path,
@@ -100,6 +101,7 @@ def plot_lines(
   canvas.save(fig, path)
 
 
+@canvas.with_own_style
 def plot_pairs(
   values: Mapping[str, tuple[np.ndarray, np.ndarray]],
   path: pathlib.Path,
@@ -126,6 +128,7 @@ def plot_pairs(
   canvas.save(fig, path)
 
 
+@canvas.with_own_style
 def plot_metrics(
   results: experiment.Results,
   path: pathlib.Path,
@@ -167,6 +170,7 @@ def plot_metrics(
   _save_table(path.with_suffix(".csv"), x_label or "step", table)
 
 
+@canvas.with_own_style
 def plot_sweep(
   results: experiment.Results,
   path: pathlib.Path,

@@ -19,6 +19,7 @@ _FORMULAS = {
 }
 
 
+@canvas.with_own_style
 def plot_space(
   results: experiment.Results,
   rates: Sequence[float],
@@ -63,6 +64,7 @@ def plot_space(
   canvas.save(fig, path)
 
 
+@canvas.with_own_style
 def plot_roc(
   scores: Mapping[str, tuple[jax.Array, jax.Array]], path: pathlib.Path
 ) -> None:

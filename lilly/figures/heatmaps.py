@@ -10,6 +10,7 @@ from lilly.figures import canvas
 __all__ = ["plot_accesses", "plot_functions", "plot_matrix"]
 
 
+@canvas.with_own_style
 def plot_matrix(
   values: np.ndarray,
   path: pathlib.Path,
@@ -43,6 +44,7 @@ def plot_matrix(
   canvas.save(fig, path)
 
 
+@canvas.with_own_style
 def plot_functions(
   values: Mapping[str, tuple[np.ndarray, tuple[float, float]]],
   path: pathlib.Path,
@@ -72,6 +74,7 @@ def plot_functions(
   canvas.save(fig, path)
 
 
+@canvas.with_own_style
 def plot_accesses(
   memories: Mapping[str, tuple[np.ndarray, np.ndarray]],
   path: pathlib.Path,

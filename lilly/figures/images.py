@@ -12,6 +12,7 @@ __all__ = ["plot_grid"]
 _INCHES = 0.5  # width of an image
 
 
+@canvas.with_own_style
 def plot_grid(rows: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
   """Plots named rows of images.
 

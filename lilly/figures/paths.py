@@ -10,6 +10,7 @@ from lilly.figures import canvas
 __all__ = ["plot_paths", "plot_search_steps"]
 
 
+@canvas.with_own_style
 def plot_paths(
   episodes: Mapping[str, tuple[np.ndarray, np.ndarray]],
   path: pathlib.Path,
@@ -49,6 +50,7 @@ def plot_paths(
   canvas.save(fig, path)
 
 
+@canvas.with_own_style
 def plot_search_steps(
   steps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: pathlib.Path
 ) -> None:

@@ -12,6 +12,7 @@ __all__ = ["plot_agreement"]
 _COLUMNS = 4
 
 
+@canvas.with_own_style
 def plot_agreement(
   pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
   path: pathlib.Path,

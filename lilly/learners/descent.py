@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lilly import checks
+
 __all__ = ["Learner", "Loss", "State", "make", "measure"]
 
 Hyper = Mapping[str, Any]
@@ -65,8 +67,7 @@ def make(
   Raises:
     ValueError: batch_size is not positive.
   """
-  if batch_size < 1:
-    raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+  batch_size = checks.whole_number("batch_size", batch_size, least=1)
 
   def start(key, hyper, data):
     del data

@@ -109,7 +109,7 @@ def evaluate(
       return jax.tree.map(jnp.mean, found)
 
     keys = jax.random.split(jax.random.clone(key), (num_sets, 3))
-    found = jax.lax.map(measure_set, keys, batch_size=batch_size)
+    found = jax.lax.map(measure_set, keys, batch_size=min(batch_size, num_sets))
     found = jax.tree.map(jnp.mean, found)
     for name in ("error", "error_clamped"):
       if name in found:

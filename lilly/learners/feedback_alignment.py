@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lilly import checks
 from lilly.analysis import alignment
 from lilly.learners import descent
 from lilly.nets import feedback
@@ -253,8 +254,7 @@ def make(
   """
   if model.rule not in RULES:
     raise ValueError(f"rule is {model.rule!r}; it must be one of {RULES}.")
-  if batch_size < 1:
-    raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+  batch_size = checks.whole_number("batch_size", batch_size, least=1)
 
   def init(key, hyper, data):
     del data

@@ -129,8 +129,8 @@ def fill(
     keep_truncated: as in `remember`.
 
   Returns:
-    The stream, and the replay of its transitions. Returns are accumulated from
-    here on.
+    The stream, and the replay of its transitions, with actions of the
+    environment's type. Returns are accumulated from here on.
 
   >>> from lilly.envs import pendulum, wrappers
   >>> env = wrappers.auto_reset(pendulum.make())
@@ -141,9 +141,8 @@ def fill(
   key_start, key = jax.random.split(key)
   stream = streams.start(key_start, env)
   observation, zero = stream.env.observation, jnp.zeros(())
-  example = streams.Transition(
-    observation, stream.noise, zero, zero, observation
-  )
+  action = jnp.zeros(env.action_spec.shape, env.action_spec.dtype)
+  example = streams.Transition(observation, action, zero, zero, observation)
 
   def act_randomly(carry, _):
     key, stream, replay = carry

@@ -5,6 +5,7 @@ Evaluation is of a filter without false negatives: the memory's scores, a
 threshold, and a Bloom filter of the members below it.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -156,7 +157,9 @@ def evaluate(
   def score_set(keys):
     return score(memory, params, state, draw(keys[0]))[1]
 
-  scores = jax.lax.map(score_set, keys_calibration, batch_size=batch_size)
+  scores = jax.lax.map(
+    score_set, keys_calibration, batch_size=min(batch_size, num_sets)
+  )
   scores = scores.ravel()
   thresholds = [learned_filters.calibrate(scores, fpr=r / 2) for r in rates]
 
@@ -173,13 +176,14 @@ def evaluate(
     return counts, scores
 
   counts, (members, non_members) = jax.lax.map(
-    evaluate_set, keys, batch_size=batch_size
+    evaluate_set, keys, batch_size=min(batch_size, num_sets)
   )
   num_floats = set_memories.num_floats(memory, size, jnp.zeros(shape))
   metrics = {}
   for rate, found in zip(rates, counts, strict=True):
     missed = found.missed.astype(jnp.float32)
-    bits = learned_filters.space(num_floats, missed, fpr=rate)
+    space = functools.partial(learned_filters.space, num_floats, fpr=rate)
+    bits = jax.vmap(space)(missed)
     metrics |= _summarise(found, bits, rate, size)
   # Pooled over all sets, which share one threshold, and set by set.
   auc = learned_filters.auc(members.ravel(), non_members.ravel())
@@ -224,10 +228,11 @@ def evaluate_bloom(
       for rate in rates
     ]
 
-  counts = jax.lax.map(evaluate_set, keys, batch_size=batch_size)
+  counts = jax.lax.map(evaluate_set, keys, batch_size=min(batch_size, num_sets))
   metrics = {}
   for rate, found in zip(rates, counts, strict=True):
-    bits = bloom.space(found.missed.astype(jnp.float32), rate)
+    missed = found.missed.astype(jnp.float32)
+    bits = jax.vmap(lambda count, rate=rate: bloom.space(count, rate))(missed)
     metrics |= _summarise(found, bits, rate, size)
   return metrics
 

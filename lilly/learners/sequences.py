@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lilly import checks
 from lilly.learners import descent
 from lilly.nets import recurrent
 from lilly.tasks import curriculum, sequences
@@ -56,8 +57,7 @@ def make(
   Reference:
     Rae et al., 2016 (arXiv 1610.09027), section 4.
   """
-  if batch_size < 1:
-    raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+  batch_size = checks.whole_number("batch_size", batch_size, least=1)
   gradient = jax.value_and_grad(scores, has_aux=True)
 
   def init(key, hyper, data):

@@ -1,9 +1,14 @@
-"""Losses of the deterministic policy gradient (DPG), for one transition."""
+"""Losses of the deterministic policy gradient (DPG), for one transition.
 
-import chex
+All functions raise ValueError for arguments of another shape than stated; whole
+numbers count as float32.
+"""
+
 import jax
 import jax.numpy as jnp
 import rlax
+
+from lilly import checks
 
 __all__ = ["actor_loss", "critic_loss"]
 
@@ -32,6 +37,10 @@ def critic_loss(
   >>> float(critic_loss(*map(jnp.asarray, (1.0, 2.0, 0.5, 4.0))))
   9.0
   """
+  q_tm1 = checks.real("q_tm1", q_tm1, "")
+  r_t = checks.real("r_t", r_t, "")
+  discount_t = checks.real("discount_t", discount_t, "")
+  q_t = checks.real("q_t", q_t, "")
   return jnp.square(rlax.td_learning(q_tm1, r_t, discount_t, q_t))
 
 
@@ -50,7 +59,8 @@ def actor_loss(
   Args:
     a_t: μ(s), [m].
     dqda_t: ∇_a Q(s, a) at that action, [m]; a constant.
-    max_norm: norm to which ∇_a Q is clipped; the paper does not clip.
+    max_norm: norm to which ∇_a Q is clipped; None, as in the paper, does not
+      clip.
 
   Returns:
     The loss, [].
@@ -65,7 +75,9 @@ def actor_loss(
   >>> jax.grad(actor_loss)(jnp.zeros(2), jnp.array([1.0, -3.0])).tolist()
   [-1.0, 3.0]
   """
-  if max_norm is not None and not max_norm > 0:
-    raise ValueError(f"max_norm is {max_norm}; it must be positive or None.")
-  chex.assert_equal_shape([a_t, dqda_t])
+  if max_norm is not None:
+    max_norm = checks.number("max_norm", max_norm, above=0)
+  sizes = {}
+  a_t = checks.real("a_t", a_t, "m", sizes)
+  dqda_t = checks.real("dqda_t", dqda_t, "m", sizes)
   return jnp.sum(rlax.dpg_loss(a_t, dqda_t, max_norm))

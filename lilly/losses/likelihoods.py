@@ -2,16 +2,20 @@
 
 A `Likelihood` is a record of functions, so that one model handles binary as
 well as grey and colour images.
+
+All functions raise ValueError for arguments of another shape than stated; whole
+numbers count as float32.
 """
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
+
+from lilly import checks
 
 __all__ = [
   "BERNOULLI",
@@ -27,8 +31,8 @@ def bernoulli(logits: jax.Array, image: jax.Array) -> jax.Array:
   """Computes the Bernoulli log likelihood: Σ x ln p + (1 - x) ln(1 - p).
 
   Args:
-    logits: ln p / (1 - p) of each pixel, [...].
-    image: x, 0 or 1, or an expectation in between, [...].
+    logits: ln p / (1 - p) of each pixel, of any shape.
+    image: x, 0 or 1, or an expectation in between, shaped as logits.
 
   Returns:
     ln p(x), in nats, summed over pixels, [].
@@ -39,7 +43,9 @@ def bernoulli(logits: jax.Array, image: jax.Array) -> jax.Array:
   >>> f"{bernoulli(jnp.zeros((2, 2, 1)), jnp.ones((2, 2, 1))):.3f}"
   '-2.773'
   """
-  chex.assert_equal_shape([logits, image])
+  sizes = {}
+  logits = checks.real("logits", logits, "*S", sizes)
+  image = checks.real("image", image, "*S", sizes)
   return -jnp.sum(optax.losses.sigmoid_binary_cross_entropy(logits, image))
 
 
@@ -61,8 +67,15 @@ def gaussian(numbers: jax.Array, image: jax.Array) -> jax.Array:
   >>> f"{gaussian(jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 1))):.3f}"
   '-1.419'
   """
+  sizes = {}
+  numbers = checks.real("numbers", numbers, "*S D", sizes)
+  image = checks.real("image", image, "*S C", sizes)
+  if numbers.shape[-1] != 2 * image.shape[-1]:
+    raise ValueError(
+      f"numbers has {numbers.shape[-1]} numbers along its last axis; it must "
+      f"have twice as many as image, {2 * image.shape[-1]}."
+    )
   mean, log_scale = jnp.split(numbers, 2, axis=-1)
-  chex.assert_equal_shape([mean, image])
   log_scale = jnp.maximum(log_scale, -math.log(256))
   errors = (image - mean) * jnp.exp(-log_scale)
   logs = 0.5 * math.log(2 * math.pi) + log_scale
@@ -82,12 +95,20 @@ def bits_per_dimension(
   Returns:
     nats / (D ln 2) + log2(num_levels), [...].
 
+  Raises:
+    ValueError: if num_dimensions or num_levels is not positive.
+
   Reference:
     Theis, van den Oord and Bethge (2016), arXiv:1511.01844, section 3.1.
 
   >>> float(bits_per_dimension(jnp.zeros(()), 3))
   8.0
   """
+  nats = checks.real("nats", nats, "...")
+  num_dimensions = checks.whole_number(
+    "num_dimensions", num_dimensions, least=1
+  )
+  num_levels = checks.whole_number("num_levels", num_levels, least=1)
   return nats / (num_dimensions * math.log(2)) + math.log2(num_levels)
 
 

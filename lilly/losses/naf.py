@@ -3,12 +3,15 @@
 Q(x, u) = V(x) + A(x, u), where A is a quadratic form whose maximum, 0, is at
 μ(x), so no separate actor is needed. Networks output V(x), μ(x) and the entries
 of a triangular matrix.
+
+All functions raise ValueError for arguments of another shape than stated; whole
+numbers count as float32.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.control import small_matrices
 from lilly.losses import dpg
 
@@ -25,13 +28,14 @@ def triangle(numbers: jax.Array, *, bound: float = 5.0) -> jax.Array:
     numbers: network outputs l, [m (m + 1) / 2].
     bound: the diagonal's outputs are clipped to ±bound; otherwise P could grow
       without bound while targets are far from V. Not stated in the paper
-      (unconfirmed).
+      (unconfirmed). inf: they are not clipped.
 
   Returns:
     L, [m, m].
 
   Raises:
-    ValueError: if the length is not m (m + 1) / 2 for any m.
+    ValueError: if the length is not m (m + 1) / 2 for any m, or bound is
+      negative.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), section 4.
@@ -39,7 +43,8 @@ def triangle(numbers: jax.Array, *, bound: float = 5.0) -> jax.Array:
   >>> triangle(jnp.array([0.0, 7.0, 0.0])).tolist()
   [[1.0, 0.0], [7.0, 1.0]]
   """
-  chex.assert_rank(numbers, 1)
+  numbers = checks.real("numbers", numbers, "N")
+  bound = checks.number("bound", bound, least=0, may_be_infinite=True)
   size = int((2 * len(numbers)) ** 0.5)
   if not size or size * (size + 1) // 2 != len(numbers):
     raise ValueError(
@@ -73,7 +78,10 @@ def advantage(
   >>> float(advantage(jnp.ones(1), jnp.zeros(1), 2.0 * jnp.eye(1)))
   -2.0
   """
-  chex.assert_equal_shape([action, mean])
+  sizes = {}
+  action = checks.real("action", action, "m", sizes)
+  mean = checks.real("mean", mean, "m", sizes)
+  factor = checks.real("factor", factor, "m m", sizes)
   return -0.5 * jnp.sum(jnp.square((action - mean) @ factor))
 
 
@@ -104,6 +112,9 @@ def loss(
   >>> float(loss(*map(jnp.asarray, (1.0, -1.0, 2.0, 0.5, 4.0))))
   16.0
   """
+  v_tm1 = checks.real("v_tm1", v_tm1, "")
+  advantage_tm1 = checks.real("advantage_tm1", advantage_tm1, "")
+  v_t = checks.real("v_t", v_t, "")
   return dpg.critic_loss(v_tm1 + advantage_tm1, r_t, discount_t, v_t)
 
 
@@ -118,10 +129,13 @@ def noise(
   Args:
     key: typed PRNG key.
     factor: L(x), [m, m], as from `triangle`.
-    scale: temperature c.
+    scale: temperature c, non-negative.
 
   Returns:
-    Noise for an action, [m].
+    Noise for an action, [m]; not finite if the diagonal of L has a zero.
+
+  Raises:
+    ValueError: if scale is negative.
 
   Reference:
     Gu et al., 2016 (arXiv 1603.00748), section 4 and appendix. The paper does
@@ -130,6 +144,9 @@ def noise(
   >>> noise(jax.random.key(0), jnp.eye(2)).shape
   (2,)
   """
+  key = checks.key("key", key)
+  factor = checks.real("factor", factor, "m m")
+  scale = checks.number("scale", scale, least=0)
   normal = jax.random.normal(key, factor.shape[:1], factor.dtype)
   shaped = small_matrices.solve_triangular(factor, normal, is_transposed=True)
   return jnp.sqrt(jnp.asarray(scale, factor.dtype)) * shaped

@@ -5,16 +5,19 @@ and actions: the policy's action replaces only the last one, in Q(h_t, μ(h_t)),
 never those within the history. `actor_loss` ensures this if its memories are
 those of stored histories.
 
-All functions take one episode, or several along leading axes. The mask is 1
-until the end of the episode; sums are divided by its sum.
+All functions take one episode, or several along leading axes, which must be
+the same of all arguments. The mask is 1 until the end of the episode; sums are
+divided by its sum. Arguments of another shape than stated are a ValueError;
+whole numbers count as float32.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["actor_loss", "critic_loss", "history", "targets"]
 
@@ -39,11 +42,23 @@ def history(
   >>> history(jnp.ones((3, 1)), jnp.array([[8.0], [9.0]]))[1].ravel().tolist()
   [0.0, 8.0, 9.0]
   """
+  action = checks.real("action", action, "*B T m")
   before = jnp.concatenate(
     [jnp.zeros_like(action[..., :1, :]), action], axis=-2
   )
-  chex.assert_equal_shape_prefix([observation, before], before.ndim - 1)
-  return observation, before
+  steps = before.shape[:-1]
+  return _with_steps("observation", observation, steps, "action"), before
+
+
+def _with_steps(name, x, steps, where):
+  """Checks that an array's first axes are those of episodes and steps."""
+  x = checks.array(name, x, "...")
+  if x.shape[: len(steps)] != steps:
+    raise ValueError(
+      f"{name} has shape {list(x.shape)}; its first axes must be {list(steps)} "
+      f"to fit {where} (unbatched: vmap over further axes)."
+    )
+  return x
 
 
 def targets(
@@ -67,7 +82,11 @@ def targets(
   >>> targets(jnp.ones(2), discount, value).tolist()
   [3.0, 1.0]
   """
-  chex.assert_equal_shape([reward, discount, value[..., 1:]])
+  sizes = {}
+  reward = checks.real("reward", reward, "*B T", sizes)
+  discount = checks.real("discount", discount, "*B T", sizes)
+  # T + 1 values
+  value = checks.real("value", value, f"*B {reward.shape[-1] + 1}", sizes)
   return jax.lax.stop_gradient(reward + discount * value[..., 1:])
 
 
@@ -90,7 +109,10 @@ def critic_loss(
   >>> critic_loss(jnp.zeros(2), jnp.array([3.0, 9]), jnp.array([1.0, 0])).item()
   9.0
   """
-  chex.assert_equal_shape([value, target, mask])
+  sizes = {}
+  value = checks.real("value", value, "*B T", sizes)
+  target = checks.real("target", target, "*B T", sizes)
+  mask = checks.real("mask", mask, "*B T", sizes)
   errors = jnp.where(mask > 0, jax.lax.stop_gradient(target) - value, 0)
   return jnp.sum(mask * jnp.square(errors)) / _count(mask)
 
@@ -127,7 +149,12 @@ def actor_loss(
   >>> slope(jnp.zeros((2, 1))).ravel().tolist()
   [-1.0, -2.5]
   """
-  chex.assert_equal_shape_prefix([action, mask], mask.ndim)
+  sizes = {}
+  action = checks.real("action", action, "*B T m", sizes)
+  mask = checks.real("mask", mask, "*B T", sizes)
+  memories = jax.tree.map(
+    lambda x: _with_steps("memories", x, mask.shape, "mask"), memories
+  )
   of_steps = critic
   for _ in range(mask.ndim):
     of_steps = jax.vmap(of_steps)

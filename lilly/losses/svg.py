@@ -3,15 +3,19 @@
 A stochastic policy is a deterministic function of a history and of noise,
 a = π(h, ν), so that dQ/da is backpropagated as through a deterministic policy.
 Without recurrence h is the state, and RSVG(0) is SVG(0).
+
+Functions take one episode, or several along leading axes, which must be the
+same of all arguments. Arguments of another shape than stated are a ValueError;
+whole numbers count as float32.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.losses import recurrent_dpg
 
 __all__ = ["action", "actor_loss", "average_samples"]
@@ -34,7 +38,10 @@ def action(mean: jax.Array, scale: jax.Array, noise: jax.Array) -> jax.Array:
   >>> action(jnp.ones(1), 0.5 * jnp.ones(1), 2 * jnp.ones(1)).tolist()
   [2.0]
   """
-  chex.assert_equal_shape([mean, noise])
+  sizes = {}
+  mean = checks.real("mean", mean, "*B m", sizes)
+  scale = checks.real("scale", scale, "*B m", sizes)
+  noise = checks.real("noise", noise, "*B m", sizes)
   return mean + scale * noise
 
 
@@ -56,7 +63,8 @@ def average_samples(value: jax.Array) -> jax.Array:
   >>> average_samples(jnp.array([1.0, 3.0])).item()
   2.0
   """
-  if not len(value):
+  value = checks.real("value", value, "...")
+  if not value.shape or not len(value):
     raise ValueError("value has no samples; give at least one.")
   return jnp.mean(value, axis=0)
 
@@ -91,6 +99,15 @@ def actor_loss(
   >>> jax.grad(loss)(1.0).item()
   -2.0
   """
+
+  mask = checks.real("mask", mask, "... T")
+  noise = checks.real("noise", noise, "... T m")
+  if noise.shape[1:-1] != mask.shape:
+    raise ValueError(
+      f"noise has shape {list(noise.shape)}; its axes between the samples and "
+      f"the action's must be those of mask, {list(mask.shape)} (unbatched: "
+      "vmap over further axes)."
+    )
 
   def of_sample(noise):
     return recurrent_dpg.actor_loss(critic, memories, policy(noise), mask)

@@ -150,9 +150,10 @@ def content_weights(
   wide = jnp.promote_types(dtype, jnp.float32)
   query, words = query.astype(wide), words.astype(wide)
   if where is not None:
-    where = checks.mask("where", where, "N", sizes)
+    mask = checks.mask("where", where, "N", sizes)
     # Mask the words as well: a weight of 0 does not stop the gradient of a NaN.
-    words = jnp.where(where[:, None], words, 0)
+    words = jnp.where(mask[:, None], words, 0)
+    where = mask
   scores = strength.astype(wide) * similarity(query, words)
   return jax.nn.softmax(scores, where=where).astype(dtype)
 

@@ -9,17 +9,17 @@ a cuckoo filter and for the information-theoretic lower bound.
 Elements are arrays of any one shape and dtype; arrays of equal numbers are the
 same element. Their bits are hashed, so query with the dtype that was inserted;
 64-bit NumPy arrays are cast to 32 bits first, unless `jax_enable_x64` is set.
-Nothing here is differentiable.
+Filters are not differentiable: gradients are 0.
 """
 
 import math
-import numbers
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from lilly import checks
 
 __all__ = [
   "State",
@@ -66,10 +66,9 @@ def init(key: jax.Array, num_bits: int, num_hashes: int) -> State:
   >>> init(jax.random.key(0), 40, 3).words.tolist()
   [0, 0]
   """
-  if not 1 <= num_bits <= _MOST_BITS:
-    raise ValueError(f"num_bits is {num_bits}; it must be from 1 to 2**31.")
-  if num_hashes < 1:
-    raise ValueError(f"num_hashes is {num_hashes}; it must be 1 or more.")
+  key = checks.key("key", key)
+  num_bits = checks.whole_number("num_bits", num_bits, least=1, most=_MOST_BITS)
+  num_hashes = checks.whole_number("num_hashes", num_hashes, least=1)
   words = jnp.zeros(-(-num_bits // 32), jnp.uint32)
   seeds = jax.random.bits(key, (num_hashes,), jnp.uint32)
   return State(words, jnp.asarray(num_bits, jnp.uint32), seeds)
@@ -90,6 +89,9 @@ def insert(
     The filter. Inserting more elements than it was sized for raises its
     false-positive rate. Time is O(n k log(n k)), independent of m.
 
+  Raises:
+    ValueError: if `elements` is a scalar, or `where` has another size.
+
   Reference:
     Bloom (1970), Communications of the ACM 13:422.
 
@@ -97,11 +99,15 @@ def insert(
   >>> [bool(query(state, jnp.array(x))) for x in (5, 6, 7)]
   [True, False, True]
   """
-  chex.assert_rank(elements, set(range(1, 9)))
+  state = _checked_state(state)
+  elements = checks.array("elements", elements, "...")
+  if not elements.ndim:
+    raise ValueError("elements is a scalar; it must be an array of elements.")
   places = jax.vmap(_places, in_axes=(None, 0))(state, elements)
   if where is not None:
-    chex.assert_shape(where, elements.shape[:1])
-    places = jnp.where(where[:, None], places, _ABSENT)
+    sizes = {"n": (len(elements), "elements")}
+    is_inserted = checks.mask("where", where, "n", sizes)
+    places = jnp.where(is_inserted[:, None], places, _ABSENT)
   # Adding a bit sets it only if it is 0 and added once, so repeated indices are
   # dropped; after sorting they are adjacent.
   places = jnp.sort(places.ravel())
@@ -129,8 +135,17 @@ def query(state: State, element: jax.Array) -> jax.Array:
   >>> bool(query(init(jax.random.key(0), 40, 3), jnp.array([1.0, 2.0])))
   False
   """
+  state = _checked_state(state)
+  element = checks.array("element", element, "...")
   index, bit = _bit(_places(state, element))
   return jnp.all(state.words[index] & bit != 0)
+
+
+def _checked_state(state):
+  words = checks.integers("state.words", state.words, "⌈m/32⌉")
+  num_bits = checks.integers("state.num_bits", state.num_bits, "")
+  seeds = checks.integers("state.seeds", state.seeds, "k")
+  return State(*(x.astype(jnp.uint32) for x in (words, num_bits, seeds)))
 
 
 def _bit(places):
@@ -147,7 +162,6 @@ def _places(state, element):
 
 def _bits(x):
   """An element's bits as uint32, equal for equal numbers."""
-  x = jnp.asarray(x)
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
   if jnp.iscomplexobj(x):
@@ -203,7 +217,9 @@ def optimal_size(num_elements: int, fpr: float) -> tuple[int, int]:
   >>> optimal_size(100, 0.01)
   (960, 7)
   """
-  _check(num_elements, fpr)
+  # More elements than that fit into no filter.
+  num_elements = checks.whole_number("num_elements", num_elements, most=2**62)
+  fpr = float(checks.number("fpr", fpr, above=0, below=1))
   if not num_elements:
     return 1, 1
   sizes = []
@@ -236,7 +252,10 @@ def false_positive_rate(
 
   Returns:
     The rate, []; a slight underestimate for filters of a few bits, whose set
-    bits are not independent.
+    bits are not independent. Differentiable for m above 1.
+
+  Raises:
+    ValueError: if a number is out of range.
 
   Reference:
     Bloom (1970), Communications of the ACM 13:422.
@@ -244,6 +263,9 @@ def false_positive_rate(
   >>> f"{float(false_positive_rate(960, 7, 100)):.4f}"
   '0.0100'
   """
+  num_bits = checks.number("num_bits", num_bits, least=1)
+  num_hashes = checks.number("num_hashes", num_hashes, least=0)
+  num_elements = checks.number("num_elements", num_elements, least=0)
   log_zeros = jax.scipy.special.xlog1py(
     # As floats: 2^31 and above overflow int32.
     *jnp.broadcast_arrays(1.0 * num_hashes * num_elements, -1 / num_bits)
@@ -262,8 +284,7 @@ def space(num_elements: float | jax.Array, fpr: float | jax.Array) -> jax.Array:
     Bits, [], 1.44 times `least_space`; k = log2(1/fpr) is not rounded.
 
   Raises:
-    ValueError: if n is a negative number, or fpr is a number that is not
-      between 0 and 1.
+    ValueError: if n is negative, or fpr is not between 0 and 1.
 
   Reference:
     Bloom (1970), as in Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304.
@@ -303,10 +324,9 @@ def cuckoo_space(
   >>> f"{float(cuckoo_space(5000, 0.05)) / 1000:.1f}"
   '33.1'
   """
-  if not 0 < load <= 1:
-    raise ValueError(f"load is {load}; it must be above 0 and at most 1.")
-  if not overhead >= 0:
-    raise ValueError(f"overhead is {overhead}; it must not be negative.")
+  load = checks.number("load", load, above=0, most=1)
+  overhead = checks.number("overhead", overhead, least=0)
+  num_elements = checks.number("num_elements", num_elements, least=0)
   return (least_space(num_elements, fpr) + 1.0 * num_elements * overhead) / load
 
 
@@ -332,16 +352,8 @@ def least_space(
   >>> float(least_space(10, 0.25))
   20.0
   """
-  _check(num_elements, fpr)
+  num_elements = checks.number("num_elements", num_elements, least=0)
+  fpr = checks.number("fpr", fpr, above=0, below=1)
   # In single precision a rate below 1e-38 would be 0.
-  log = math.log2 if isinstance(fpr, numbers.Real) else jnp.log2
+  log = jnp.log2 if isinstance(fpr, jax.Array) else math.log2
   return jnp.asarray(1.0 * num_elements * -log(fpr))
-
-
-def _check(num_elements, fpr):
-  if isinstance(num_elements, numbers.Real) and not float(num_elements) >= 0:
-    raise ValueError(
-      f"num_elements is {num_elements}; it must not be negative."
-    )
-  if isinstance(fpr, numbers.Real) and not 0 < float(fpr) < 1:
-    raise ValueError(f"fpr is {fpr}; it must be between 0 and 1.")

@@ -5,17 +5,18 @@ the Neural Turing Machine, prefixed `ntm_`. A step is one `write`, then one
 `read`, which sees the memory after the write. A step is O(H N W) for H heads
 and N words of size W.
 
-A non-finite read query makes that head's read NaN, while the state stays
-finite. Any other non-finite input spreads over the memory.
+Whole numbers count as float32. A non-finite read query makes that head's read
+NaN, while the state stays finite. Any other non-finite input spreads over the
+memory. All functions raise ValueError for arguments of another shape than
+stated.
 """
 
-import math
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import addressing
 
 __all__ = [
@@ -73,7 +74,9 @@ def init(
   >>> init(64, 32, num_heads=4).read_weights.shape
   (4, 64)
   """
-  _check_sizes(num_slots, word_size, num_heads, fill)
+  num_slots, word_size, num_heads, fill = _checked_sizes(
+    num_slots, word_size, num_heads, fill
+  )
   if num_heads > num_slots:
     raise ValueError(
       f"num_heads is {num_heads}; it must be at most num_slots, {num_slots}."
@@ -86,13 +89,13 @@ def init(
   )
 
 
-def _check_sizes(num_slots, word_size, num_heads, fill):
-  sizes = {"num_slots": num_slots, "word_size": word_size}
-  for name, size in (sizes | {"num_heads": num_heads}).items():
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be positive.")
-  if not math.isfinite(fill):
-    raise ValueError(f"fill is {fill}; it must be finite.")
+def _checked_sizes(num_slots, word_size, num_heads, fill):
+  return (
+    checks.whole_number("num_slots", num_slots, least=1),
+    checks.whole_number("word_size", word_size, least=1),
+    checks.whole_number("num_heads", num_heads, least=1),
+    checks.number("fill", fill),
+  )
 
 
 def write(
@@ -126,12 +129,14 @@ def write(
   >>> write(init(3, 2, fill=0.0), jnp.ones((1, 2)), *gates).memory.tolist()
   [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
   """
+  sizes = {}
+  state = _checked_state(state, sizes)
+  word = checks.real("word", word, "H W", sizes)
+  alpha = checks.real("write_gate", write_gate, "H", sizes)
+  gamma = checks.real("interpolation_gate", interpolation_gate, "H", sizes)
   num_heads, num_slots = state.read_weights.shape
-  chex.assert_shape(word, (num_heads, state.memory.shape[1]))
-  chex.assert_shape([write_gate, interpolation_gate], (num_heads,))
   dtype, wide = _types(state.memory)
-  alpha = jnp.asarray(write_gate, wide)[:, None]
-  gamma = jnp.asarray(interpolation_gate, wide)[:, None]
+  alpha, gamma = alpha.astype(wide)[:, None], gamma.astype(wide)[:, None]
   least_used = jax.lax.top_k(-state.usage, num_heads)[1]
   indicators = jax.nn.one_hot(least_used, num_slots, dtype=wide)
   weights = alpha * (gamma * state.read_weights + (1 - gamma) * indicators)
@@ -141,6 +146,19 @@ def write(
   return state._replace(
     memory=memory.astype(dtype), write_weights=weights.astype(dtype)
   )
+
+
+def _checked_state(state, sizes):
+  memory = checks.real("state.memory", state.memory, "N W", sizes)
+  reads = checks.real("state.read_weights", state.read_weights, "H N", sizes)
+  writes = checks.real("state.write_weights", state.write_weights, "H N", sizes)
+  usage = checks.real("state.usage", state.usage, "N", sizes)
+  return _without_weak_types(State(memory, reads, writes, usage))
+
+
+def _without_weak_types(state):
+  """Fixes the type of what was whole numbers."""
+  return jax.tree.map(lambda x: x.astype(x.dtype), state)
 
 
 def _types(memory):
@@ -188,13 +206,13 @@ def read(
   >>> words.shape, state.read_weights.shape
   ((1, 2), (1, 3))
   """
-  if isinstance(usage_discount, int | float) and not 0 <= usage_discount <= 1:
-    raise ValueError(
-      f"usage_discount is {usage_discount}; it must be in [0, 1]."
-    )
-  num_heads = state.read_weights.shape[0]
-  chex.assert_shape(query, (num_heads, state.memory.shape[1]))
-  chex.assert_shape(strength, (num_heads,))
+  usage_discount = checks.number(
+    "usage_discount", usage_discount, least=0, most=1
+  )
+  sizes = {}
+  state = _checked_state(state, sizes)
+  query = checks.real("query", query, "H W", sizes)
+  strength = checks.real("strength", strength, "H", sizes)
   dtype, wide = _types(state.memory)
 
   def head(q, beta):
@@ -203,7 +221,7 @@ def read(
 
   weights, words = jax.vmap(head)(query, strength)
   kept = jnp.where(jnp.isfinite(weights), weights, 0)
-  accesses = jnp.asarray(state.write_weights, wide) + kept
+  accesses = state.write_weights.astype(wide) + kept
   usage = usage_discount * state.usage + jnp.sum(accesses, axis=0)
   state = state._replace(
     read_weights=kept.astype(dtype),
@@ -261,7 +279,9 @@ def ntm_init(
   >>> ntm_init(3, 2).read_weights.tolist()
   [[1.0, 0.0, 0.0]]
   """
-  _check_sizes(num_slots, word_size, num_heads, fill)
+  num_slots, word_size, num_heads, fill = _checked_sizes(
+    num_slots, word_size, num_heads, fill
+  )
   start = jnp.zeros((num_heads, num_slots), dtype).at[:, 0].set(1)
   memory = jnp.full((num_slots, word_size), fill, dtype)
   return NtmState(memory, read_weights=start, write_weights=jnp.copy(start))
@@ -299,12 +319,42 @@ def ntm_address(
   >>> ntm_address(jnp.array([0.0, 1.0, 0.0]), jnp.eye(3, 2), stay).tolist()
   [0.0, 1.0, 0.0]
   """
+  sizes = {}
+  previous_weights = checks.real(
+    "previous_weights", previous_weights, "N", sizes
+  )
+  words = checks.real("words", words, "N W", sizes)
+  address = _checked_address(address, "", sizes)
   weights = addressing.content_weights(
     address.query, words, address.strength, similarity=similarity
   )
   weights = addressing.interpolate(weights, previous_weights, address.gate)
   weights = addressing.shift(weights, address.kernel)
   return addressing.sharpen(weights, address.exponent)
+
+
+def _checked_address(address, heads, sizes):
+  """Addressing parameters, each with the leading axes `heads`."""
+  address = NtmAddress(
+    query=checks.real("address.query", address.query, f"{heads} W", sizes),
+    strength=checks.real("address.strength", address.strength, heads, sizes),
+    gate=checks.real("address.gate", address.gate, heads, sizes),
+    kernel=checks.real("address.kernel", address.kernel, f"{heads} K", sizes),
+    exponent=checks.real("address.exponent", address.exponent, heads, sizes),
+  )
+  size = address.kernel.shape[-1]
+  if size % 2 == 0:
+    raise ValueError(f"address.kernel has length {size}; it must be odd.")
+  return address
+
+
+def _checked_ntm(state, address, sizes):
+  """The state, and addressing parameters of its heads."""
+  memory = checks.real("state.memory", state.memory, "N W", sizes)
+  reads = checks.real("state.read_weights", state.read_weights, "H N", sizes)
+  writes = checks.real("state.write_weights", state.write_weights, "H N", sizes)
+  state = _without_weak_types(NtmState(memory, reads, writes))
+  return state, _checked_address(address, "H", sizes)
 
 
 def _ntm_move(previous, memory, address, similarity):
@@ -352,13 +402,15 @@ def ntm_write(
   >>> ntm_write(state, address, jnp.ones((1, 2)), word).memory.tolist()
   [[3.0, 5.0], [0.0, 0.0]]
   """
-  num_heads = state.write_weights.shape[0]
-  chex.assert_shape([erase, word], (num_heads, state.memory.shape[1]))
+  sizes = {}
+  state, address = _checked_ntm(state, address, sizes)
+  erase = checks.real("erase", erase, "H W", sizes)
+  word = checks.real("word", word, "H W", sizes)
   dtype, wide = _types(state.memory)
   weights, kept = _ntm_move(
     state.write_weights, state.memory, address, similarity
   )
-  w, e = jnp.asarray(weights, wide), jnp.asarray(erase, wide)
+  w, e = weights.astype(wide), erase.astype(wide)
   retained = jnp.prod(1 - w[:, :, None] * e[:, None, :], axis=0)
   memory = state.memory * retained + _outer(w, word)
   return state._replace(memory=memory.astype(dtype), write_weights=kept)
@@ -394,6 +446,7 @@ def ntm_read(
   >>> ntm_read(state, NtmAddress(*here, exponent=jnp.ones(1)))[1].tolist()
   [[3.0, 5.0]]
   """
+  state, address = _checked_ntm(state, address, {})
   weights, kept = _ntm_move(
     state.read_weights, state.memory, address, similarity
   )

@@ -6,18 +6,18 @@ which sees the memory after the write. A step is O(R N (N + W)) for N words of
 size W, since the link matrix is N x N.
 
 The caller maps controller outputs to an interface: sigmoid for gates and erase
-vectors, 1 + softplus for strengths, softmax for read modes. A non-finite read
-key makes that head's read NaN, while the state stays finite. Any other
-non-finite input spreads over the memory.
+vectors, 1 + softplus for strengths, softmax for read modes. Whole numbers count
+as float32. A non-finite read key makes that head's read NaN, while the state
+stays finite. Any other non-finite input spreads over the memory. All functions
+raise ValueError for arguments of another shape than stated.
 """
 
-import math
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import addressing
 
 __all__ = [
@@ -96,12 +96,10 @@ def init(
   >>> init(16, 8).links.shape
   (16, 16)
   """
-  sizes = {"num_slots": num_slots, "word_size": word_size}
-  for name, size in (sizes | {"num_reads": num_reads}).items():
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be positive.")
-  if not math.isfinite(fill):
-    raise ValueError(f"fill is {fill}; it must be finite.")
+  num_slots = checks.whole_number("num_slots", num_slots, least=1)
+  word_size = checks.whole_number("word_size", word_size, least=1)
+  num_reads = checks.whole_number("num_reads", num_reads, least=1)
+  fill = checks.number("fill", fill)
   return State(
     memory=jnp.full((num_slots, word_size), fill, dtype),
     read_weights=jnp.zeros((num_reads, num_slots), dtype),
@@ -140,9 +138,11 @@ def update_usage(
   >>> update_usage(used, jnp.array([0.0, 0.5]), read, jnp.ones(1)).tolist()
   [0.0, 0.75]
   """
-  chex.assert_rank([read_weights, free_gates], [2, 1])
-  chex.assert_equal_shape([usage, write_weights, read_weights[0]])
-  chex.assert_equal_shape_prefix([read_weights, free_gates], 1)
+  sizes = {}
+  usage = checks.real("usage", usage, "N", sizes)
+  write_weights = checks.real("write_weights", write_weights, "N", sizes)
+  read_weights = checks.real("read_weights", read_weights, "R N", sizes)
+  free_gates = checks.real("free_gates", free_gates, "R", sizes)
   retained = jnp.prod(1 - free_gates[:, None] * read_weights, axis=0)
   # In this form the rounded result is at most 1.
   return (usage + (1 - usage) * write_weights) * retained
@@ -168,8 +168,8 @@ def allocation(usage: jax.Array) -> jax.Array:
   >>> allocation(jnp.array([0.5, 0.25, 1.0])).tolist()
   [0.125, 0.75, 0.0]
   """
-  chex.assert_rank(usage, 1)
-  u = jnp.asarray(usage, jnp.promote_types(usage.dtype, jnp.float32))
+  usage = checks.real("usage", usage, "N")
+  u = usage.astype(jnp.promote_types(usage.dtype, jnp.float32))
   order = jnp.argsort(u)
   ascending = u[order]
   before = jnp.cumprod(jnp.concatenate([jnp.ones_like(u[:1]), ascending[:-1]]))
@@ -201,8 +201,10 @@ def update_links(
   >>> links.tolist(), last.tolist()
   ([[0.0, 0.0], [1.0, 0.0]], [0.0, 1.0])
   """
-  chex.assert_equal_shape([precedence, write_weights, links[0], links[:, 0]])
-  w, p = write_weights, precedence
+  sizes = {}
+  links = checks.real("links", links, "N N", sizes)
+  p = checks.real("precedence", precedence, "N", sizes)
+  w = checks.real("write_weights", write_weights, "N", sizes)
   written = w[:, None] + w[None, :]
   linked = (1 - written) * links + w[:, None] * p[None, :]
   is_self = jnp.eye(links.shape[0], dtype=bool)
@@ -232,14 +234,53 @@ def directional_weights(
   >>> forward.tolist(), backward.tolist()
   ([0.0, 1.0], [0.0, 0.0])
   """
+  sizes = {}
+  links = checks.real("links", links, "N N", sizes)
+  read_weights = checks.real("read_weights", read_weights, "N", sizes)
   forward = addressing.weighted_sum(read_weights, links.T)
   return forward, addressing.weighted_sum(read_weights, links)
+
+
+def _checked_state(state, sizes):
+  memory = checks.real("state.memory", state.memory, "N W", sizes)
+  reads = checks.real("state.read_weights", state.read_weights, "R N", sizes)
+  write = checks.real("state.write_weights", state.write_weights, "N", sizes)
+  usage = checks.real("state.usage", state.usage, "N", sizes)
+  links = checks.real("state.links", state.links, "N N", sizes)
+  last = checks.real("state.precedence", state.precedence, "N", sizes)
+  state = State(memory, reads, write, usage, links, last)
+  # Fixes the type of what was whole numbers.
+  return jax.tree.map(lambda x: x.astype(x.dtype), state)
+
+
+def _checked_write_interface(interface, sizes):
+  key, strength, erase, word, free, allocation_gate, write_gate = interface
+  return WriteInterface(
+    key=checks.real("interface.key", key, "W", sizes),
+    strength=checks.real("interface.strength", strength, ""),
+    erase=checks.real("interface.erase", erase, "W", sizes),
+    word=checks.real("interface.word", word, "W", sizes),
+    free_gates=checks.real("interface.free_gates", free, "R", sizes),
+    allocation_gate=checks.real(
+      "interface.allocation_gate", allocation_gate, ""
+    ),
+    write_gate=checks.real("interface.write_gate", write_gate, ""),
+  )
+
+
+def _checked_read_interface(interface, sizes):
+  keys, strengths, modes = interface
+  return ReadInterface(
+    keys=checks.real("interface.keys", keys, "R W", sizes),
+    strengths=checks.real("interface.strengths", strengths, "R", sizes),
+    modes=checks.real("interface.modes", modes, "R 3", sizes),
+  )
 
 
 def _wide(tree, dtype):
   """Casts to a dtype wide enough for sums."""
   wide = jnp.promote_types(dtype, jnp.float32)
-  return jax.tree.map(lambda x: jnp.asarray(x, wide), tree)
+  return jax.tree.map(lambda x: x.astype(wide), tree)
 
 
 def write(state: State, interface: WriteInterface) -> State:
@@ -267,11 +308,9 @@ def write(state: State, interface: WriteInterface) -> State:
   Array([[3., 5.],
          [0., 0.]], dtype=float32)
   """
-  num_reads, word_size = state.read_weights.shape[0], state.memory.shape[1]
-  key, beta, erase, word, free_gates, g_a, g_w = interface
-  chex.assert_shape([key, erase, word], (word_size,))
-  chex.assert_shape(free_gates, (num_reads,))
-  chex.assert_shape([beta, g_a, g_w], ())
+  sizes = {}
+  state = _checked_state(state, sizes)
+  interface = _checked_write_interface(interface, sizes)
   dtype = state.memory.dtype
   old = _wide(state, dtype)
   key, beta, erase, word, free_gates, g_a, g_w = _wide(interface, dtype)
@@ -317,10 +356,9 @@ def read(state: State, interface: ReadInterface) -> tuple[State, jax.Array]:
   >>> read(state, here)[1].tolist()
   [[3.0, 3.0]]
   """
-  num_reads, word_size = state.read_weights.shape[0], state.memory.shape[1]
-  chex.assert_shape(interface.keys, (num_reads, word_size))
-  chex.assert_shape(interface.strengths, (num_reads,))
-  chex.assert_shape(interface.modes, (num_reads, 3))
+  sizes = {}
+  state = _checked_state(state, sizes)
+  interface = _checked_read_interface(interface, sizes)
   dtype = state.memory.dtype
   old = _wide(state, dtype)
 

@@ -8,19 +8,22 @@ them if they are probabilities, which otherwise drift.
 
 The memory can degenerate in two ways. If K >= C its rows span all codes and any
 memory reproduces any code: choose K < C. If R is 0 every address is 0, nothing
-is ever written and gradients are 0: initialise the prior's mean randomly.
+is ever written and gradients are 0: initialise the prior's mean randomly. Where
+R is known, as outside `jit`, one of zeros is an error; `WriteInfo.is_written`
+says whether items were written in any case.
+
+Whole numbers count as float32. All functions raise ValueError for arguments of
+another shape than stated.
 """
 
 import functools
-import math
-import numbers
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.control import small_matrices
 from lilly.memory import kanerva
 
@@ -51,6 +54,7 @@ class WriteInfo(NamedTuple):
   weights: jax.Array  # addresses μ_t, [T, K]
   kl_weights: jax.Array  # KL(q(w_t) || p(w)), [T]
   kl_memory: jax.Array  # KL of the memory after item t from that before, [T]
+  is_written: jax.Array  # False where μ_t is 0, as of a memory of zeros, [T]
 
 
 class Reading(NamedTuple):
@@ -90,7 +94,7 @@ def address(
   μ = (G + λ I)⁻¹ R z,  G = R Rᵀ,  λ = σ² / s_w².
 
   Args:
-    state: the memory; if R is 0, so is μ.
+    state: the memory; R must not be 0, since then μ is 0.
     z: code, [C].
     noise_variance: σ², observation noise of the code; positive.
     weight_variance: s_w², variance of the prior p(w); positive.
@@ -105,8 +109,8 @@ def address(
     rows are linearly dependent and λ is lost to rounding next to G.
 
   Raises:
-    ValueError: if the method is unknown, or a variance is a number that is not
-      positive.
+    ValueError: if the method is unknown, a variance is known not to be positive
+      and finite, or R is known to be 0.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556; "mean_field" is ours.
@@ -115,18 +119,18 @@ def address(
   >>> address(state, jnp.array([3.0, 1.0])).tolist()
   [1.5]
   """
-  chex.assert_shape(z, state.mean.shape[1:])
+  sizes = {}
+  state = _checked_state(state, sizes)
+  z = checks.real("z", z, "C", sizes)
   matrix, right = _system(state, noise_variance, weight_variance, method)
   return small_matrices.solve_by_inverse(matrix, _product(right, z))
 
 
 def _system(state, noise_variance, weight_variance, method):
   """The matrix A and the right side B of μ = A⁻¹ B z."""
-  _check(noise_variance=noise_variance, weight_variance=weight_variance)
+  noise = checks.number("noise_variance", noise_variance, above=0)
+  variance = checks.number("weight_variance", weight_variance, above=0)
   mean, cov = state
-  chex.assert_rank(mean, 2)
-  chex.assert_type(mean, float)
-  chex.assert_shape(cov, (len(mean), len(mean)))
   gram = matrix = _product(mean, mean.T)
   right = mean
   if method == "squared":
@@ -136,7 +140,7 @@ def _system(state, noise_variance, weight_variance, method):
   elif method != "ridge":
     allowed = "ridge, squared or mean_field"
     raise ValueError(f"method is {method!r}; it must be {allowed}.")
-  strength = jnp.asarray(noise_variance / weight_variance, mean.dtype)
+  strength = jnp.asarray(noise / variance, mean.dtype)
   return matrix + strength * jnp.eye(len(mean), dtype=mean.dtype), right
 
 
@@ -170,8 +174,8 @@ def write(
     The memory, and statistics. Time is O(T (K³ + K² C)) per iteration.
 
   Raises:
-    ValueError: if T is 0, num_iterations is not positive, the method is
-      unknown, or a variance is a number that is not positive.
+    ValueError: as `address`, if T is 0, num_iterations is not a positive whole
+      number, or weight_stddev is known not to be positive and finite.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.
@@ -181,10 +185,12 @@ def write(
   >>> info.weights.tolist(), state.mean.tolist()
   ([[1.0]], [[1.5, 1.0]])
   """
-  chex.assert_rank(values, 2)
-  _check(num_iterations=num_iterations)
+  sizes = {}
+  state = _checked_state(state, sizes)
+  values = checks.real("values", values, "T C", sizes)
   if not len(values):
     raise ValueError("values has 0 items; give 1 or more.")
+  count = checks.whole_number("num_iterations", num_iterations, least=1)
   find = functools.partial(
     address,
     noise_variance=noise_variance,
@@ -193,12 +199,12 @@ def write(
   )
 
   def step(state, z):
-    new, w = _write_item(state, z, find, noise_variance, num_iterations)
+    new, w = _write_item(state, z, find, noise_variance, count)
     spread = weight_kl(
       w, weight_stddev=weight_stddev, weight_variance=weight_variance
     )
     moved = kanerva.step_kl(state, w, z, noise_variance=noise_variance)
-    return new, WriteInfo(w, spread, moved)
+    return new, WriteInfo(w, spread, moved, jnp.any(w != 0))
 
   return jax.lax.scan(step, state, values)
 
@@ -245,6 +251,7 @@ def read(
   >>> read(state, jnp.array([3.0, 1.0])).code.tolist()
   [1.5, 0.0]
   """
+  state = _checked_state(state, {})
   weights = address(
     state,
     z,
@@ -280,8 +287,8 @@ def sample_read(
     The code read, and μ (not w), the input of `weight_kl`.
 
   Raises:
-    ValueError: as `address`, or if weight_stddev is a number that is not
-      positive.
+    ValueError: as `address`, or if weight_stddev is known not to be positive
+      and finite.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.
@@ -290,7 +297,9 @@ def sample_read(
   >>> sample_read(jax.random.key(0), state, jnp.ones(2)).weights.tolist()
   [0.5]
   """
-  _check(weight_stddev=weight_stddev)
+  key = checks.key("key", key)
+  state = _checked_state(state, {})
+  stddev = checks.number("weight_stddev", weight_stddev, above=0)
   weights = address(
     state,
     z,
@@ -299,7 +308,7 @@ def sample_read(
     method=method,
   )
   normal = jax.random.normal(key, weights.shape, weights.dtype)
-  drawn = weights + jnp.asarray(weight_stddev, weights.dtype) * normal
+  drawn = weights + jnp.asarray(stddev, weights.dtype) * normal
   return Reading(_product(drawn, state.mean), weights)
 
 
@@ -323,7 +332,7 @@ def retrieve(
 
   Args:
     state: the memory; not modified.
-    x: initial query, floats, [...].
+    x: initial query, [...].
     encode: encoder e: x -> code, [C].
     decode: decoder d: code -> mode or mean of p(x | z), shaped as x.
     log_likelihood: ln p(x | z) of an item x and a code z, [].
@@ -338,7 +347,8 @@ def retrieve(
     The trajectory. Only one matrix is inverted in total.
 
   Raises:
-    ValueError: as `address`, or if num_steps is not positive.
+    ValueError: as `address`, if num_steps is not a positive whole number, or
+      weight_stddev is known not to be positive and finite.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.
@@ -348,14 +358,18 @@ def retrieve(
   >>> retrieve(state, x, same, same, of_code, num_steps=2).items.tolist()
   [[2.0, 1.0], [1.0, 0.0], [0.5, 0.0]]
   """
-  _check(num_steps=num_steps)
-  chex.assert_type(x, float)  # decoded items are cast to its dtype
+  sizes = {}
+  state = _checked_state(state, sizes)
+  x = checks.real("x", x, "...")
+  x = x.astype(x.dtype)  # decoded items are cast to its dtype
+  num_steps = checks.whole_number("num_steps", num_steps, least=1)
   system = _system(state, noise_variance, weight_variance, method)
   addresses = small_matrices.solve_by_inverse(*system)
   kl = functools.partial(weight_kl, weight_variance=weight_variance)
 
   def step(x, _):
-    w = _product(addresses, encode(x))
+    code = checks.real("encode(x)", encode(x), "C", sizes)
+    w = _product(addresses, code)
     z = _product(w, state.mean)
     spread = kl(w, weight_stddev=weight_stddev)
     new = jnp.asarray(project(decode(z)), x.dtype)
@@ -384,7 +398,8 @@ def lyapunov(log_px: jax.Array, kl_weights: jax.Array) -> jax.Array:
   >>> float(lyapunov(jnp.array(-3.0), jnp.array(1.0)))
   4.0
   """
-  chex.assert_rank([log_px, kl_weights], 0)
+  log_px = checks.real("log_px", log_px, "")
+  kl_weights = checks.real("kl_weights", kl_weights, "")
   return kl_weights - log_px
 
 
@@ -407,7 +422,7 @@ def weight_kl(
     The divergence, in nats, [].
 
   Raises:
-    ValueError: if either is a number that is not positive.
+    ValueError: if either is known not to be positive and finite.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.
@@ -415,11 +430,11 @@ def weight_kl(
   >>> float(weight_kl(jnp.ones(4), weight_stddev=1.0))
   2.0
   """
-  _check(weight_stddev=weight_stddev, weight_variance=weight_variance)
-  chex.assert_rank(weights, 1)
-  chex.assert_type(weights, float)
-  variance = jnp.asarray(weight_variance, weights.dtype)
-  ratio = jnp.square(jnp.asarray(weight_stddev, weights.dtype)) / variance
+  weights = checks.real("weights", weights, "K")
+  stddev = checks.number("weight_stddev", weight_stddev, above=0)
+  variance = checks.number("weight_variance", weight_variance, above=0)
+  variance = jnp.asarray(variance, weights.dtype)
+  ratio = jnp.square(jnp.asarray(stddev, weights.dtype)) / variance
   squares = jnp.sum(jnp.square(weights)) / variance
   return 0.5 * (squares + weights.size * (ratio - 1 - jnp.log(ratio)))
 
@@ -443,7 +458,7 @@ def optimal_weight_stddev(
     σ_q, [], the same for all codes.
 
   Raises:
-    ValueError: if a variance is a number that is not positive.
+    ValueError: if a variance is known not to be positive and finite.
 
   Reference:
     The bound is from Wu et al. (2018), arXiv:1811.09556; its maximum is ours.
@@ -452,11 +467,14 @@ def optimal_weight_stddev(
   >>> float(optimal_weight_stddev(state, noise_variance=2.0))
   0.5
   """
-  _check(noise_variance=noise_variance, weight_variance=weight_variance)
-  chex.assert_rank(state.mean, 2)
-  noise = jnp.asarray(noise_variance, state.mean.dtype)
-  variance = jnp.asarray(weight_variance, state.mean.dtype)
-  squares = jnp.sum(jnp.square(state.mean)) / len(state.mean)
+  sizes = {}
+  mean = checks.real("state.mean", state.mean, "K C", sizes)
+  checks.real("state.cov", state.cov, "K K", sizes)
+  noise = checks.number("noise_variance", noise_variance, above=0)
+  variance = checks.number("weight_variance", weight_variance, above=0)
+  noise = jnp.asarray(noise, mean.dtype)
+  variance = jnp.asarray(variance, mean.dtype)
+  squares = jnp.sum(jnp.square(mean)) / len(mean)
   return 1 / jnp.sqrt(1 / variance + squares / noise)
 
 
@@ -493,19 +511,30 @@ def loss(
   >>> float(total), float(terms.bound)
   (3.5, -2.5)
   """
-  chex.assert_rank([log_px, kl_memory], [1, 0])
-  chex.assert_equal_shape([log_px, kl_weights, autoencoder_log_px])
+  sizes = {}
+  log_px = checks.real("log_px", log_px, "T", sizes)
+  kl_weights = checks.real("kl_weights", kl_weights, "T", sizes)
+  kl_memory = checks.real("kl_memory", kl_memory, "")
+  autoencoder = checks.real(
+    "autoencoder_log_px", autoencoder_log_px, "T", sizes
+  ).mean()
   if not len(log_px):
     raise ValueError("log_px has 0 items; give 1 or more.")
   of_memory = kl_memory / len(log_px)
   bound = log_px.mean() - kl_weights.mean() - of_memory
-  autoencoder = autoencoder_log_px.mean()
   means = log_px.mean(), kl_weights.mean(), of_memory, autoencoder
   return -(bound + autoencoder), LossTerms(bound, *means)
 
 
-def _check(**positive):
-  for name, value in positive.items():
-    if isinstance(value, numbers.Real) and not 0 < float(value) < math.inf:
-      raise ValueError(f"{name} is {value}; it must be positive and finite.")
-    chex.assert_rank(value, 0)
+def _checked_state(state, sizes):
+  """Checks a memory from which addresses are inferred."""
+  mean = checks.real("state.mean", state.mean, "K C", sizes)
+  cov = checks.real("state.cov", state.cov, "K K", sizes)
+  dtype = jnp.result_type(mean, cov)
+  try:
+    is_zero = mean.is_fully_addressable and not jnp.any(mean)
+  except jax.errors.ConcretizationTypeError:  # while tracing
+    is_zero = False
+  if is_zero:
+    raise ValueError("state.mean is 0; addresses are found only if it is not.")
+  return kanerva.State(mean.astype(dtype), cov.astype(dtype))

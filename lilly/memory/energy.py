@@ -10,6 +10,9 @@ end to end on the reconstruction error.
 e.g. with `functools.partial`, and gradients reach them. Activations must be
 smooth, since second derivatives are taken and those of a ReLU vanish. `write`
 and `read` use `lax.scan`: compile time is independent of the number of steps.
+
+Patterns may have any number of axes. Whole numbers count as float32. All
+functions raise ValueError for arguments of another shape than stated.
 """
 
 import functools
@@ -17,9 +20,10 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = [
   "Energy",
@@ -97,11 +101,12 @@ def write_rates(
   >>> f"{jax.nn.softplus(rates.prior['w']):.2f}"
   '0.50'
   """
-  least, most = (float(getattr(jnp.finfo(dtype), x)) for x in ("tiny", "max"))
-  if not least <= initial <= most:
+  initial = float(checks.number("initial", initial, above=0))
+  limits = jnp.finfo(dtype)
+  if not float(limits.tiny) <= initial <= float(limits.max):
     raise ValueError(
-      f"initial is {initial}; it must be positive and finite, from {least:.2g} "
-      f"to {most:.2g}."
+      f"initial is {initial}; it must be from {float(limits.tiny):.2g} to "
+      f"{float(limits.max):.2g}, as a rate of type {limits.dtype}."
     )
   logit = initial + math.log(-math.expm1(-initial))  # inverse softplus
   term = lambda: jax.tree.map(lambda _: jnp.asarray(logit, dtype), layers)
@@ -137,17 +142,11 @@ def read_rates(
   >>> read_rates(3, decay=0.5).step_size_logits.tolist()
   [0.0, 0.0]
   """
-  if num_steps < 1:
-    raise ValueError(f"num_steps is {num_steps}; it must be 1 or more.")
+  num_steps = checks.whole_number("num_steps", num_steps, least=1)
   most = float(jnp.finfo(dtype).max)
-  if not 0 <= step_size <= most:
-    raise ValueError(
-      f"step_size is {step_size}; it must be from 0 to {most:.2g}."
-    )
-  if not 0 <= momentum <= 1:
-    raise ValueError(f"momentum is {momentum}; it must be from 0 to 1.")
-  if not 0 < decay < 1:
-    raise ValueError(f"decay is {decay}; it must be between 0 and 1.")
+  step_size = checks.number("step_size", step_size, least=0, most=most)
+  momentum = checks.number("momentum", momentum, least=0, most=1)
+  decay = checks.number("decay", decay, above=0, below=1)
   logit = math.log(decay) - math.log1p(-decay)
   logits = lambda: jnp.full(num_steps - 1, logit, dtype)
   first = lambda rate: jnp.asarray(rate, dtype)
@@ -170,7 +169,8 @@ def decay_rates(first: jax.Array, logits: jax.Array) -> jax.Array:
   >>> decay_rates(jnp.array(0.5), jnp.zeros(2)).tolist()
   [0.5, 0.25, 0.125]
   """
-  chex.assert_rank([first, logits], [0, 1])
+  first = checks.real("first", first, "")
+  logits = checks.real("logits", logits, "L")
   first = jnp.asarray(first, logits.dtype)
 
   def step(rate, factor):  # the derivative of cumprod would be unrolled
@@ -193,8 +193,8 @@ def writing_terms(
   per term in place of α and β.
 
   Args:
-    params: θ.
-    prior_params: θ̄, the initial weights.
+    params: θ, a tree of arrays.
+    prior_params: θ̄, the initial weights, shaped as θ.
     patterns: x_i, [N, ...].
     energy: E(θ, x).
 
@@ -211,7 +211,15 @@ def writing_terms(
   >>> [float(y) for y in writing_terms(jnp.array(2.0), jnp.ones(()), x, energy)]
   [4.0, 32.0, 1.0]
   """
-  _check_patterns(patterns)
+  params = _checked_params("params", params)
+  prior_params = _checked_params("prior_params", prior_params)
+  if jax.tree.map(jnp.shape, prior_params) != jax.tree.map(jnp.shape, params):
+    raise ValueError(
+      "prior_params differs from params in its shapes (unbatched: vmap over "
+      "further axes)."
+    )
+  patterns = _checked_patterns("patterns", patterns, {})
+  energy = _checked_energy(energy)
   slopes = _slopes(params, patterns, energy)
   squares = jnp.sum(jnp.square(slopes)) / len(patterns)
   moved = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, prior_params)
@@ -221,9 +229,7 @@ def writing_terms(
 
 
 def _mean_energy(params, patterns, energy):
-  energies = jax.vmap(energy, in_axes=(None, 0))(params, patterns)
-  chex.assert_shape(energies, (len(patterns),))
-  return jnp.mean(energies)
+  return jnp.mean(jax.vmap(energy, in_axes=(None, 0))(params, patterns))
 
 
 def _slopes(params, patterns, energy):
@@ -261,7 +267,7 @@ def write(
     Written weights θ, shaped as θ̄.
 
   Raises:
-    ValueError: if N is 0, or num_steps is negative.
+    ValueError: if N is 0, or num_steps is negative or no whole number.
 
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, and its appendix C. ∇_θ |∇_x E|²
@@ -272,10 +278,17 @@ def write(
   >>> f"{write(jnp.array(3.0), x, energy, rates, num_steps=1):.2f}"
   '2.00'
   """
-  _check_patterns(patterns)
-  if num_steps < 0:
-    raise ValueError(f"num_steps is {num_steps}; it must not be negative.")
-  rates = WriteRates(*[_resolved(rho, params, num_steps) for rho in rates])
+  params = _checked_params("params", params)
+  patterns = _checked_patterns("patterns", patterns, {})
+  num_steps = checks.whole_number("num_steps", num_steps)
+  energy = _checked_energy(energy)
+  rates = WriteRates(
+    energy=_resolved("rates.energy", rates.energy, params, num_steps),
+    gradient_norm=_resolved(
+      "rates.gradient_norm", rates.gradient_norm, params, num_steps
+    ),
+    prior=_resolved("rates.prior", rates.prior, params, num_steps),
+  )
 
   def step(current, rates):
     changes = _gradients(current, params, patterns, energy, rates)
@@ -291,11 +304,17 @@ def write(
   return params_t
 
 
-def _resolved(logits, params, num_steps):
+def _resolved(name, logits, params, num_steps):
   """Broadcasts rates to the structure of θ, each [T]."""
   if logits is None:
     return None
-  rates = jax.tree.map(jax.nn.softplus, logits)
+
+  def rate(rho):
+    shape = "num_steps" if jnp.ndim(rho) else ""
+    sizes = {"num_steps": (num_steps, "num_steps")}
+    return jax.nn.softplus(checks.real(name, rho, shape, sizes))
+
+  rates = jax.tree.map(rate, logits)
   rates = jax.tree.broadcast(rates, params)
   return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_steps,)), rates)
 
@@ -361,12 +380,14 @@ def read(
   >>> read(jnp.array(1.0), jnp.zeros(2), energy, rates).tolist()
   [[0.5, 0.5], [0.625, 0.625]]
   """
-  if not lower < upper:
-    raise ValueError(f"lower is {lower}; it must be below upper, {upper}.")
-  chex.assert_type(query, float)
+  lower, upper = _checked_box(lower, upper)
+  query = checks.real("query", query, "...")
+  query = query.astype(query.dtype)  # no longer weakly typed
+  rates = _checked_schedule("rates", rates)
+  params = jax.tree.map(jnp.asarray, params)
   clip = functools.partial(jnp.clip, min=lower, max=upper)
-  query = clip(jnp.asarray(query))  # a supported dtype
-  slope = jax.grad(energy, argnums=1)
+  query = clip(query)
+  slope = jax.grad(_checked_energy(energy), argnums=1)
 
   def step(carry, rates):
     (x, v), (step_size, momentum) = carry, rates
@@ -398,9 +419,9 @@ def reconstruction_loss(iterates: jax.Array, pattern: jax.Array) -> jax.Array:
   >>> float(reconstruction_loss(jnp.array([[1.0], [3.0]]), jnp.zeros(1)))
   10.0
   """
-  chex.assert_equal_shape_suffix([iterates, pattern], pattern.ndim)
-  chex.assert_rank(iterates, pattern.ndim + 1)
-  chex.assert_type(iterates, float)
+  sizes, axes = {}, _axes(jnp.ndim(iterates) - 1)
+  iterates = checks.real("iterates", iterates, f"K {axes}", sizes)
+  pattern = checks.real("pattern", pattern, axes, sizes)
   return jnp.sum(jnp.square(iterates - pattern[None]))
 
 
@@ -450,7 +471,11 @@ def loss(
   >>> float(loss(*given, rates, schedule, num_steps=0)[0])
   2.0
   """
-  chex.assert_equal_shape([patterns, queries])
+  sizes = {}
+  patterns = _checked_patterns("patterns", patterns, sizes)
+  axes = _axes(patterns.ndim - 1)
+  queries = checks.real("queries", queries, f"N {axes}", sizes)
+  schedule = _checked_schedule("schedule", schedule)
   written = write(
     params,
     patterns,
@@ -490,12 +515,56 @@ def error_bits(x: jax.Array, pattern: jax.Array) -> jax.Array:
   >>> int(error_bits(jnp.array([0.4, 0.6, 0.5]), jnp.array([1.0, 1.0, 1.0])))
   1
   """
-  chex.assert_equal_shape([x, pattern])
+  sizes, axes = {}, _axes(jnp.ndim(x))
+  x = checks.real("x", x, axes, sizes)
+  pattern = checks.real("pattern", pattern, axes, sizes)
   wrong = jnp.isnan(x) | ((x >= 0.5) != (pattern >= 0.5))
   return jnp.sum(wrong, dtype=jnp.int32)
 
 
-def _check_patterns(patterns):
-  chex.assert_type(patterns, float)
+def _axes(count):
+  """Names the axes of a pattern, of which there may be any number."""
+  return " ".join(f"D{i}" for i in range(1, count + 1))
+
+
+def _checked_patterns(name, patterns, sizes):
+  axes = _axes(jnp.ndim(patterns) - 1)
+  patterns = checks.real(name, patterns, f"N {axes}", sizes)
   if not len(patterns):
-    raise ValueError("patterns has 0 items; give 1 or more.")
+    raise ValueError(f"{name} has 0 items; give 1 or more.")
+  return patterns.astype(patterns.dtype)  # no longer weakly typed
+
+
+def _checked_params(name, params):
+  def checked(leaf):
+    leaf = checks.real(name, leaf, "...")
+    return leaf.astype(leaf.dtype)
+
+  return jax.tree.map(checked, params)
+
+
+def _checked_energy(energy):
+  return lambda params, x: checks.real("energy", energy(params, x), "")
+
+
+def _checked_schedule(name, rates):
+  sizes = {}
+  logits = rates.step_size_logits, rates.momentum_logits
+  return ReadRates(
+    checks.real(f"{name}.step_size", rates.step_size, ""),
+    checks.real(f"{name}.step_size_logits", logits[0], "L", sizes),
+    checks.real(f"{name}.momentum", rates.momentum, ""),
+    checks.real(f"{name}.momentum_logits", logits[1], "L", sizes),
+  )
+
+
+def _checked_box(lower, upper):
+  lower = checks.number("lower", lower, may_be_infinite=True)
+  upper = checks.number("upper", upper, may_be_infinite=True)
+  try:
+    is_empty = not lower < upper
+  except jax.errors.ConcretizationTypeError:  # while tracing
+    is_empty = False
+  if is_empty:
+    raise ValueError(f"lower is {lower}; it must be below upper, {upper}.")
+  return lower, upper

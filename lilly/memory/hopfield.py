@@ -9,18 +9,19 @@ clamping: the errors published by Bartunov et al. (2020), who do not mention it
 (unconfirmed), are reproduced only with clamping.
 
 Concrete inputs, as opposed to those traced by `jit` or `vmap`, are checked to
-be -1 and 1; for other traced values the formulas are applied as they are.
+be -1 and 1; for other traced values the formulas are applied as they are. Whole
+numbers count as float32. All functions raise ValueError for arguments of
+another shape than stated.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.control import small_matrices
 from lilly.memory import addressing
 
@@ -132,7 +133,7 @@ def pseudo_inverse(
     W, [D, D], symmetric. Time is O(min(N, D)³ + N D²).
 
   Raises:
-    ValueError: as `hebb`, or if the ridge is negative or not finite.
+    ValueError: as `hebb`, or if the ridge is known to be negative or infinite.
 
   Reference:
     Personnaz, Guyon and Dreyfus (1985), Journal de Physique Lettres 46:L359;
@@ -142,16 +143,14 @@ def pseudo_inverse(
   >>> pseudo_inverse(X, zero_diagonal=False, ridge=0.0)[0].tolist()
   [0.5, 0.5, 0.0, 0.0]
   """
-  if not 0 <= ridge < math.inf:
-    raise ValueError(
-      f"ridge is {ridge}; it must be finite and must not be negative."
-    )
+  share = checks.number("ridge", ridge, least=0)
   x, dtype = _checked_patterns(patterns)
   count, size = x.shape
   is_wide = count <= size
   # The smaller of X Xᵀ and Xᵀ X: the other one is singular.
   gram = _product(x, x.T) if is_wide else _product(x.T, x)
-  matrix = gram / size + ridge * jnp.eye(len(gram), dtype=x.dtype)
+  share = jnp.asarray(share, x.dtype)
+  matrix = gram / size + share * jnp.eye(len(gram), dtype=x.dtype)
   right = x if is_wide else gram
   solved = small_matrices.solve_by_inverse(matrix, right) / size
   weights = _product(x.T, solved) if is_wide else solved
@@ -187,10 +186,12 @@ def energy(weights: jax.Array, state: jax.Array) -> jax.Array:
   >>> float(energy(W, jnp.array([1.0, -1.0]))), float(energy(W, jnp.ones(2)))
   (-0.5, 0.5)
   """
-  _check_state(weights, state)
-  dtype = jnp.result_type(weights, state, 0.5)
+  sizes = {}
+  weights = checks.real("weights", weights, "D D", sizes)
+  state = checks.real("state", state, "D", sizes)
+  dtype = jnp.result_type(weights, state)
   wide = jnp.promote_types(dtype, jnp.float32)  # partial sums exceed the energy
-  weights, state = jnp.asarray(weights, wide), jnp.asarray(state, wide)
+  weights, state = weights.astype(wide), state.astype(wide)
   value = -0.5 * _product(state, _product(weights, state))
   return value.astype(dtype)
 
@@ -206,7 +207,8 @@ def retrieve_asynchronously(
   """Updates units one at a time in random order until none changes.
 
   s_i <- sign(Σ_j W_ij s_j); s_i is kept if the sum is 0. Each sweep draws a new
-  order. It converges if W is symmetric with a non-negative diagonal.
+  order. It converges if W is symmetric with a non-negative diagonal. It has no
+  gradient.
 
   Args:
     key: typed PRNG key.
@@ -220,8 +222,8 @@ def retrieve_asynchronously(
     state is stable.
 
   Raises:
-    ValueError: if max_sweeps is not positive, or a concrete value of the query
-      is not -1 or 1.
+    ValueError: if max_sweeps is not a positive whole number, or a concrete
+      value of the query is not -1 or 1.
 
   Reference:
     Hopfield (1982), PNAS 79:2554. Clamping is inferred from the results of
@@ -231,7 +233,8 @@ def retrieve_asynchronously(
   >>> retrieve_asynchronously(key, W, jnp.array([1, 1, 1, 1])).state.tolist()
   [1, -1, 1, 1]
   """
-  is_free = _checked_query(weights, query, clamped, max_sweeps)
+  key = checks.key("key", key)
+  weights, query, is_free = _checked_query(weights, query, clamped)
 
   def update(state, i):
     new = _sign(_product(weights[i], state), state[i])
@@ -254,7 +257,8 @@ def retrieve_synchronously(
 ) -> Retrieval:
   """Updates all units at once until none changes.
 
-  s <- sign(W s). It may reach a cycle of two states, which is never stable.
+  s <- sign(W s). It may reach a cycle of two states, which is never stable. It
+  has no gradient.
 
   Args:
     weights: W, [D, D].
@@ -276,7 +280,7 @@ def retrieve_synchronously(
   >>> retrieve_synchronously(W, jnp.array([1.0, 1.0, 1.0, 1.0])).state.tolist()
   [1.0, -1.0, 1.0, 1.0]
   """
-  is_free = _checked_query(weights, query, clamped, max_sweeps)
+  weights, query, is_free = _checked_query(weights, query, clamped)
 
   def sweep(_, state):
     new = _sign(_product(weights, state), state)
@@ -292,7 +296,7 @@ def _sign(field, state):
 
 def _settle(sweep, key, weights, query, max_sweeps):
   """Sweeps until nothing changes or max_sweeps is reached."""
-
+  max_sweeps = checks.whole_number("max_sweeps", max_sweeps, least=1)
   is_known = ~jnp.isnan(weights).any()
 
   def step(carry):
@@ -305,7 +309,6 @@ def _settle(sweep, key, weights, query, max_sweeps):
     _, found = carry
     return ~found.is_stable & (found.num_sweeps < max_sweeps)
 
-  query = jnp.asarray(query)  # a supported dtype
   state = query.astype(jnp.promote_types(weights.dtype, jnp.float32))
   start = Retrieval(state, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
   _, found = jax.lax.while_loop(goes_on, step, (key, start))
@@ -328,10 +331,11 @@ def modern_energy(
     inverse_temperature: β, positive and finite.
 
   Returns:
-    E, [], non-negative.
+    E, [], non-negative. Longest patterns of equal length share the gradient of
+    the last term.
 
   Raises:
-    ValueError: if N is 0, or β is a number that is not positive and finite.
+    ValueError: if N or D is 0, or β is known not to be positive and finite.
 
   Reference:
     Ramsauer et al. (2021), arXiv:2008.02217, equation 2.
@@ -339,8 +343,11 @@ def modern_energy(
   >>> float(modern_energy(jnp.array([[2.0, 0.0]]), jnp.array([1.0, 0.0])))
   0.5
   """
-  _check_modern(patterns, state, inverse_temperature)
-  beta = jnp.asarray(inverse_temperature, state.dtype)
+  sizes = {}
+  patterns = checks.real("patterns", patterns, "N D", sizes)
+  state = checks.real("state", state, "D", sizes)
+  _check_sizes(patterns)
+  beta = _checked_beta(inverse_temperature, state.dtype)
   scores = jax.nn.logsumexp(beta * _product(patterns, state)) / beta
   longest = jnp.max(jnp.sum(jnp.square(patterns), axis=1))
   squares = 0.5 * (jnp.sum(jnp.square(state)) + longest)
@@ -374,7 +381,8 @@ def modern_retrieve(
     ξ, [D].
 
   Raises:
-    ValueError: as `modern_energy`, or if num_steps is negative.
+    ValueError: as `modern_energy`, or if num_steps is negative or no whole
+      number.
 
   Reference:
     Ramsauer et al. (2021), arXiv:2008.02217, equation 3; clamping is ours.
@@ -383,11 +391,14 @@ def modern_retrieve(
   >>> modern_retrieve(X, jnp.array([0.5, 0.5])).tolist()
   [0.5, 0.5]
   """
-  _check_modern(patterns, query, inverse_temperature)
-  if num_steps < 0:
-    raise ValueError(f"num_steps is {num_steps}; it must not be negative.")
-  is_free = _free(query, clamped)
-  beta = jnp.asarray(inverse_temperature, query.dtype)
+  sizes = {}
+  patterns = checks.real("patterns", patterns, "N D", sizes)
+  query = checks.real("query", query, "D", sizes)
+  query = query.astype(query.dtype)  # no longer weakly typed
+  _check_sizes(patterns)
+  num_steps = checks.whole_number("num_steps", num_steps)
+  is_free = _free(clamped, sizes)
+  beta = _checked_beta(inverse_temperature, query.dtype)
 
   def step(state, _):
     similarity = lambda query, words: _product(words, query)
@@ -400,17 +411,9 @@ def modern_retrieve(
   return jax.lax.scan(step, query, length=num_steps)[0]
 
 
-def _check_modern(patterns, state, inverse_temperature):
-  chex.assert_rank([patterns, state], [2, 1])
-  chex.assert_equal_shape_suffix([patterns, state], 1)
-  chex.assert_type([patterns, state], float)
-  _check_sizes(patterns)
-  is_number = isinstance(inverse_temperature, int | float)
-  if is_number and not 0 < inverse_temperature < math.inf:
-    raise ValueError(
-      f"inverse_temperature is {inverse_temperature}; it must be positive and "
-      "finite."
-    )
+def _checked_beta(inverse_temperature, dtype):
+  beta = checks.number("inverse_temperature", inverse_temperature, above=0)
+  return jnp.asarray(beta, dtype)
 
 
 def _check_sizes(patterns):
@@ -421,35 +424,27 @@ def _check_sizes(patterns):
 
 def _checked_patterns(patterns):
   """Patterns in a dtype wide enough for sums, and the dtype of the weights."""
-  chex.assert_rank(patterns, 2)
+  patterns = checks.real("patterns", patterns, "N D")
   _check_sizes(patterns)
   _check_signs("patterns", patterns)
-  patterns = jnp.asarray(patterns)  # a supported dtype
-  is_float = jnp.issubdtype(patterns.dtype, jnp.floating)
-  dtype = patterns.dtype if is_float else jnp.result_type(float)
+  dtype = patterns.dtype
   return patterns.astype(jnp.promote_types(dtype, jnp.float32)), dtype
 
 
-def _checked_query(weights, query, clamped, max_sweeps):
-  """Checks a query; returns a mask of the units that are not clamped."""
-  _check_state(weights, query)
+def _checked_query(weights, query, clamped):
+  """Weights, a query, and a mask of the units that are not clamped."""
+  sizes = {}
+  weights = checks.real("weights", weights, "D D", sizes)
+  query = checks.array("query", query, "D", sizes)
   _check_signs("query", query)
-  if not max_sweeps >= 1:
-    raise ValueError(f"max_sweeps is {max_sweeps}; it must be 1 or more.")
-  return _free(query, clamped)
+  return weights, query, _free(clamped, sizes)
 
 
-def _free(query, clamped):
+def _free(clamped, sizes):
   if clamped is None:
-    return jnp.ones(query.shape, bool)
-  chex.assert_shape(clamped, query.shape)
-  chex.assert_type(clamped, bool)
-  return ~clamped
-
-
-def _check_state(weights, state):
-  chex.assert_rank(state, 1)
-  chex.assert_shape(weights, (len(state), len(state)))
+    size, _ = sizes["D"]
+    return jnp.ones(size, bool)
+  return ~checks.mask("clamped", clamped, "D", sizes)
 
 
 def _check_signs(name, x):

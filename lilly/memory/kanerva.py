@@ -7,20 +7,24 @@ and in closed form: items can be written in any order, in parts that are merged,
 and erased again.
 
 Addresses are network outputs: not normalised, and of either sign. Functions
-take one episode; `vmap` over several. Dtypes are kept. After thousands of
-writes with little noise (a variance of 1e-4) U stays positive definite in
-float32 if K is small and addresses differ; otherwise use float64.
+take one episode; `vmap` over several. Dtypes are kept; whole numbers count as
+float32. After thousands of writes with little noise (a variance of 1e-4) U
+stays positive definite in float32 if K is small and addresses differ; otherwise
+use float64. U may be singular: a row of variance 0 is known exactly and is
+never changed. Only what needs U⁻¹ cannot tell: `kl` is NaN then, and `merge`
+and the method "information" of `write` are if rows depend on each other, such
+as two equal ones.
+
+All functions raise ValueError for arguments of another shape than stated.
 """
 
 import functools
-import math
-import numbers
 from typing import Literal, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.control import small_matrices
 
 __all__ = [
@@ -55,7 +59,8 @@ def prior(mean: jax.Array, log_variance: float | jax.Array) -> State:
   Args:
     mean: R, [K, C]. Usually learned, as is the variance; must not be 0 if
       addresses are inferred from the memory.
-    log_variance: log of each row's variance, [K] or [].
+    log_variance: log of each row's variance, [K] or []; -inf for a row that is
+      known exactly.
 
   Returns:
     The memory.
@@ -69,9 +74,14 @@ def prior(mean: jax.Array, log_variance: float | jax.Array) -> State:
   >>> prior(jnp.ones((2, 1)), jnp.zeros(())).cov.tolist()
   [[1.0, 0.0], [0.0, 1.0]]
   """
-  _check_sizes(mean)
-  log_variance = jnp.asarray(log_variance, mean.dtype)
-  variances = jnp.broadcast_to(jnp.exp(log_variance), mean.shape[:1])
+  sizes = {}
+  mean = checks.real("mean", mean, "K C", sizes)
+  _refuse_empty("mean", mean)
+  mean = mean.astype(mean.dtype)  # no longer weakly typed
+  shape = "K" if jnp.ndim(log_variance) else ""
+  logs = checks.real("log_variance", log_variance, shape, sizes)
+  variances = jnp.exp(logs.astype(mean.dtype))
+  variances = jnp.broadcast_to(variances, mean.shape[:1])
   return State(mean, jnp.diag(variances))
 
 
@@ -91,8 +101,9 @@ def address(address_matrix: jax.Array, b: jax.Array) -> jax.Array:
   >>> address(jnp.array([[1.0, 2.0], [0.0, -1.0]]), jnp.ones(2)).tolist()
   [3.0, -1.0]
   """
-  chex.assert_rank([address_matrix, b], [2, 1])
-  chex.assert_equal_shape_suffix([address_matrix, b], 1)
+  sizes = {}
+  address_matrix = checks.real("address_matrix", address_matrix, "K S", sizes)
+  b = checks.real("b", b, "S", sizes)
   return _product(address_matrix, b)
 
 
@@ -113,8 +124,9 @@ def read(state: State, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
   >>> mean.tolist(), float(variance)
   ([2.0], 2.0)
   """
-  _check_state(state)
-  chex.assert_shape(weights, state.mean.shape[:1])
+  sizes = {}
+  state = _checked_state("state", state, sizes)
+  weights = checks.real("weights", weights, "K", sizes)
   code = _product(weights, state.mean)
   return code, _product(weights, _product(state.cov, weights))
 
@@ -146,7 +158,7 @@ def rank_one_write(
     The memory; U is symmetric. Time is O(K² + K C).
 
   Raises:
-    ValueError: if noise_variance is a number that is not positive.
+    ValueError: if noise_variance is known not to be positive and finite.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756. Joseph's form: Bucy and Joseph (1968).
@@ -156,7 +168,9 @@ def rank_one_write(
   >>> rank_one_write(state, w, z, noise_variance=1.0).mean.tolist()
   [[1.0], [0.0]]
   """
-  noise = _check_item(state, weights, value, noise_variance)
+  state, weights, value, noise = _checked_item(
+    state, weights, value, noise_variance
+  )
   return _write_item(state, weights, value, noise, joseph)
 
 
@@ -199,14 +213,15 @@ def write(
     method: all give the same result up to rounding. "sequential": item by item
       without matrix inverses, O(T (K² + K C)); "joseph": the same in Joseph
       form; "batch": the equation above, O(T³ + T² (K + C) + T K (K + C));
-      "information": by inverse covariances, O(K³ + (T + K) K (K + C)).
+      "information": by inverse covariances, O(K³ + (T + K) K (K + C)); NaN if
+      rows of U depend on each other.
 
   Returns:
     The memory.
 
   Raises:
-    ValueError: if T is 0, the method is unknown, or noise_variance is a number
-      that is not positive.
+    ValueError: if T is 0, the method is unknown, or noise_variance is known not
+      to be positive and finite.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756.
@@ -217,16 +232,15 @@ def write(
   >>> [round(float(x), 3) for x in mean[:, 0]]
   [1.4, 0.8]
   """
-  noise = _check_items(state, weights, values, noise_variance)
+  state, weights, values, noise = _checked_items(
+    state, weights, values, noise_variance
+  )
   if method in ("sequential", "joseph"):
     return _write_items(state, weights, values, noise, method == "joseph")
   if method == "batch":
     return _write_batch(state, weights, values, noise)
   if method == "information":
-    precision, _ = small_matrices.invert(state.cov)
-    precision += _product(weights.T, weights) / noise
-    delta = values - _product(weights, state.mean)
-    return _known(state.mean, precision, _product(weights.T, delta) / noise)
+    return _write_information(state, weights, values, noise)
   allowed = "sequential, batch, information or joseph"
   raise ValueError(f"method is {method!r}; it must be {allowed}.")
 
@@ -251,10 +265,32 @@ def _write_batch(state, weights, values, noise):
   return State(state.mean + moved[:, :code_size], 0.5 * (cov + cov.T))
 
 
-def _known(mean, precision, information):
+def _write_information(state, weights, values, noise):
+  is_known = _known_rows(state)
+  precision, _ = small_matrices.invert(_filled(state.cov, is_known, 1))
+  precision += _product(weights.T, weights) / noise
+  delta = values - _product(weights, state.mean)
+  information = _product(weights.T, delta) / noise
+  return _from_information(state.mean, precision, information, is_known)
+
+
+def _from_information(mean, precision, information, is_known):
   """Computes U from its inverse, and R = mean + U information."""
-  cov, _ = small_matrices.invert(precision)
+  cov, _ = small_matrices.invert(_filled(precision, is_known, 1))
+  cov = _filled(cov, is_known, 0)
   return State(mean + _product(cov, information), cov)
+
+
+def _known_rows(state):
+  """Finds the rows that are known exactly: they have no information."""
+  return jnp.diagonal(state.cov) == 0
+
+
+def _filled(matrix, is_known, variance):
+  """Sets known rows' variances, and their covariances to 0."""
+  is_kept = ~(is_known[:, None] | is_known[None])
+  others = variance * jnp.eye(len(matrix), dtype=matrix.dtype)
+  return jnp.where(is_kept, matrix, others)
 
 
 def write_all(
@@ -264,10 +300,10 @@ def write_all(
   *,
   noise_variance: float | jax.Array,
 ) -> State:
-  """Writes an episode in parallel and keeps the memory after each item.
+  """Writes an episode and keeps the memory after each item.
 
-  U_t⁻¹ = U⁻¹ + Σ_{i≤t} w_i w_iᵀ / σ²,  R_t = R + U_t Σ_{i≤t} w_i Δ_iᵀ / σ²,
-  Δ_i = z_i - Rᵀ w_i: prefix sums instead of a loop.
+  R_t = R_{t-1} + g_t Δ_tᵀ,  U_t = U_{t-1} - (U_{t-1} w_t)(U_{t-1} w_t)ᵀ / s_t,
+  see `rank_one_write`. U is not inverted, so it may be singular.
 
   Args:
     state: the memory.
@@ -277,27 +313,29 @@ def write_all(
 
   Returns:
     Memories with a leading axis T; the last one equals that of `write`. Time is
-    O(T (K³ + K² C)), space O(T K (K + C)).
+    O(T (K² + K C)), space O(T K (K + C)).
 
   Raises:
     ValueError: as `write`.
 
   Reference:
-    Wu et al. (2018), arXiv:1804.01756, as prefix sums.
+    Wu et al. (2018), arXiv:1804.01756.
 
   >>> state, ones = prior(jnp.zeros((1, 1)), 0.0), jnp.ones((3, 1))
   >>> states = write_all(state, ones, ones, noise_variance=1.0)
   >>> [round(float(x), 2) for x in states.cov[:, 0, 0]]
   [0.5, 0.33, 0.25]
   """
-  noise = _check_items(state, weights, values, noise_variance)
-  delta = values - _product(weights, state.mean)
-  squares = weights[:, :, None] * weights[:, None] / noise
-  products = weights[:, :, None] * delta[:, None] / noise
-  precision, _ = small_matrices.invert(state.cov)
-  known = jax.vmap(_known, in_axes=(None, 0, 0))
-  precisions = precision[None] + jnp.cumsum(squares, axis=0)
-  return known(state.mean, precisions, jnp.cumsum(products, axis=0))
+  state, weights, values, noise = _checked_items(
+    state, weights, values, noise_variance
+  )
+
+  def step(state, item):
+    w, z = item
+    state = _write_item(state, w, z, noise)
+    return state, state
+
+  return jax.lax.scan(step, state, (weights, values))[1]
 
 
 def erase(
@@ -332,7 +370,9 @@ def erase(
   >>> erase(state, W, Z, noise_variance=1.0).mean.tolist()
   [[0.0]]
   """
-  noise = _check_items(state, weights, values, noise_variance)
+  state, weights, values, noise = _checked_items(
+    state, weights, values, noise_variance
+  )
   return _write_items(state, weights, values, -noise)
 
 
@@ -348,7 +388,9 @@ def merge(a: State, b: State, prior: State) -> State:
     prior: the common prior.
 
   Returns:
-    The memory with the items of both. Time is O(K³ + K² C).
+    The memory with the items of both. Rows that the prior knows exactly stay as
+    they are; if its other rows depend on each other, or a or b is singular
+    where it is not, the result is NaN. Time is O(K³ + K² C).
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756, by inverse covariances.
@@ -358,14 +400,17 @@ def merge(a: State, b: State, prior: State) -> State:
   >>> round(float(merge(a, a, empty).mean[0, 0]), 4)
   0.6667
   """
-  for state in (a, b, prior):
-    _check_state(state)
-  chex.assert_equal_shape([a.mean, b.mean, prior.mean])
-  covs = jnp.stack([a.cov, b.cov, prior.cov])
+  sizes = {}
+  a = _checked_state("a", a, sizes)
+  b = _checked_state("b", b, sizes)
+  prior = _checked_state("prior", prior, sizes)
+  is_known = _known_rows(prior)
+  covs = jnp.stack([_filled(x.cov, is_known, 1) for x in (a, b, prior)])
   (of_a, of_b, of_prior), _ = jax.vmap(small_matrices.invert)(covs)
   moved = _product(of_a, a.mean - prior.mean)
   moved += _product(of_b, b.mean - prior.mean)
-  return _known(prior.mean, of_a + of_b - of_prior, moved)
+  precision = of_a + of_b - of_prior
+  return _from_information(prior.mean, precision, moved, is_known)
 
 
 def kl(
@@ -388,7 +433,9 @@ def kl(
     scale: factor of the result.
 
   Returns:
-    The divergence, in nats, []; NaN if U or U₀ is not positive definite.
+    The divergence, in nats, []; NaN if U or U₀ is not positive definite. Rows
+    that both know exactly contribute nothing: leave them out of both. If U
+    alone is singular, the divergence is infinite.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556. Exact by default, unlike the authors'
@@ -398,9 +445,10 @@ def kl(
   >>> float(kl(ones, ones._replace(mean=0 * ones.mean)))
   1.0
   """
-  for state in (posterior, prior):
-    _check_state(state)
-  chex.assert_equal_shape([posterior.mean, prior.mean])
+  sizes = {}
+  posterior = _checked_state("posterior", posterior, sizes)
+  prior = _checked_state("prior", prior, sizes)
+  scale = checks.number("scale", scale)
   num_rows, code_size = prior.mean.shape
   inverse, of_prior = small_matrices.invert(prior.cov)
   if diagonal:
@@ -436,7 +484,7 @@ def step_kl(
     The divergence, in nats, [].
 
   Raises:
-    ValueError: if noise_variance is a number that is not positive.
+    ValueError: if noise_variance is known not to be positive and finite.
 
   Reference:
     Wu et al. (2018), arXiv:1811.09556.
@@ -445,7 +493,9 @@ def step_kl(
   >>> step_kl(state, jnp.ones(1), jnp.zeros(1), noise_variance=1.0).round(4)
   Array(0.0966, dtype=float32)
   """
-  noise = _check_item(state, weights, value, noise_variance)
+  state, weights, value, noise = _checked_item(
+    state, weights, value, noise_variance
+  )
   code, variance = read(state, weights)
   beta = variance / (variance + noise)
   squares = jnp.sum(jnp.square(value - code)) / (variance + noise)
@@ -453,43 +503,39 @@ def step_kl(
   return 0.5 * (beta * squares + value.size * (grown - beta))
 
 
-def _check_sizes(mean):
-  chex.assert_rank(mean, 2)
-  # Variances are cast to its dtype; an integer dtype would truncate them.
-  chex.assert_type(mean, float)
-  for name, size in zip(("rows", "columns"), mean.shape, strict=True):
+def _checked_state(name, state, sizes):
+  mean = checks.real(f"{name}.mean", state.mean, "K C", sizes)
+  cov = checks.real(f"{name}.cov", state.cov, "K K", sizes)
+  _refuse_empty(f"{name}.mean", mean)
+  dtype = jnp.result_type(mean, cov)
+  return State(mean.astype(dtype), cov.astype(dtype))
+
+
+def _refuse_empty(name, mean):
+  for axis, size in zip(("rows", "columns"), mean.shape, strict=True):
     if not size:
-      raise ValueError(f"the mean has 0 {name}; give 1 or more.")
+      raise ValueError(f"{name} has 0 {axis}; give 1 or more.")
 
 
-def _check_state(state):
-  _check_sizes(state.mean)
-  chex.assert_shape(state.cov, (len(state.mean), len(state.mean)))
+def _checked_item(state, weights, value, noise_variance):
+  """Checks the arguments; the noise variance gets the memory's dtype."""
+  sizes = {}
+  state = _checked_state("state", state, sizes)
+  weights = checks.real("weights", weights, "K", sizes)
+  value = checks.real("value", value, "C", sizes)
+  return state, weights, value, _checked_noise(noise_variance, state)
 
 
-def _check_item(state, weights, value, noise_variance):
-  """Checks an item; returns the noise variance in the memory's dtype."""
-  _check_state(state)
-  chex.assert_shape(weights, state.mean.shape[:1])
-  chex.assert_shape(value, state.mean.shape[1:])
-  return _checked(noise_variance, state.mean.dtype)
-
-
-def _checked(noise_variance, dtype):
-  """The noise variance in the memory's dtype, one for all items."""
-  is_number = isinstance(noise_variance, numbers.Real)
-  if is_number and not 0 < float(noise_variance) < math.inf:
-    raise ValueError(
-      f"noise_variance is {noise_variance}; it must be positive and finite."
-    )
-  noise = jnp.asarray(noise_variance, dtype)
-  chex.assert_rank(noise, 0)
-  return noise
-
-
-def _check_items(state, weights, values, noise_variance):
-  chex.assert_rank([weights, values], 2)
-  chex.assert_equal_shape_prefix([weights, values], 1)
+def _checked_items(state, weights, values, noise_variance):
+  sizes = {}
+  state = _checked_state("state", state, sizes)
+  weights = checks.real("weights", weights, "T K", sizes)
+  values = checks.real("values", values, "T C", sizes)
   if not len(weights):
     raise ValueError("weights has 0 items; give 1 or more.")
-  return _check_item(state, weights[0], values[0], noise_variance)
+  return state, weights, values, _checked_noise(noise_variance, state)
+
+
+def _checked_noise(noise_variance, state):
+  noise = checks.number("noise_variance", noise_variance, above=0)
+  return jnp.asarray(noise, state.mean.dtype)

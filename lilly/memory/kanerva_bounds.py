@@ -1,16 +1,15 @@
 """Evidence, code KL and training bound of a Kanerva Machine's memory.
 
-In nats, summed over the dimensions of an item.
+In nats, summed over the dimensions of an item. Whole numbers count as float32.
+All functions raise ValueError for arguments of another shape than stated.
 """
 
-import math
-import numbers
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import kanerva
 
 __all__ = ["ConditionalTerms", "code_kl", "conditional_bound", "log_evidence"]
@@ -45,7 +44,8 @@ def log_evidence(
     Log likelihoods, in nats, [T]; negated, they measure surprise.
 
   Raises:
-    ValueError: if T is 0, or noise_variance is a number that is not positive.
+    ValueError: if T is 0, or noise_variance is known not to be positive and
+      finite.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756, by the chain rule over items.
@@ -55,8 +55,14 @@ def log_evidence(
   >>> log_evidence(state, zero, zero, noise_variance=1.0).round(3)
   Array([-0.919], dtype=float32)
   """
-  noise = _checked(noise_variance, state.mean.dtype)
-  _check_items(weights, values)
+  sizes = {}
+  mean = checks.real("state.mean", state.mean, "K C", sizes)
+  cov = checks.real("state.cov", state.cov, "K K", sizes)
+  weights = checks.real("weights", weights, "T K", sizes)
+  values = checks.real("values", values, "T C", sizes)
+  _refuse_empty("weights", weights)
+  noise = checks.number("noise_variance", noise_variance, above=0)
+  noise = jnp.asarray(noise, mean.dtype)
 
   def step(state, item):
     w, z = item
@@ -64,7 +70,8 @@ def log_evidence(
     new = kanerva.rank_one_write(state, w, z, noise_variance=noise)
     return new, _log_normal(z, code, variance + noise)
 
-  return jax.lax.scan(step, state, (weights, values))[1]
+  start = kanerva.State(mean, cov)
+  return jax.lax.scan(step, start, (weights, values))[1]
 
 
 def _log_normal(z, mean, variance):
@@ -97,7 +104,8 @@ def code_kl(
     The divergence, in nats, summed over the code, [].
 
   Raises:
-    ValueError: if noise_variance is a number that is not positive.
+    ValueError: if noise_variance is known not to be positive and finite, or
+      read_variance not to be finite.
 
   Reference:
     Wu et al. (2018), arXiv:1804.01756.
@@ -107,12 +115,14 @@ def code_kl(
   ... )
   1.0
   """
-  chex.assert_rank(mean, 1)
-  chex.assert_type(mean, float)
-  chex.assert_equal_shape([mean, stddev, read_mean])
-  noise = _checked(noise_variance, mean.dtype)
-  variance = jnp.asarray(read_variance, mean.dtype)
-  chex.assert_rank(variance, 0)
+  sizes = {}
+  mean = checks.real("mean", mean, "C", sizes)
+  stddev = checks.real("stddev", stddev, "C", sizes)
+  read_mean = checks.real("read_mean", read_mean, "C", sizes)
+  noise = checks.number("noise_variance", noise_variance, above=0)
+  variance = checks.number("read_variance", read_variance)
+  noise = jnp.asarray(noise, mean.dtype)
+  variance = jnp.asarray(variance, mean.dtype)
   squares = jnp.square(stddev) + jnp.square(mean - read_mean) + variance
   logs = mean.size * jnp.log(noise) - 2 * jnp.sum(jnp.log(stddev))
   return 0.5 * (jnp.sum(squares) / noise - mean.size + logs)
@@ -145,28 +155,15 @@ def conditional_bound(
   >>> float(bound), float(terms.kl_code)
   (-3.0, 1.0)
   """
-  chex.assert_rank(log_px, 1)
-  chex.assert_equal_shape([log_px, kl_address, kl_code])
-  if not len(log_px):
-    raise ValueError("log_px has 0 items; give 1 or more.")
+  sizes = {}
+  log_px = checks.real("log_px", log_px, "T", sizes)
+  kl_address = checks.real("kl_address", kl_address, "T", sizes)
+  kl_code = checks.real("kl_code", kl_code, "T", sizes)
+  _refuse_empty("log_px", log_px)
   terms = ConditionalTerms(*(x.mean() for x in (log_px, kl_address, kl_code)))
   return terms.log_likelihood - terms.kl_address - terms.kl_code, terms
 
 
-def _checked(noise_variance, dtype):
-  """The noise variance in the memory's dtype, one for all items."""
-  is_number = isinstance(noise_variance, numbers.Real)
-  if is_number and not 0 < float(noise_variance) < math.inf:
-    raise ValueError(
-      f"noise_variance is {noise_variance}; it must be positive and finite."
-    )
-  noise = jnp.asarray(noise_variance, dtype)
-  chex.assert_rank(noise, 0)
-  return noise
-
-
-def _check_items(weights, values):
-  chex.assert_rank([weights, values], 2)
-  chex.assert_equal_shape_prefix([weights, values], 1)
-  if not len(weights):
-    raise ValueError("weights has 0 items; give 1 or more.")
+def _refuse_empty(name, x):
+  if not len(x):
+    raise ValueError(f"{name} has 0 items; give 1 or more.")

@@ -4,27 +4,45 @@ A network scores elements. Those above a threshold are classified as members, as
 are those found in the backup, a classical filter that holds the members below
 the threshold. So there are no false negatives, whatever the scores are; better
 scores make the backup smaller.
+
+A backup keeps its false-positive rate up to a number of elements, its capacity.
+To add elements to a set later, ask for the room when making the backup.
+
+All functions raise ValueError for arguments of another shape than stated. Whole
+numbers count as float32.
 """
 
 import math
-import numbers
+from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import bloom
 
 __all__ = [
+  "Backup",
   "auc",
   "calibrate",
   "contains",
   "false_positive_rate",
   "fill_backup",
   "find_missed",
+  "init",
   "make_backup",
   "space",
 ]
+
+
+class Backup(NamedTuple):
+  """A Bloom filter of the members that a network misses."""
+
+  filter: bloom.State
+  count: jax.Array  # number of elements inserted, int32 []
+  # number of elements up to which the rate holds, int32 []; it is broken if
+  # `count` is above
+  capacity: jax.Array
 
 
 def auc(members: jax.Array, non_members: jax.Array) -> jax.Array:
@@ -40,7 +58,7 @@ def auc(members: jax.Array, non_members: jax.Array) -> jax.Array:
 
   Returns:
     The area, []: 1 for perfect separation, 0.5 for chance. Time is
-    O((n + t) log t).
+    O((n + t) log t). Piecewise constant: its gradient is 0.
 
   Raises:
     ValueError: if n or t is 0.
@@ -51,7 +69,8 @@ def auc(members: jax.Array, non_members: jax.Array) -> jax.Array:
   >>> float(auc(jnp.array([1.0, 2.0]), jnp.array([0.0, 1.0])))
   0.875
   """
-  chex.assert_rank([members, non_members], 1)
+  members = checks.real("members", members, "n")
+  non_members = checks.real("non_members", non_members, "t")
   for name, scores in (("members", members), ("non_members", non_members)):
     if not scores.size:
       raise ValueError(f"{name} has 0 items; give 1 or more.")
@@ -62,8 +81,7 @@ def auc(members: jax.Array, non_members: jax.Array) -> jax.Array:
   wide = jnp.promote_types(members.dtype, jnp.float32)
   parts = (below.astype(wide) + not_above.astype(wide)) / (2 * non_members.size)
   area = jnp.mean(jnp.where(jnp.isnan(members), 0, parts))
-  is_float = jnp.issubdtype(members.dtype, jnp.floating)
-  return area.astype(members.dtype) if is_float else area
+  return area.astype(members.dtype)
 
 
 def calibrate(scores: jax.Array, *, fpr: float | jax.Array) -> jax.Array:
@@ -83,7 +101,7 @@ def calibrate(scores: jax.Array, *, fpr: float | jax.Array) -> jax.Array:
     the most members; -inf if ε is 1.
 
   Raises:
-    ValueError: if n is 0, or ε is a number that is not from 0 to 1.
+    ValueError: if n is 0, or ε is not from 0 to 1.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
@@ -91,10 +109,10 @@ def calibrate(scores: jax.Array, *, fpr: float | jax.Array) -> jax.Array:
   >>> float(calibrate(jnp.array([1.0, 4.0, 2.0, 3.0]), fpr=0.25))
   3.0
   """
-  chex.assert_rank(scores, 1)
+  scores = checks.real("scores", scores, "n")
   if not scores.size:
     raise ValueError("scores has 0 items; give 1 or more.")
-  _check_rate("fpr", fpr)
+  fpr = checks.number("fpr", fpr, least=0, most=1)
   # 0.29 of 100 scores is 29 despite rounding of the product: add one unit in
   # the last place. More would let one too many of millions of scores pass.
   most = jnp.floor(jnp.asarray(fpr, jnp.float32) * (scores.size * (1 + 2**-23)))
@@ -114,7 +132,8 @@ def find_missed(
     margin: how far above the threshold a score must be, relative to
       max(1, |τ|): recomputed in another program or batch size, a score may
       change by rounding. A positive margin is raised to at least the rounding
-      error of the dtype. 0 is the paper's.
+        error of the dtype. 0 is the paper's.
+
   Returns:
     Booleans, [...]; true also if a score is NaN. Their count is n_fn in
     `space`.
@@ -128,9 +147,9 @@ def find_missed(
   >>> find_missed(jnp.array([1.0, 2.0, 3.0]), jnp.array(2.0)).tolist()
   [True, True, False]
   """
-  if not margin >= 0:
-    raise ValueError(f"margin is {margin}; it must not be negative.")
-  threshold = jnp.asarray(threshold)
+  scores = checks.real("scores", scores, "...")
+  threshold = checks.real("threshold", threshold, "")
+  margin = float(checks.number("margin", margin, least=0))
   limits = jnp.finfo(threshold.dtype)
   if margin:
     margin = max(margin, 4 * float(limits.eps))
@@ -139,44 +158,112 @@ def find_missed(
   return ~(scores > threshold + margin * scale)
 
 
+def init(key: jax.Array, capacity: int, *, fpr: float) -> Backup:
+  """Creates an empty backup.
+
+  Args:
+    key: typed PRNG key for the hash functions.
+    capacity: number of elements up to which the rate holds.
+    fpr: false-positive rate δ, between 0 and 1.
+
+  Returns:
+    The backup.
+
+  Raises:
+    ValueError: as `bloom.optimal_size`.
+
+  Reference:
+    Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
+
+  >>> int(init(jax.random.key(0), 100, fpr=0.01).filter.num_bits)
+  960
+  """
+  capacity = checks.whole_number("capacity", capacity, most=2**31 - 1)
+  num_bits, num_hashes = bloom.optimal_size(capacity, fpr)
+  return Backup(
+    bloom.init(key, num_bits, num_hashes), jnp.int32(0), jnp.int32(capacity)
+  )
+
+
 def fill_backup(
-  backup: bloom.State,
+  backup: Backup,
   elements: jax.Array,
   scores: jax.Array,
   threshold: jax.Array,
   *,
   margin: float = 1e-3,
-) -> bloom.State:
+) -> Backup:
   """Inserts the members that the network misses into the backup.
 
   Each write changes the scores of elements written before. So to add elements
-  to a set, either insert them into the backup only and leave the memory as it
-  is; or rescore all elements with the new memory and fill an empty backup.
+  to a set, either insert them into the backup only, which needs the room for
+  them, and leave the memory as it is; or rescore all elements with the new
+  memory and make a new backup.
 
   Args:
-    backup: a Bloom filter; see `bloom.optimal_size` for its size.
+    backup: the backup.
     elements: members of the set, [n, ...].
     scores: their scores under the memory that will be queried, [n].
     threshold: τ, [].
     margin: see `find_missed`.
 
   Returns:
-    The backup.
+    The backup. Members that are found in it already take no room; those that
+    occur twice in `elements` count twice. Inside `jit` nothing can be raised:
+    `count` above `capacity` tells that the rate is broken. Members are found
+    all the same.
 
   Raises:
-    ValueError: as `find_missed`.
+    ValueError: as `find_missed`, or if the backup would hold more elements than
+      it has room for (where their number is known: outside `jit`).
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
 
-  >>> empty, few = bloom.init(jax.random.key(0), 40, 3), jnp.array([5, 7])
+  >>> empty, few = init(jax.random.key(0), 2, fpr=0.01), jnp.array([5, 7])
   >>> backup = fill_backup(empty, few, jnp.array([-1.0, 1.0]), jnp.array(0.0))
-  >>> [bool(bloom.query(backup, x)) for x in few]
+  >>> [bool(bloom.query(backup.filter, x)) for x in few]
   [True, False]
   """
-  chex.assert_shape(scores, elements.shape[:1])
+  backup = _checked_backup(backup)
+  elements, scores = _elements_and_scores(elements, scores)
   where = find_missed(scores, threshold, margin=margin)
-  return bloom.insert(backup, elements, where=where)
+  # What the filter finds sets no bit.
+  is_found = jax.vmap(bloom.query, (None, 0))(backup.filter, elements)
+  is_new = where & ~is_found
+  count = backup.count + jnp.sum(is_new, dtype=jnp.int32)
+  _check_room(count, backup.capacity)
+  filled = bloom.insert(backup.filter, elements, where=is_new)
+  return Backup(filled, count, backup.capacity)
+
+
+def _checked_backup(backup):
+  words = checks.integers("backup.filter.words", backup.filter.words, "w")
+  num_bits = checks.integers(
+    "backup.filter.num_bits", backup.filter.num_bits, ""
+  )
+  seeds = checks.integers("backup.filter.seeds", backup.filter.seeds, "k")
+  count = checks.integers("backup.count", backup.count, "")
+  capacity = checks.integers("backup.capacity", backup.capacity, "")
+  return Backup(bloom.State(words, num_bits, seeds), count, capacity)
+
+
+def _elements_and_scores(elements, scores):
+  elements = checks.array("elements", elements, "...")
+  if not elements.ndim:
+    raise ValueError("elements is a scalar; it must be an array of elements.")
+  sizes = {"n": (len(elements), "elements")}
+  return elements, checks.real("scores", scores, "n", sizes)
+
+
+def _check_room(count, capacity):
+  """Raises an error if a backup is too full, where this is known."""
+  count, capacity = checks.known(count), checks.known(capacity)
+  if count is not None and capacity is not None and count > capacity:
+    raise ValueError(
+      f"backup would hold {count} elements, and has room for {capacity}: make "
+      "one of larger capacity."
+    )
 
 
 def make_backup(
@@ -186,9 +273,10 @@ def make_backup(
   threshold: jax.Array,
   *,
   fpr: float,
+  capacity: int | None = None,
   margin: float = 1e-3,
-) -> bloom.State:
-  """Creates a backup of the members that the network misses, sized to fit.
+) -> Backup:
+  """Creates a backup of the members that the network misses.
 
   Args:
     key: typed PRNG key for the hash functions.
@@ -196,15 +284,19 @@ def make_backup(
     scores: their scores, [n].
     threshold: τ, [].
     fpr: false-positive rate δ of the backup, between 0 and 1.
+    capacity: number of elements up to which the rate holds: of those missed now
+      and of those that are to be inserted later. None: as many as are missed
+      now, with no room for later ones.
     margin: see `find_missed`.
 
   Returns:
-    The backup. Its array has room for all elements, so that shapes do not
-    depend on scores. Only the first `num_bits` are used, as many as the missed
-    members need with the number of hash functions that is optimal for n.
+    The backup. With a capacity of None its array has room for all elements, so
+    that shapes do not depend on scores, but only the first `num_bits` are used:
+    as many as the missed members need with the number of hash functions that is
+    optimal for n.
 
   Raises:
-    ValueError: as `find_missed` and `bloom.optimal_size`.
+    ValueError: as `fill_backup` and `bloom.optimal_size`.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
@@ -213,26 +305,36 @@ def make_backup(
   >>> backup = make_backup(
   ...   jax.random.key(0), few, scores, jnp.array(0.0), fpr=0.01
   ... )
-  >>> [bool(bloom.query(backup, x)) for x in few]
+  >>> [bool(bloom.query(backup.filter, x)) for x in few]
   [True, False]
   """
-  num_bits, num_hashes = bloom.optimal_size(len(elements), fpr)
-  empty = bloom.init(key, num_bits, num_hashes)
-  count = jnp.sum(find_missed(scores, threshold, margin=margin))
-  # As in `optimal_size`, for a count known only at run time.
+  elements, scores = _elements_and_scores(elements, scores)
+  if capacity is not None:
+    empty = init(key, capacity, fpr=fpr)
+    return fill_backup(empty, elements, scores, threshold, margin=margin)
+  empty = init(key, len(elements), fpr=fpr)
+  where = find_missed(scores, threshold, margin=margin)
+  count = jnp.sum(where, dtype=jnp.int32)
+  used = _bits_for(count, empty.filter, float(fpr))
+  empty_filter = empty.filter._replace(num_bits=used)
+  filled = bloom.insert(empty_filter, elements, where=where)
+  return Backup(filled, count, count)
+
+
+def _bits_for(count, empty, fpr):
+  """As `optimal_size`, for a count known only at run time."""
+  num_hashes = len(empty.seeds)
   is_zero = math.log1p(-(fpr ** (1 / num_hashes))) / num_hashes
   used = jnp.ceil(-1 / jnp.expm1(is_zero / jnp.maximum(count, 1)))
   # Cast before comparing: the float nearest to `num_bits` may exceed it.
-  used = jnp.minimum(used.astype(empty.num_bits.dtype), num_bits)
-  empty = empty._replace(num_bits=used)
-  return fill_backup(empty, elements, scores, threshold, margin=margin)
+  return jnp.minimum(used.astype(empty.num_bits.dtype), empty.num_bits)
 
 
 def contains(
   score: jax.Array,
   element: jax.Array,
   threshold: jax.Array,
-  backup: bloom.State,
+  backup: Backup,
 ) -> jax.Array:
   """Tests whether an element may be in the set, by network or backup.
 
@@ -240,7 +342,7 @@ def contains(
     score: score of the element, [].
     element: shaped as the backup's elements, [...].
     threshold: τ, [].
-    backup: filter filled with the members that the network misses.
+    backup: backup that holds the members that the network misses.
 
   Returns:
     Bool []; always true for members.
@@ -248,12 +350,14 @@ def contains(
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
 
-  >>> backup = bloom.init(jax.random.key(0), 40, 3)
+  >>> backup = init(jax.random.key(0), 4, fpr=0.01)
   >>> bool(contains(jnp.array(2.0), jnp.array(5), jnp.array(0.0), backup))
   True
   """
-  chex.assert_rank([score, threshold], 0)
-  return (score > threshold) | bloom.query(backup, element)
+  score = checks.real("score", score, "")
+  threshold = checks.real("threshold", threshold, "")
+  backup = _checked_backup(backup)
+  return (score > threshold) | bloom.query(backup.filter, element)
 
 
 def false_positive_rate(
@@ -270,7 +374,7 @@ def false_positive_rate(
     The rate, [].
 
   Raises:
-    ValueError: if a rate is a number that is not from 0 to 1.
+    ValueError: if a rate is not from 0 to 1.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 3.
@@ -278,8 +382,8 @@ def false_positive_rate(
   >>> float(false_positive_rate(0.5, 0.5))
   0.75
   """
-  _check_rate("fpr", fpr)
-  _check_rate("backup_fpr", backup_fpr)
+  fpr = checks.number("fpr", fpr, least=0, most=1)
+  backup_fpr = checks.number("backup_fpr", backup_fpr, least=0, most=1)
   return jnp.asarray(fpr + (1 - fpr) * backup_fpr)
 
 
@@ -297,7 +401,8 @@ def space(
   Args:
     num_floats: numbers in the memory: m W for a Neural Bloom Filter, n W for a
       Memory Network.
-    num_missed: n_fn, number of elements in the backup.
+    num_missed: n_fn, number of elements that the backup has room for: those
+      missed, unless it was given a capacity.
     fpr: total false-positive rate α, between 0 and 1; half of it is the
       backup's.
     bits: bits per number.
@@ -306,7 +411,7 @@ def space(
     Bits, [].
 
   Raises:
-    ValueError: if α is a number that is not between 0 and 1.
+    ValueError: if a number is out of range.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, section 5.1.
@@ -314,11 +419,8 @@ def space(
   >>> float(space(8 * 4, 0, fpr=0.01))
   1024.0
   """
-  if isinstance(fpr, numbers.Real) and not 0 < float(fpr) < 1:
-    raise ValueError(f"fpr is {fpr}; it must be between 0 and 1.")
+  num_floats = checks.number("num_floats", num_floats, least=0)
+  num_missed = checks.number("num_missed", num_missed, least=0)
+  fpr = checks.number("fpr", fpr, above=0, below=1)
+  bits = checks.whole_number("bits", bits, least=1)
   return 1.0 * bits * num_floats + bloom.space(num_missed, fpr / 2)
-
-
-def _check_rate(name, value):
-  if isinstance(value, numbers.Real) and not 0 <= float(value) <= 1:
-    raise ValueError(f"{name} is {value}; it must be from 0 to 1.")

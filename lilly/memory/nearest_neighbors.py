@@ -4,16 +4,17 @@
 arrays: a word is hashed to the signs of a few random projections, in several
 tables, and a query searches only its own bucket of each table. Insertion,
 deletion and query take time independent of N. Neither is differentiable: slots
-are integers.
+are integers. Whole numbers as words count as float32. All functions raise
+ValueError for arguments of another shape than stated.
 """
 
 import math
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import addressing
 
 __all__ = ["Index", "delete", "exact", "file", "init", "insert", "query"]
@@ -49,7 +50,7 @@ def exact(
     Slots, [K] int32, most similar first, ties to the lowest slot.
 
   Raises:
-    ValueError: if there are fewer words than `count`.
+    ValueError: if count is not from 1 to N.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3.1.
@@ -57,10 +58,10 @@ def exact(
   >>> exact(jnp.eye(3), jnp.array([0.1, 0.9, 0.5]), 2).tolist()
   [1, 2]
   """
-  if not 1 <= count <= len(words):
-    raise ValueError(
-      f"count must be from 1 to the number of words, {len(words)}; got {count}."
-    )
+  sizes = {}
+  words = checks.real("words", words, "N W", sizes)
+  query = checks.real("query", query, "W", sizes)
+  count = checks.whole_number("count", count, least=1, most=len(words))
   words, query = _wide(words), _wide(query)
   return jax.lax.top_k(similarity(query, words), count)[1]
 
@@ -104,15 +105,14 @@ def init(
   >>> init(jax.random.key(0), 1024, 4, bucket_size=32).entries.shape
   (8, 64, 32)
   """
-  sizes = {"num_slots": num_slots, "word_size": word_size}
-  sizes |= {"num_tables": num_tables, "bucket_size": bucket_size}
-  for name, size in sizes.items():
-    if size < 1:
-      raise ValueError(f"{name} must be positive, got {size}.")
+  key = checks.key("key", key)
+  num_slots = checks.whole_number("num_slots", num_slots, least=1)
+  word_size = checks.whole_number("word_size", word_size, least=1)
+  num_tables = checks.whole_number("num_tables", num_tables, least=1)
+  bucket_size = checks.whole_number("bucket_size", bucket_size, least=1)
   if num_bits is None:
     num_bits = max(0, math.ceil(math.log2(2 * num_slots / bucket_size)))
-  if not 0 <= num_bits <= 24:
-    raise ValueError(f"num_bits must be from 0 to 24, got {num_bits}.")
+  num_bits = checks.whole_number("num_bits", num_bits, most=24)
   buckets = 2**num_bits
   empty = jnp.full((num_tables, buckets, bucket_size), num_slots, jnp.int32)
   return Index(
@@ -121,6 +121,23 @@ def init(
     cursors=jnp.zeros((num_tables, buckets), jnp.int32),
     places=jnp.full((num_slots, num_tables), -1, jnp.int32),
   )
+
+
+def _checked_index(index, sizes):
+  hyperplanes = checks.real(
+    "index.hyperplanes", index.hyperplanes, "L b W", sizes
+  )
+  buckets = 2 ** hyperplanes.shape[1]
+  entries = checks.integers(
+    "index.entries", index.entries, f"L {buckets} C", sizes
+  )
+  cursors = checks.integers(
+    "index.cursors", index.cursors, f"L {buckets}", sizes
+  )
+  places = checks.integers("index.places", index.places, "N L", sizes)
+  # Fixes the type of what was whole numbers.
+  hyperplanes = hyperplanes.astype(hyperplanes.dtype)
+  return Index(hyperplanes, entries, cursors, places)
 
 
 def _buckets(index: Index, words: jax.Array) -> jax.Array:
@@ -155,8 +172,10 @@ def insert(index: Index, slots: jax.Array, words: jax.Array) -> Index:
   >>> query(index, jnp.ones((4, 2)), jnp.ones(2), 2).tolist()
   [3, 4]
   """
-  chex.assert_rank(slots, 1)
-  chex.assert_shape(words, (slots.size, index.hyperplanes.shape[-1]))
+  sizes = {}
+  index = _checked_index(index, sizes)
+  slots = checks.integers("slots", slots, "J", sizes)
+  words = checks.real("words", words, "J W", sizes)
   if not slots.size:
     return index
   num_slots, num_tables = index.places.shape
@@ -222,8 +241,10 @@ def file(index: Index, words: jax.Array) -> Index:
   >>> query(index, jnp.eye(3), jnp.ones(3), 3).tolist()
   [0, 1, 2]
   """
+  sizes = {}
+  index = _checked_index(index, sizes)
+  words = checks.real("words", words, "N W", sizes)
   num_slots, _ = index.places.shape
-  chex.assert_axis_dimension(words, 0, num_slots)
   at_once = 64
   slots = jnp.arange(num_slots + -num_slots % at_once).reshape(-1, at_once)
 
@@ -252,6 +273,8 @@ def delete(index: Index, slots: jax.Array) -> Index:
   >>> query(delete(index, jnp.array([1])), words, words[1], 3).tolist()
   [0, 2, 3]
   """
+  index = _checked_index(index, {})
+  slots = checks.integers("slots", slots, "J")
   slots = jnp.where(slots < 0, len(index.places), slots)
   return index._replace(places=index.places.at[slots].set(-1, mode="drop"))
 
@@ -278,6 +301,9 @@ def query(
     Distinct slots, [K] int32, most similar first; padded with N if fewer are
     found.
 
+  Raises:
+    ValueError: if count is not positive.
+
   Reference:
     Rae et al. (2016), arXiv:1610.09027, section 3.5.
 
@@ -285,8 +311,12 @@ def query(
   >>> query(index, jnp.eye(3), jnp.array([0.0, 1.0, 0.0]), 1).tolist()
   [1]
   """
+  sizes = {}
+  index = _checked_index(index, sizes)
+  words = checks.real("words", words, "N W", sizes)
+  query = checks.real("query", query, "W", sizes)
+  count = checks.whole_number("count", count, least=1)
   num_slots, num_tables = index.places.shape
-  chex.assert_axis_dimension(words, 0, num_slots)
   words, query = jax.lax.stop_gradient((words, query))
   bucket_size = index.entries.shape[-1]
   tables = jnp.arange(num_tables)

@@ -9,15 +9,18 @@ false negatives.
 Memory entries grow with the size of the set; if that hurts the network that
 reads them, divide by a constant, not by the number of writes, which would have
 to be stored. An element that is written twice counts twice.
+
+All functions raise ValueError for arguments of another shape than stated. Whole
+numbers count as float32.
 """
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from lilly import checks
 from lilly.memory import addressing
 
 __all__ = [
@@ -61,9 +64,8 @@ def init(
   >>> init(2, 3).tolist()
   [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
   """
-  for name, size in (("num_slots", num_slots), ("word_size", word_size)):
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be 1 or more.")
+  num_slots = checks.whole_number("num_slots", num_slots, least=1)
+  word_size = checks.whole_number("word_size", word_size, least=1)
   return jnp.zeros((num_slots, word_size), dtype)
 
 
@@ -98,9 +100,9 @@ def random_keys(
   >>> bool(jnp.all(few == many[:3]))
   True
   """
-  for name, size in (("num_slots", num_slots), ("query_size", query_size)):
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be 1 or more.")
+  key = checks.key("key", key)
+  num_slots = checks.whole_number("num_slots", num_slots, least=1)
+  query_size = checks.whole_number("query_size", query_size, least=1)
 
   def draw(slot):
     return jax.random.normal(
@@ -126,8 +128,16 @@ def address(query: jax.Array, keys: jax.Array) -> jax.Array:
   >>> address(jnp.zeros(2), jnp.ones((4, 2))).tolist()
   [0.25, 0.25, 0.25, 0.25]
   """
+  query, keys = _query_and_keys(query, keys)
   one = jnp.ones((), query.dtype)
   return addressing.content_weights(query, keys, one, similarity=_scores)
+
+
+def _query_and_keys(query, keys):
+  sizes = {}
+  query = checks.real("query", query, "D", sizes)
+  keys = checks.real("keys", keys, "m D", sizes)
+  return query, keys
 
 
 def _scores(query, keys):
@@ -158,10 +168,8 @@ def sparse_address(
   >>> slots.tolist(), weights.tolist()
   ([0], [1.0])
   """
-  chex.assert_rank([query, keys], [1, 2])
-  chex.assert_equal_shape_suffix([query, keys], 1)
-  if not 1 <= count <= len(keys):
-    raise ValueError(f"count is {count}; it must be from 1 to {len(keys)}.")
+  query, keys = _query_and_keys(query, keys)
+  count = checks.whole_number("count", count, least=1, most=len(keys))
   dtype = jnp.result_type(query, keys)
   wide = jnp.promote_types(dtype, jnp.float32)
   scores = _scores(query.astype(wide), keys.astype(wide))
@@ -192,9 +200,10 @@ def write(
   >>> write(init(2, 1), jnp.array([[0.5, 0.5]]), jnp.array([[4.0]])).tolist()
   [[2.0], [2.0]]
   """
-  chex.assert_rank([memory, addresses, words], 2)
-  chex.assert_equal_shape_prefix([addresses, words], 1)
-  chex.assert_shape(memory, (addresses.shape[1], words.shape[1]))
+  sizes = {}
+  memory = checks.real("memory", memory, "m W", sizes)
+  addresses = checks.real("addresses", addresses, "n m", sizes)
+  words = checks.real("words", words, "n W", sizes)
   wide = jnp.promote_types(memory.dtype, jnp.float32)
   added = _product(addresses.T.astype(wide), words.astype(wide))
   return (memory.astype(wide) + added).astype(memory.dtype)
@@ -221,9 +230,11 @@ def sparse_write(
   >>> sparse_write(init(2, 1), *place, jnp.array([[4.0]])).tolist()
   [[0.0], [2.0]]
   """
-  chex.assert_rank([memory, slots, weights, words], 2)
-  chex.assert_equal_shape([slots, weights])
-  chex.assert_shape(words, (len(slots), memory.shape[1]))
+  sizes = {}
+  memory = checks.real("memory", memory, "m W", sizes)
+  slots = checks.integers("slots", slots, "n k", sizes)
+  weights = checks.real("weights", weights, "n k", sizes)
+  words = checks.real("words", words, "n W", sizes)
   wide = jnp.promote_types(memory.dtype, jnp.float32)
   updates = weights[:, :, None].astype(wide) * words[:, None].astype(wide)
   # Negative indices would count from the end.
@@ -251,8 +262,9 @@ def read(memory: jax.Array, weights: jax.Array) -> jax.Array:
   >>> read(M, jnp.array([0.5, 1.0])).tolist()
   [1.0, 2.0, 6.0, 8.0]
   """
-  chex.assert_rank(memory, 2)
-  chex.assert_shape(weights, memory.shape[:1])
+  sizes = {}
+  memory = checks.real("memory", memory, "m W", sizes)
+  weights = checks.real("weights", weights, "m", sizes)
   return (memory * weights[:, None]).ravel()
 
 
@@ -276,8 +288,10 @@ def sparse_read(
   >>> sparse_read(M, jnp.array([1]), jnp.array([0.5])).tolist()
   [3.0, 4.0]
   """
-  chex.assert_equal_shape([slots, weights])
-  chex.assert_rank(slots, 1)
+  sizes = {}
+  memory = checks.real("memory", memory, "m W", sizes)
+  slots = checks.integers("slots", slots, "k", sizes)
+  weights = checks.real("weights", weights, "k", sizes)
   return read(memory[slots], weights)
 
 
@@ -303,8 +317,9 @@ def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
   >>> f"{float(loss(jnp.zeros(2), jnp.array([0.0, 1.0]))):.3f}"
   '0.693'
   """
-  chex.assert_rank(logits, 1)
-  chex.assert_equal_shape([logits, labels])
+  sizes = {}
+  logits = checks.real("logits", logits, "t", sizes)
+  labels = checks.real("labels", labels, "t", sizes)
   if not logits.size:
     raise ValueError("logits has 0 items; give 1 or more.")
   labels = labels.astype(logits.dtype)

@@ -3,15 +3,17 @@
 Slots are kept in about sqrt(N) blocks of about sqrt(N) slots, together with the
 oldest access of each block: an access updates its own block only, and the
 search looks at the blocks first. A flat search over a million slots would cost
-more than the rest of a sparse memory step.
+more than the rest of a sparse memory step. All functions raise ValueError for
+arguments of another shape than stated.
 """
 
 import math
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["State", "init", "least_recent", "touch"]
 
@@ -44,13 +46,18 @@ def init(num_slots: int) -> State:
   >>> least_recent(init(5), 2).tolist()
   [0, 1]
   """
-  if num_slots < 1:
-    raise ValueError(f"num_slots must be positive, got {num_slots}.")
+  num_slots = checks.whole_number("num_slots", num_slots, least=1)
   size = math.isqrt(num_slots - 1) + 1
   blocks = -(-num_slots // size)
   slots = jnp.arange(blocks * size, dtype=jnp.int32).reshape(blocks, size)
   times = jnp.where(slots < num_slots, slots - num_slots, _NEVER)
   return State(times, times.min(axis=1))
+
+
+def _checked_state(state, sizes):
+  times = checks.integers("state.times", state.times, "B S", sizes)
+  oldest = checks.integers("state.oldest", state.oldest, "B", sizes)
+  return State(times, oldest)
 
 
 def touch(state: State, slots: jax.Array, time: jax.Array) -> State:
@@ -73,7 +80,9 @@ def touch(state: State, slots: jax.Array, time: jax.Array) -> State:
   >>> least_recent(state, 1).tolist()
   [1]
   """
-  chex.assert_rank([slots, time], [1, 0])
+  state = _checked_state(state, {})
+  slots = checks.integers("slots", slots, "J")
+  time = checks.integers("time", time, "").astype(jnp.int32)
   slots = jnp.where(slots < 0, state.times.size, slots)
   if slots.size == 1:  # A single slot is compiled to another kind of update,
     slots = jnp.append(
@@ -83,7 +92,6 @@ def touch(state: State, slots: jax.Array, time: jax.Array) -> State:
   # XLA updates an array in place if every read of its previous version is known
   # to precede the update. The times were last read to find `oldest`, so make
   # the written value depend on it, by a bound that always holds.
-  time = jnp.asarray(time, jnp.int32)
   now = jnp.maximum(time, state.oldest.at[blocks].get(mode="clip"))
   # The maximum does not change the padding of the last block.
   times = state.times.at[blocks, places].max(now, mode="drop")
@@ -117,9 +125,9 @@ def least_recent(state: State, count: int) -> jax.Array:
   >>> least_recent(init(4), 3).tolist()
   [0, 1, 2]
   """
+  state = _checked_state(state, {})
   blocks, size = state.times.shape
-  if not 1 <= count <= blocks * size:
-    raise ValueError(f"count must be from 1 to {blocks * size}, got {count}.")
+  count = checks.whole_number("count", count, least=1, most=blocks * size)
   # The c oldest slots are in the c blocks with the oldest minima: were one
   # elsewhere, each of these c blocks would contain an older one.
   chosen = jnp.sort(_smallest(state.oldest, min(count, blocks)))

@@ -4,18 +4,18 @@ One step of a recurrent network is `write`, then `read`. Neither pass, forward
 or backward, does O(N) work, except for an exact search: with an `Index` the
 search takes constant time. The least recently used slot is found in O(sqrt N).
 See `sparse_rows` for gradients: they flow along the returned states; a loss of
-`state.words.words` itself has none.
+`state.words.words` itself has none. Whole numbers count as float32. All
+functions raise ValueError for arguments of another shape than stated.
 
 A patent exists on this family of memories (US 11,151,443).
 """
 
-import math
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import (
   addressing,
   nearest_neighbors,
@@ -93,7 +93,19 @@ def init(
   >>> init(1024, 32).reads.slots.shape
   (4, 4)
   """
-  _check(fill, index, num_slots, word_size, num_heads, num_reads)
+  num_slots = checks.whole_number("num_slots", num_slots, least=1)
+  word_size = checks.whole_number("word_size", word_size, least=1)
+  num_heads = checks.whole_number("num_heads", num_heads, least=1)
+  num_reads = checks.whole_number("num_reads", num_reads, least=1)
+  fill = checks.number("fill", fill)
+  for name, size in (("num_heads", num_heads), ("num_reads", num_reads)):
+    if size > num_slots:
+      raise ValueError(
+        f"{name} is {size}; it must be at most num_slots, {num_slots}."
+      )
+  if index is not None:
+    sizes = {"N": (num_slots, "num_slots"), "W": (word_size, "word_size")}
+    index = _checked_index("index", index, sizes)
   words = jnp.full((num_slots, word_size), fill, dtype)
 
   def nowhere(count):
@@ -110,27 +122,60 @@ def init(
   )
 
 
-def _check(fill, index, *sizes):
-  names = ("num_slots", "word_size", "num_heads", "num_reads")
-  sizes = dict(zip(names, sizes, strict=True))
-  for name, size in sizes.items():
-    if size < 1:
-      raise ValueError(f"{name} must be positive, got {size}.")
-  for name in ("num_heads", "num_reads"):
-    if sizes[name] > sizes["num_slots"]:
-      raise ValueError(
-        f"{name} must be at most num_slots={sizes['num_slots']}, got "
-        f"{sizes[name]}."
-      )
-  if not math.isfinite(fill):
-    raise ValueError(f"fill must be finite, got {fill}.")
-  if index is not None:
-    wanted = (sizes["num_slots"], sizes["word_size"])
-    found = (len(index.places), index.hyperplanes.shape[-1])
-    if found != wanted:
-      raise ValueError(
-        f"index must be for num_slots, word_size = {wanted}, got {found}."
-      )
+def _checked_state(state, sizes):
+  """The state, of N words of size W, H heads and K words read by each."""
+  words, accesses = state.words, state.accesses
+  tape, tickets = "N W", None
+  if words.tickets is not None:
+    tape = "T W"
+    tickets = checks.integers("state.words.tickets", words.tickets, "N", sizes)
+  words = sparse_rows.State(
+    words=checks.real("state.words.words", words.words, "N W", sizes),
+    tape=checks.real("state.words.tape", words.tape, tape, sizes),
+    tickets=tickets,
+    first=checks.integers("state.words.first", words.first, ""),
+    following=checks.integers("state.words.following", words.following, ""),
+  )
+  blocks = jax.eval_shape(lambda: recency.init(len(words.words))).times
+  num_blocks, block_size = blocks.shape
+  accesses = recency.State(
+    times=checks.integers(
+      "state.accesses.times", accesses.times, f"{num_blocks} {block_size}"
+    ),
+    oldest=checks.integers(
+      "state.accesses.oldest", accesses.oldest, f"{num_blocks}"
+    ),
+  )
+  state = State(
+    words=words,
+    accesses=accesses,
+    reads=_checked_address("state.reads", state.reads, "H K", sizes),
+    writes=_checked_address("state.writes", state.writes, "H J", sizes),
+    time=checks.integers("state.time", state.time, ""),
+    index=_checked_index("state.index", state.index, sizes),
+  )
+  # Fixes the type of what was whole numbers.
+  return jax.tree.map(lambda x: x.astype(x.dtype), state)
+
+
+def _checked_address(name, address, shape, sizes):
+  return Address(
+    slots=checks.integers(f"{name}.slots", address.slots, shape, sizes),
+    weights=checks.real(f"{name}.weights", address.weights, shape, sizes),
+  )
+
+
+def _checked_index(name, index, sizes):
+  if index is None:
+    return None
+  planes = checks.real(f"{name}.hyperplanes", index.hyperplanes, "L b W", sizes)
+  buckets = f"L {2 ** planes.shape[1]}"
+  return nearest_neighbors.Index(
+    planes,
+    checks.integers(f"{name}.entries", index.entries, f"{buckets} C", sizes),
+    checks.integers(f"{name}.cursors", index.cursors, buckets, sizes),
+    checks.integers(f"{name}.places", index.places, "N L", sizes),
+  )
 
 
 def detach(state: State) -> State:
@@ -148,14 +193,13 @@ def detach(state: State) -> State:
   >>> detach(init(8, 2)).time
   Array(0, dtype=int32)
   """
+  state = _checked_state(state, {})
   words = sparse_rows.detach(state.words)
   return jax.lax.stop_gradient(state._replace(words=words))
 
 
 def _touch(state: State, *addresses: Address, delta: float) -> recency.State:
   """Records slots whose weights, summed over this step's accesses, exceed δ."""
-  if not 0 <= delta < 1:
-    raise ValueError(f"delta is {delta}; it must be in [0, 1).")
   slots = jnp.concatenate([a.slots.reshape(-1) for a in addresses])
   weights = jnp.concatenate([a.weights.reshape(-1) for a in addresses])
   weights = jax.lax.stop_gradient(weights)
@@ -205,10 +249,15 @@ def write(
   >>> state.words.words[0].tolist()
   [1.0, 1.0]
   """
-  num_heads, _ = state.reads.slots.shape
-  _, word_size = state.words.words.shape
-  chex.assert_shape(word, (num_heads, word_size))
-  chex.assert_shape([write_gate, interpolation_gate], (num_heads,))
+  delta = checks.number("delta", delta, least=0, below=1)
+  sizes = {}
+  state = _checked_state(state, sizes)
+  word = checks.real("word", word, "H W", sizes)
+  write_gate = checks.real("write_gate", write_gate, "H", sizes)
+  interpolation_gate = checks.real(
+    "interpolation_gate", interpolation_gate, "H", sizes
+  )
+  num_heads, word_size = word.shape
   erased = recency.least_recent(state.accesses, num_heads)
   gate = interpolation_gate[:, None]
   weights = jnp.concatenate([gate * state.reads.weights, 1 - gate], axis=1)
@@ -270,10 +319,12 @@ def content_address(
   >>> address.weights.tolist(), words.shape
   ([[0.25, 0.25, 0.25, 0.25]], (1, 4, 2))
   """
+  sizes = {}
+  state = _checked_state(state, sizes)
+  query = checks.real("query", query, "H W", sizes)
+  strength = checks.real("strength", strength, "H", sizes)
   num_heads, count = state.reads.slots.shape
   num_slots, word_size = state.words.words.shape
-  chex.assert_shape(query, (num_heads, word_size))
-  chex.assert_shape(strength, (num_heads,))
   slots = _search(state, query, count, similarity)
   words, rows = sparse_rows.read(state.words, slots.reshape(-1))
   rows = rows.reshape(num_heads, count, word_size)
@@ -316,6 +367,9 @@ def read_at(
   Returns:
     The updated state and r, [H, W].
 
+  Raises:
+    ValueError: if delta is not in [0, 1).
+
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equation 4.
 
@@ -324,7 +378,10 @@ def read_at(
   >>> read_at(state, address)[1].tolist()
   [[0.5, 0.5]]
   """
-  chex.assert_axis_dimension(address.slots, 0, state.reads.slots.shape[0])
+  delta = checks.number("delta", delta, least=0, below=1)
+  sizes = {}
+  state = _checked_state(state, sizes)
+  address = _checked_address("address", address, "H A", sizes)
   words, rows = sparse_rows.read(state.words, address.slots.reshape(-1))
   rows = rows.reshape(*address.slots.shape, -1)
   return _finish(state._replace(words=words), address, rows, delta)
@@ -363,6 +420,9 @@ def read(
   Returns:
     The updated state and r, [H, W].
 
+  Raises:
+    ValueError: if delta is not in [0, 1).
+
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equation 4 and section 3.1.
 
@@ -370,6 +430,7 @@ def read(
   >>> r.shape
   (4, 2)
   """
+  delta = checks.number("delta", delta, least=0, below=1)
   state, address, rows = content_address(
     state, query, strength, similarity=similarity
   )

@@ -3,15 +3,17 @@
 Reads, writes and usage are those of `sparse_access`; there is no allocation by
 free gates. Each head also records the order of its writes, see
 `temporal_links`, and its read mixes three addresses: by content, and the slots
-written after and before those it last read. Links have no gradient.
+written after and before those it last read. Links have no gradient. Whole
+numbers count as float32. All functions raise ValueError for arguments of
+another shape than stated.
 """
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import addressing, sparse_access, temporal_links
 
 __all__ = ["State", "detach", "init", "read", "write"]
@@ -44,14 +46,39 @@ def init(memory: sparse_access.State, *, num_links: int = 8) -> State:
   >>> init(sparse_access.init(16, 2)).links.precedence_slots.shape
   (4, 8)
   """
-  num_heads = len(memory.reads.slots)
+  slots = checks.integers("memory.reads.slots", memory.reads.slots, "H K")
+  weights = checks.real("memory.reads.weights", memory.reads.weights, "H K")
+  words = checks.real("memory.words.words", memory.words.words, "N W")
+  num_heads = len(slots)
   links = temporal_links.init(
-    len(memory.words.words),
-    num_links=num_links,
-    dtype=memory.reads.weights.dtype,
+    len(words), num_links=num_links, dtype=weights.dtype
   )
   links = jax.tree.map(lambda x: jnp.stack([x] * num_heads), links)
   return State(memory, links)
+
+
+def _checked_state(state, sizes):
+  """The state; `sparse_access` checks what else the memory holds."""
+  memory = state.memory
+  name = "state.memory"
+  words = checks.real(f"{name}.words.words", memory.words.words, "N W", sizes)
+  slots = checks.integers(
+    f"{name}.reads.slots", memory.reads.slots, "H K", sizes
+  )
+  weights = checks.real(
+    f"{name}.reads.weights", memory.reads.weights, "H K", sizes
+  )
+  memory = memory._replace(
+    words=memory.words._replace(words=words),
+    reads=sparse_access.Address(slots, weights),
+  )
+  links = {}
+  for name, x in state.links._asdict().items():
+    check = checks.integers if name.endswith("slots") else checks.real
+    shape = "H L" if name.startswith("precedence") else "H N L"
+    x = check(f"state.links.{name}", x, shape, sizes)
+    links[name] = x.astype(x.dtype)  # fixes the type of whole numbers
+  return State(memory, temporal_links.State(**links))
 
 
 def detach(state: State) -> State:
@@ -69,6 +96,7 @@ def detach(state: State) -> State:
   >>> detach(init(sparse_access.init(16, 2))).memory.time
   Array(0, dtype=int32)
   """
+  state = _checked_state(state, {})
   links = jax.lax.stop_gradient(state.links)
   return State(sparse_access.detach(state.memory), links)
 
@@ -93,6 +121,9 @@ def write(
   Returns:
     The updated state.
 
+  Raises:
+    ValueError: if delta is not in [0, 1).
+
   Reference:
     Rae et al. (2016), arXiv:1610.09027, equations 3, 5, 6 and supplement D.
 
@@ -101,6 +132,7 @@ def write(
   >>> state.links.precedence_slots[0, 0].item()
   0
   """
+  state = _checked_state(state, {})
   memory = sparse_access.write(
     state.memory, word, write_gate, interpolation_gate, delta=delta
   )
@@ -133,6 +165,9 @@ def read(
   Returns:
     The updated state and r, [H, W].
 
+  Raises:
+    ValueError: if delta is not in [0, 1).
+
   Reference:
     Rae et al. (2016), arXiv:1610.09027, supplement D, which does not state how
     the mixture is sparsified: see `temporal_links.strongest`.
@@ -143,8 +178,11 @@ def read(
   >>> r.shape
   (1, 2)
   """
-  num_heads, count = state.memory.reads.slots.shape
-  chex.assert_shape(modes, (num_heads, 3))
+  delta = checks.number("delta", delta, least=0, below=1)
+  sizes = {}
+  state = _checked_state(state, sizes)
+  modes = checks.real("modes", modes, "H 3", sizes)
+  _, count = state.memory.reads.slots.shape
   previous = state.memory.reads  # carries gradients, unlike the links
   memory, content, _ = sparse_access.content_address(
     state.memory, query, strength, similarity=similarity

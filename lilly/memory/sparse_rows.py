@@ -13,13 +13,17 @@ O(N) time nor O(N) memory.
 Updates are in place in a loop whose step is one write and then one read. Other
 orders may copy the words at every step, and so does `jax.checkpoint` around
 single steps, since it saves the state of each.
+
+Whole numbers as words count as float32. All functions raise ValueError for
+arguments of another shape than stated.
 """
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["State", "detach", "init", "read", "write"]
 
@@ -106,18 +110,30 @@ def init(words: jax.Array, *, gradient_rows: int | None = None) -> State:
   >>> init(jnp.zeros((8, 3)), gradient_rows=4).tape.shape
   (4, 3)
   """
-  chex.assert_rank(words, 2)
+  words = checks.real("words", words, "N W")
+  words = words.astype(words.dtype)  # no weak type
   num_slots, word_size = words.shape
   counters = jnp.int32(0), jnp.int32(0)  # two, so that a state can be donated
   if gradient_rows is None:
     tape = words - jax.lax.stop_gradient(words)  # zeros that carry a gradient
     return State(words, tape, None, *counters)
-  if gradient_rows < 1:
-    raise ValueError(
-      f"gradient_rows must be positive or None, got {gradient_rows}."
-    )
+  gradient_rows = checks.whole_number("gradient_rows", gradient_rows, least=1)
   tape = jnp.zeros((gradient_rows, word_size), words.dtype)
   return State(words, tape, jnp.full(num_slots, -1, jnp.int32), *counters)
+
+
+def _checked_state(state, sizes):
+  words = checks.real("state.words", state.words, "N W", sizes)
+  rows, tickets = "N W", None
+  if state.tickets is not None:
+    rows = "T W"
+    tickets = checks.integers("state.tickets", state.tickets, "N", sizes)
+  tape = checks.real("state.tape", state.tape, rows, sizes)
+  first = checks.integers("state.first", state.first, "")
+  following = checks.integers("state.following", state.following, "")
+  state = State(words, tape, tickets, first, following)
+  # Fixes the type of what was whole numbers.
+  return jax.tree.map(lambda x: x.astype(x.dtype), state)
 
 
 def detach(state: State) -> State:
@@ -136,6 +152,7 @@ def detach(state: State) -> State:
   >>> jax.grad(lambda w: detach(init(w)).words.sum())(state.words).sum()
   Array(0., dtype=float32)
   """
+  state = _checked_state(state, {})
   state = state._replace(first=jnp.copy(state.following))
   return jax.lax.stop_gradient(state)
 
@@ -197,8 +214,8 @@ def read(state: State, slots: jax.Array) -> tuple[State, jax.Array]:
   >>> words.tolist()
   [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
   """
-  chex.assert_rank(slots, 1)
-  slots = _in_range(state, slots)
+  state = _checked_state(state, {})
+  slots = _in_range(state, checks.integers("slots", slots, "J"))
   words = jax.lax.stop_gradient(state.words)
   values = words.at[slots].get(mode="fill", fill_value=0)
   values, tape = _note_read(values, state.tape, _lookup(state, slots))
@@ -231,8 +248,11 @@ def write(
   >>> state.words[:, 0].tolist()
   [1.0, 2.0, 1.0]
   """
-  chex.assert_rank([erased, slots], 1)
-  chex.assert_shape(additions, (slots.size, state.words.shape[1]))
+  sizes = {}
+  state = _checked_state(state, sizes)
+  erased = checks.integers("erased", erased, "E", sizes)
+  slots = checks.integers("slots", slots, "J", sizes)
+  additions = checks.real("additions", additions, "J W", sizes)
   erased, slots = _in_range(state, erased), _in_range(state, slots)
   additions = additions.astype(state.words.dtype)
   state, rows = _claim(state, slots)

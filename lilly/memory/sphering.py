@@ -3,15 +3,17 @@
 ZCA is the whitening closest to the identity, so networks trained on its output
 are hardly disturbed by a new projection. Moments and projection are moving
 averages, not learned; only `update` and `refresh` change them, so do not call
-them in evaluation.
+them in evaluation. Whole numbers count as float32. All functions raise
+ValueError for arguments of another shape than stated.
 """
 
 import functools
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["State", "apply", "init", "refresh", "update"]
 
@@ -39,7 +41,7 @@ def init(size: int, *, dtype: jax.typing.DTypeLike = jnp.float32) -> State:
     The state: μ is 0; Σ and θ are the identity.
 
   Raises:
-    ValueError: if D is not positive.
+    ValueError: if D is not a positive whole number.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, which states no
@@ -48,8 +50,7 @@ def init(size: int, *, dtype: jax.typing.DTypeLike = jnp.float32) -> State:
   >>> init(2).projection.tolist()
   [[1.0, 0.0], [0.0, 1.0]]
   """
-  if size < 1:
-    raise ValueError(f"size is {size}; it must be 1 or more.")
+  size = checks.whole_number("size", size, least=1)
   eye = jnp.eye(size, dtype=dtype)
   return State(jnp.zeros(size, dtype), eye, jnp.copy(eye))
 
@@ -70,7 +71,7 @@ def update(
     The state with new moments and the old projection.
 
   Raises:
-    ValueError: if b is 0, or γ is a number that is not from 0 to 1.
+    ValueError: if b is 0, or γ is known not to be from 0 to 1.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304, which prints sᵀ s
@@ -79,10 +80,12 @@ def update(
   >>> update(init(1), jnp.array([[1.0], [3.0]]), decay=0.5).mean.tolist()
   [1.0]
   """
-  _check_rate("decay", decay)
-  chex.assert_shape(features, (None, len(state.mean)))
+  sizes = {}
+  state = _checked_state(state, sizes)
+  features = checks.real("features", features, "b D", sizes)
   if not len(features):
     raise ValueError("features has 0 items; give 1 or more.")
+  decay = checks.number("decay", decay, least=0, most=1)
   s = jax.lax.stop_gradient(features).astype(state.mean.dtype)
   decay = jnp.asarray(decay, state.mean.dtype)
   mixed = lambda old, new: decay * old + (1 - decay) * new
@@ -118,8 +121,8 @@ def refresh(
     O(D³); no LAPACK is called.
 
   Raises:
-    ValueError: if η is a number that is not from 0 to 1, T is not positive, or
-      ε is a number that is not positive.
+    ValueError: if η is known not to be from 0 to 1, or ε not to be positive and
+      finite, or T is not a positive whole number.
 
   Reference:
     Rae, Bartunov and Lillicrap (2019), arXiv:1906.04304; ε is ours. The inverse
@@ -129,11 +132,10 @@ def refresh(
   >>> f"{float(refresh(state, decay=0.0).projection[0, 0]):.2f}"
   '0.50'
   """
-  _check_rate("decay", decay)
-  if every < 1:
-    raise ValueError(f"every is {every}; it must be 1 or more.")
-  if isinstance(epsilon, int | float) and not epsilon > 0:
-    raise ValueError(f"epsilon is {epsilon}; it must be positive.")
+  state = _checked_state(state, {})
+  decay = checks.number("decay", decay, least=0, most=1)
+  every = checks.whole_number("every", every, least=1)
+  epsilon = checks.number("epsilon", epsilon, above=0)
   mean, second_moment, projection = state
   decay, epsilon = (jnp.asarray(x, mean.dtype) for x in (decay, epsilon))
   kept = decay**every
@@ -182,12 +184,16 @@ def apply(
   >>> apply(init(2), jnp.array([3.0, 4.0])).tolist()
   [3.0, 4.0]
   """
-  mean, _, projection = jax.lax.stop_gradient(state)
-  chex.assert_shape(features, mean.shape)
+  sizes = {}
+  mean, _, projection = jax.lax.stop_gradient(_checked_state(state, sizes))
+  features = checks.real("features", features, "D", sizes)
   s = features - mean if is_centred else features
   return _product(projection, s)
 
 
-def _check_rate(name, value):
-  if isinstance(value, int | float) and not 0 <= value <= 1:
-    raise ValueError(f"{name} is {value}; it must be from 0 to 1.")
+def _checked_state(state, sizes):
+  mean = checks.real("state.mean", state.mean, "D", sizes)
+  moment = checks.real("state.second_moment", state.second_moment, "D D", sizes)
+  projection = checks.real("state.projection", state.projection, "D D", sizes)
+  dtype = jnp.result_type(mean, moment, projection)
+  return State(*(x.astype(dtype) for x in (mean, moment, projection)))

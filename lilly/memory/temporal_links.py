@@ -4,15 +4,17 @@ Records which slot was written after which, with at most `num_links` links out
 of and into a slot, so the cost of a step does not depend on the number of
 slots. Functions take one head; `vmap` over heads. Sparse vectors are lists of
 slots and weights: a slot outside [0, num_slots) is ignored, and the weights of
-a repeated slot are summed.
+a repeated slot are summed. Whole numbers as weights count as float32. All
+functions raise ValueError for arguments of another shape than stated.
 """
 
 import functools
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["State", "follow", "init", "strongest", "update"]
 
@@ -59,9 +61,8 @@ def init(
   >>> init(3, num_links=2).successor_slots.tolist()
   [[3, 3], [3, 3], [3, 3]]
   """
-  for name, size in (("num_slots", num_slots), ("num_links", num_links)):
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be at least 1.")
+  num_slots = checks.whole_number("num_slots", num_slots, least=1)
+  num_links = checks.whole_number("num_links", num_links, least=1)
   if num_links > num_slots:
     raise ValueError(
       f"num_links is {num_links}; it must be at most num_slots, {num_slots}."
@@ -72,6 +73,24 @@ def init(
   return State(
     absent, zeros, absent.copy(), zeros.copy(), absent[0], zeros[0].copy()
   )
+
+
+def _checked_state(state):
+  sizes = {}
+  fields = {}
+  for name, x in state._asdict().items():
+    check = checks.integers if name.endswith("slots") else checks.real
+    shape = "L" if name.startswith("precedence") else "N L"
+    fields[name] = check(f"state.{name}", x, shape, sizes)
+  # Fixes the type of what was whole numbers.
+  return State(**{name: x.astype(x.dtype) for name, x in fields.items()})
+
+
+def _checked_entries(slots, weights):
+  sizes = {}
+  slots = checks.integers("slots", slots, "J", sizes)
+  weights = checks.real("weights", weights, "J", sizes)
+  return slots, weights
 
 
 def update(state: State, slots: jax.Array, weights: jax.Array) -> State:
@@ -108,8 +127,8 @@ def update(state: State, slots: jax.Array, weights: jax.Array) -> State:
   >>> state.successor_slots[4].tolist(), state.predecessor_slots[4].tolist()
   ([1, 7], [7, 9])
   """
-  chex.assert_rank([slots, weights], 1)
-  chex.assert_equal_shape([slots, weights])
+  state = _checked_state(state)
+  slots, weights = _checked_entries(slots, weights)
   state, weights = jax.lax.stop_gradient((state, weights))
   weights = weights.astype(state.precedence_weights.dtype)
   j, w = _distinct(slots, weights, len(state.successor_slots))
@@ -192,9 +211,8 @@ def follow(
   >>> forward.tolist()
   [7]
   """
-  chex.assert_rank([slots, weights], 1)
-  chex.assert_equal_shape([slots, weights])
-  state = jax.lax.stop_gradient(state)
+  state = jax.lax.stop_gradient(_checked_state(state))
+  slots, weights = _checked_entries(slots, weights)
   slots = _in_range(slots, len(state.successor_slots))
 
   def along(link_slots, link_weights):
@@ -227,7 +245,7 @@ def strongest(
     Gradients reach the kept weights. NaN weights stay NaN.
 
   Raises:
-    ValueError: if count is not from 1 to M.
+    ValueError: if count is not from 1 to M, or num_slots is not positive.
 
   Reference:
     Rae et al. (2016), arXiv:1610.09027, supplementary D, which does not say how
@@ -238,13 +256,9 @@ def strongest(
   >>> slots.tolist(), weights.tolist()
   ([2, 1, 9], [0.375, 0.25, 0.0])
   """
-  chex.assert_rank([slots, weights], 1)
-  chex.assert_equal_shape([slots, weights])
-  if not 1 <= count <= slots.size:
-    raise ValueError(
-      f"count is {count}; it must be from 1 to the number of entries, "
-      f"{slots.size}."
-    )
+  slots, weights = _checked_entries(slots, weights)
+  count = checks.whole_number("count", count, least=1, most=slots.size)
+  num_slots = checks.whole_number("num_slots", num_slots, least=1)
   slots = _in_range(slots, num_slots)
   weights = _look_up(slots, weights, slots)
   absent = (slots == num_slots) | (weights == 0) | _is_repeated(slots)

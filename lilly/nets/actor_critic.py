@@ -13,6 +13,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.nets import convolutions, network
 from lilly.nets.network import Network
 
@@ -120,8 +121,7 @@ def _normalized(x, is_training, options, name):
 
 def _check(**sizes):
   for name, size in sizes.items():
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be at least 1.")
+    checks.whole_number(name, size, least=1)
 
 
 class _Perceptron(hk.Module):

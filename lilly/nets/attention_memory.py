@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import addressing
 from lilly.nets import encoders
 from lilly.nets.set_memories import SetMemory
@@ -55,8 +55,7 @@ def choose_word_size(num_floats: int, num_words: int, pattern_size: int) -> int:
 
 def _check(**sizes):
   for name, size in sizes.items():
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be a positive integer.")
+    checks.whole_number(name, size, least=1)
 
 
 def make_networks(
@@ -79,7 +78,8 @@ def make_networks(
     The networks.
 
   Raises:
-    ValueError: the shape is invalid; or a size is not positive, when called.
+    ValueError: the shape is invalid; or, when called, a size is not positive or
+      a pattern or word has another shape.
 
   Reference:
     Weston, Chopra and Bordes (2015), arXiv:1410.3916, and Sukhbaatar et al.
@@ -107,13 +107,17 @@ def make_networks(
     question = hk.Linear(size, name="question")
 
     def encode(x):
-      chex.assert_shape(x, shape)
+      x = checks.real("pattern", x, " ".join(map(str, shape)))
       return encoder(x.reshape(image_shape))
 
+    def ask(word):
+      return question(checks.real("word", word, f"{size}"))
+
     def decode(u):
+      u = checks.real("u", u, f"{size}")
       return jax.nn.sigmoid(decoder(u)).reshape(shape)
 
-    return lambda x: decode(question(encode(x))), (encode, question, decode)
+    return lambda x: decode(ask(encode(x))), (encode, ask, decode)
 
   made = hk.without_apply_rng(hk.multi_transform(build))
   encode, ask, decode = cast(Any, made.apply)

@@ -16,11 +16,11 @@ gradient, which performs the reads, deep.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.nets import convolutions
 
 __all__ = [
@@ -157,7 +157,7 @@ def gated(
   _check_dynamic(dynamic_size, "hidden_size", hidden_size)
 
   def build(x):
-    chex.assert_rank(x, 1)
+    x = checks.real("x", x, "D")
     remembered = _linear(dynamic_size, "memory")(x)
     static = _linear(hidden_size - dynamic_size, "static")
     gate = _linear(hidden_size, "gate")
@@ -262,7 +262,7 @@ def residual(
   _check_dynamic(dynamic_size, "hidden_size", hidden_size)
 
   def build(image):
-    chex.assert_rank(image, 3)
+    image = checks.real("image", image, "H W C")
     x = _residual_blocks(image, channels).ravel()
     x = _linear(code_size, "code")(x)
     x = _norm(x, "code_norm")(x)
@@ -321,7 +321,7 @@ def convolutional(
   _check_dynamic(dynamic_size, "width", width)
 
   def build(image):
-    chex.assert_rank(image, 3)
+    image = checks.real("image", image, "H W C")
     x = _residual_blocks(image, channels)
     for l, stride in enumerate((1, 2)):
       h = jnp.tanh(_convolve(x, bottleneck, f"narrow_{l}", window=1))

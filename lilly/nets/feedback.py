@@ -28,6 +28,7 @@ import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lilly.rules import (
   direct_feedback_alignment,
@@ -179,7 +180,7 @@ class Conv2D(hk.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps x [..., height, width, in] to [..., height', width', out]."""
     size = self.kernel_shape
-    size = (size, size) if isinstance(size, int) else size
+    size = (size, size) if isinstance(size, int | np.integer) else size
     in_channels = x.shape[-1] // self.geometry["feature_group_count"]
     shape = (*size, in_channels, self.output_channels)
     w, mask = _weights(shape, x.dtype, self.w_init, self.density)

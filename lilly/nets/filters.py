@@ -237,7 +237,7 @@ def _write(net, params, state, elements):
 def _read(net, params, state, memory, element):
   z, query, word = _embed(net, params, state, element)
   slots, weights = _find(net, params, state, query)
-  rows = memory if slots is None else memory[slots]
+  rows = memory if slots is None else jnp.asarray(memory)[slots]
   if net.read == "summed":
     r = addressing.weighted_sum(weights, rows)
   else:

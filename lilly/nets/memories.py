@@ -13,7 +13,8 @@ transformed here to the ranges that the equations require:
 
 The shifts of α and γ make an untrained network write each word to a separate
 slot, and not overwrite the words it reads. The papers do not state their
-initial values.
+initial values. Steps raise ValueError for inputs of another shape than the
+interface states.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import (
   dense_access,
   differentiable_neural_computer,
@@ -106,10 +108,11 @@ def ntm(
     )
 
   _check(init)
+  shapes = _each(num_heads, shapes)
   return Memory(
     init,
-    _each(num_heads, shapes),
-    step,
+    shapes,
+    _checked(step, shapes),
     reads=(num_heads, word_size),
     accesses=_dense_accesses,
     fill=_dense_fill,
@@ -158,7 +161,7 @@ def dam(
   return Memory(
     init,
     shapes,
-    step,
+    _checked(step, shapes),
     reads=(num_heads, word_size),
     accesses=_dense_accesses,
     fill=_dense_fill,
@@ -189,8 +192,8 @@ def dnc(
   Reference:
     Graves et al. (2016), Nature 538:471.
   """
-  if num_heads < 1:  # the state's heads are read heads
-    raise ValueError(f"num_heads is {num_heads}; it must be positive.")
+  # The state's heads are read heads.
+  num_heads = checks.whole_number("num_heads", num_heads, least=1)
   shapes = _each(
     num_heads,
     {"read_keys": (word_size,), "read_strengths": (), "read_modes": (3,)},
@@ -219,7 +222,7 @@ def dnc(
   return Memory(
     init,
     shapes,
-    step,
+    _checked(step, shapes),
     reads=(num_heads, word_size),
     accesses=_dense_accesses,
     fill=_dense_fill,
@@ -280,13 +283,14 @@ def sam(
       fill=fill,
     )
 
-  if not 0 <= delta < 1:
-    raise ValueError(f"delta is {delta}; it must be in [0, 1).")
+  delta = checks.number("delta", delta, least=0, below=1)
   _check(init)
+  shapes = _each(num_heads, _access(word_size))
+  step = _access_step(sparse_access, {"delta": delta}, {"delta": delta})
   return Memory(
     init,
-    _each(num_heads, _access(word_size)),
-    _access_step(sparse_access, {"delta": delta}, {"delta": delta}),
+    shapes,
+    _checked(step, shapes),
     reads=(num_heads, word_size),
     detach=sparse_access.detach,
     accesses=_sparse_accesses,
@@ -329,12 +333,14 @@ def sdnc(
     return state._replace(memory=_sparse_fill(key, state.memory))
 
   _check(init)
+  shapes = dict(base.interface) | {"modes": (num_heads, 3)}
+  step = _access_step(
+    sparse_neural_computer, {"delta": delta}, {"delta": delta}
+  )
   return base._replace(
     init=init,
-    interface=dict(base.interface) | {"modes": (num_heads, 3)},
-    step=_access_step(
-      sparse_neural_computer, {"delta": delta}, {"delta": delta}
-    ),
+    interface=shapes,
+    step=_checked(step, shapes),
     detach=sparse_neural_computer.detach,
     accesses=lambda state: _sparse_accesses(state.memory),
     fill=fill,
@@ -371,6 +377,18 @@ def _access_step(system, for_write, for_read):
     return system.read(state, query, _above_one(strength), *modes, **for_read)
 
   return step
+
+
+def _checked(step, shapes):
+  """Makes a step that checks the shapes of its inputs."""
+
+  def checked(state, **inputs):
+    for name, shape in shapes.items():
+      sizes = " ".join(map(str, shape))
+      inputs[name] = checks.real(name, inputs[name], sizes)
+    return step(state, **inputs)
+
+  return checked
 
 
 def _dense_accesses(state):

@@ -1,18 +1,19 @@
 """Recurrent networks with one interface, and a controller for any memory.
 
 A `Core` is a set of functions of one example; `lilly.nets.cores` lists all
-cores.
+cores. They raise ValueError for an input or a state of another shape.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.nets import memories
 
 __all__ = [
@@ -55,6 +56,7 @@ def unroll(
   Returns:
     The state after the last input, and the outputs, [T, O].
   """
+  inputs = checks.real("inputs", inputs, "T D")
 
   def step(state, x):
     return core.apply(params, x, state)
@@ -163,14 +165,40 @@ def _linear_of(make_cell, initial_state, input_size, output_size) -> Core:
 def _core(forward, initial_state, input_size, **functions) -> Core:
   network = hk.without_apply_rng(hk.transform(forward))
 
+  @functools.cache
+  def shapes():
+    return jax.tree_util.tree_leaves_with_path(jax.eval_shape(initial_state))
+
+  def check_state(state):
+    leaves, structure = jax.tree.flatten(state)
+    if len(leaves) != len(shapes()):
+      raise ValueError(
+        f"state has {len(leaves)} arrays; it must have {len(shapes())}."
+      )
+    return structure.unflatten(
+      checks.array("state" + _written(path), leaf, _sizes(like.shape))
+      for leaf, (path, like) in zip(leaves, shapes(), strict=True)
+    )
+
   def init(key):
+    key = checks.key("key", key)
     return network.init(key, jnp.zeros(input_size), initial_state())
 
   def apply(params, x, state):
-    chex.assert_shape(x, (input_size,))
-    return network.apply(params, x, state)
+    x = checks.real("input", x, f"{input_size}")
+    return network.apply(params, x, check_state(state))
 
   return Core(init, initial_state, apply, **functions)
+
+
+def _written(path):
+  """The place of a leaf in a state of records, such as ".memory.usage"."""
+  names = [getattr(part, "name", getattr(part, "idx", "")) for part in path]
+  return "".join(f".{name}" for name in names)
+
+
+def _sizes(shape):
+  return " ".join(map(str, shape))
 
 
 def _lstm_state(size):
@@ -179,8 +207,7 @@ def _lstm_state(size):
 
 def _check_sizes(**sizes):
   for name, size in sizes.items():
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be at least 1.")
+    checks.whole_number(name, size, least=1)
 
 
 class State(NamedTuple):
@@ -227,8 +254,8 @@ def with_memory(
   _check_sizes(
     input_size=input_size, output_size=output_size, hidden_size=hidden_size
   )
-  if clip is not None and not clip > 0:
-    raise ValueError(f"clip is {clip}; it must be positive or None.")
+  if clip is not None:
+    clip = checks.number("clip", clip, above=0, may_be_infinite=True)
 
   def initial_state():
     return State(

@@ -6,9 +6,10 @@ at its first step, so none are stored that could become stale.
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["Episode", "mask_after_end"]
 
@@ -41,6 +42,10 @@ def mask_after_end(
 
   Returns:
     The episode, with zeros after its end; its final observation is kept.
+    Observations and actions keep their types.
+
+  Raises:
+    ValueError: an argument has another shape than stated.
 
   Reference:
     Heess et al., 2015 (arXiv 1512.04455), algorithm 1: replay of episodes.
@@ -50,8 +55,17 @@ def mask_after_end(
   >>> mask_after_end(o, a, steps, steps, ends).mask.tolist()
   [1.0, 1.0, 0.0]
   """
-  chex.assert_equal_shape([reward, discount, truncated])
-  chex.assert_equal(len(observation), len(reward) + 1)
+  sizes = {}
+  reward = checks.real("reward", reward, "T", sizes)
+  discount = checks.real("discount", discount, "T", sizes)
+  truncated = checks.mask("truncated", truncated, "T", sizes)
+  action = checks.array("action", action, "T m", sizes)
+  observation = checks.array("observation", observation, "...")
+  if observation.shape[:1] != (len(reward) + 1,):
+    raise ValueError(
+      f"observation has shape {list(observation.shape)}; it must be [T + 1, "
+      f"...] with T = {len(reward)}, as in reward."
+    )
   is_end = (discount == 0) | truncated
   is_past = jnp.cumsum(is_end) - is_end > 0
 

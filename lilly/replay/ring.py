@@ -3,6 +3,11 @@
 An item is any tree of arrays. Writing takes the same time at any capacity: in a
 scan, or jitted with the state donated, the arrays are updated in place.
 
+What is stored is what was given. An item is refused if the type of a leaf, that
+of the example, cannot hold it: a fraction in an integer, an int32 in a byte, an
+integer in a bool, or a number beyond the range. Only floating-point numbers are
+rounded, as in float32 or bfloat16 (see `checks.storable`).
+
 All leaves of an item with one dtype share a row, so that an item is written,
 and each item of a batch read, at one place. As separate arrays, XLA fuses small
 leaves with their readers after a write, and then copies them whole every step.
@@ -10,9 +15,11 @@ leaves with their readers after a write, and then copies them whole every step.
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+from jax.tree_util import keystr
+
+from lilly import checks
 
 __all__ = ["State", "add", "contents", "extend", "init", "sample"]
 
@@ -38,7 +45,7 @@ def init(example: Any, capacity: int) -> State:
     The ring.
 
   Raises:
-    ValueError: capacity is not positive.
+    ValueError: capacity is not positive, or the example has no arrays.
 
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), section 3: 10^6 transitions.
@@ -46,16 +53,16 @@ def init(example: Any, capacity: int) -> State:
   >>> init({"reward": jnp.zeros(())}, 100).rows["float32"].shape
   (100, 1)
   """
-  if capacity < 1:
-    raise ValueError(f"capacity is {capacity}; it must be at least 1.")
+  capacity = checks.whole_number("capacity", capacity, least=1)
   zeros = jax.tree.map(
     lambda x: jnp.zeros(jnp.shape(x), jnp.result_type(x)), example
   )
-  one = _packed(jax.tree.map(lambda x: x[None], zeros), zeros)
   rows = {
     name: jnp.zeros((capacity, row.shape[1]), row.dtype)
-    for name, row in one.items()
+    for name, row in _packed("example", zeros, zeros).items()
   }
+  if not rows:
+    raise ValueError(f"example is {example}; it must hold an array.")
   return State(rows, zeros, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
@@ -71,7 +78,8 @@ def add(state: State, item: Any, *, is_kept: bool | jax.Array = True) -> State:
     The ring.
 
   Raises:
-    AssertionError: the item's shapes differ from the example's.
+    ValueError: the item's structure or shapes differ from the example's, or a
+      leaf's type cannot hold its value.
 
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), section 3: a full buffer discards
@@ -81,8 +89,10 @@ def add(state: State, item: Any, *, is_kept: bool | jax.Array = True) -> State:
   >>> int(ring.size), contents(ring)[0].tolist()
   (1, [1.0, 1.0])
   """
-  item = jax.tree.map(lambda x: jnp.asarray(x)[None], item)
-  new, where = _packed(item, state.example), state.position
+  state = _checked_state(state)
+  new, where = _packed("item", item, state.example), state.position
+  if is_kept is not True:
+    is_kept = checks.mask("is_kept", is_kept, "")
 
   def write(old, row):
     if is_kept is not True:  # selecting between whole rings would copy them
@@ -108,8 +118,8 @@ def extend(
     The ring.
 
   Raises:
-    AssertionError: the items' shapes differ from the example's.
-    ValueError: n exceeds the capacity.
+    ValueError: n exceeds the capacity, the items' structure or shapes differ
+      from the example's, or a leaf's type cannot hold its values.
 
   Reference:
     Lillicrap et al., 2016 (arXiv 1509.02971), section 3: a full buffer discards
@@ -119,19 +129,21 @@ def extend(
   >>> int(ring.position)
   2
   """
-  capacity = _capacity(state)
-  count = len(jax.tree.leaves(items)[0])
+  state = _checked_state(state)
+  capacity, sizes = _capacity(state), {}
+  new = _packed("items", items, state.example, "n", sizes)
+  count, _ = sizes["n"]
   if count > capacity:
     raise ValueError(
       f"{count} items do not fit into a ring of {capacity}; add fewer at once."
     )
-  new = _packed(items, state.example)
   if is_kept is None:
     where = (state.position + jnp.arange(count)) % capacity
   else:
-    ranks = jnp.cumsum(is_kept, dtype=jnp.int32)
+    added = checks.mask("is_kept", is_kept, "n", sizes)
+    ranks = jnp.cumsum(added, dtype=jnp.int32)
     where = (state.position + ranks - 1) % capacity
-    where = jnp.where(is_kept, where, capacity)  # beyond the end: dropped
+    where = jnp.where(added, where, capacity)  # beyond the end: dropped
     count = ranks[-1]
 
   rows = {
@@ -159,6 +171,9 @@ def sample(key: jax.Array, state: State, batch_size: int) -> Any:
   >>> sample(jax.random.key(0), ring, 3).tolist()
   [1.0, 1.0, 1.0]
   """
+  key = checks.key("key", key)
+  state = _checked_state(state)
+  batch_size = checks.whole_number("batch_size", batch_size)
   # The remainder's bias towards the first items is at most size / 2^32, which
   # is negligible; `randint` draws twice to reduce it.
   bits = jax.random.bits(key, (batch_size,))
@@ -184,7 +199,26 @@ def contents(state: State) -> Any:
   >>> contents(add(init(jnp.zeros(()), 3), jnp.ones(()))).tolist()
   [1.0, 0.0, 0.0]
   """
+  state = _checked_state(state)
   return _unpacked(state.rows, state.example)
+
+
+def _checked_state(state):
+  example = jax.tree.map(jnp.asarray, state.example)
+  rows, widths, sizes = {}, _widths(example), {}
+  for name, row in state.rows.items():
+    path = f"state.rows[{name!r}]"
+    shape = f"capacity {widths.get(name, 0)}"
+    rows[name] = checks.array(path, row, shape, sizes)
+  types = {name: row.dtype.name for name, row in rows.items()}
+  if types != {name: name for name in widths}:
+    raise ValueError(
+      f"state.rows has arrays of {sorted(types.values())}; it must have those "
+      f"of state.example, {sorted(widths)}."
+    )
+  position = checks.integers("state.position", state.position, "")
+  size = checks.integers("state.size", state.size, "")
+  return State(rows, example, position, size)
 
 
 def _advanced(state, rows, count):
@@ -199,18 +233,36 @@ def _capacity(state):
   return len(next(iter(state.rows.values())))
 
 
-def _packed(items, example):
-  """Concatenates the leaves of each dtype: {dtype: [n, numbers]}."""
+def _widths(example):
+  """Counts the numbers of each dtype in an item."""
+  widths: dict[str, int] = {}
+  for leaf in jax.tree.leaves(example):
+    widths[leaf.dtype.name] = widths.get(leaf.dtype.name, 0) + leaf.size
+  return widths
+
+
+def _packed(name, items, example, leading="", sizes=None):
+  """Concatenates the leaves of each dtype: {dtype: [n, numbers]}.
+
+  Items have the leading axis n, or none: then n is 1.
+  """
+  structure = jax.tree.structure(example)
+  try:
+    leaves = structure.flatten_up_to(items)
+  except ValueError as error:
+    raise ValueError(
+      f"{name} is no tree like the example of the ring, {structure}."
+    ) from error
   parts: dict[str, list[jax.Array]] = {}
-
-  def pack(like, new):
-    new = jnp.asarray(new, like.dtype)
-    chex.assert_shape(new, (len(new), *like.shape))
+  paths = jax.tree_util.tree_leaves_with_path(example)
+  for (path, like), leaf in zip(paths, leaves, strict=True):
+    shape = " ".join([leading, *map(str, like.shape)])
+    new = checks.storable(name + keystr(path), leaf, like.dtype)
+    new = checks.array(name + keystr(path), new, shape, sizes)
+    rows = new if leading else new[None]
     parts.setdefault(like.dtype.name, []).append(
-      new.reshape(len(new), like.size)
+      rows.reshape(len(rows), like.size)
     )
-
-  jax.tree.map(pack, example, items)
   return {name: jnp.concatenate(rows, 1) for name, rows in parts.items()}
 
 

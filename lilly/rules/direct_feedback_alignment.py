@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["broadcast_error"]
 
@@ -50,6 +51,9 @@ def broadcast_error(
   Returns:
     `output`, unchanged.
 
+  Raises:
+    ValueError: an argument has another shape than stated.
+
   Reference:
     Nøkland (2016), arXiv:1609.01596.
 
@@ -58,11 +62,18 @@ def broadcast_error(
   >>> jax.grad(loss)(hidden).tolist()
   [1.0, 1.0, 1.0]
   """
-  chex.assert_equal(len(hiddens), len(feedbacks))
-  for hidden, feedback in zip(hiddens, feedbacks, strict=True):
-    chex.assert_shape(hidden, (*output.shape[:-1], feedback.shape[-1]))
-    chex.assert_shape(feedback, (output.shape[-1], hidden.shape[-1]))
-  dtype = jnp.result_type(output)
-  hiddens = tuple(jnp.asarray(hidden, dtype) for hidden in hiddens)
-  feedbacks = tuple(jnp.asarray(feedback, dtype) for feedback in feedbacks)
-  return _broadcast_error(output, hiddens, feedbacks)
+  if len(hiddens) != len(feedbacks):
+    raise ValueError(
+      f"feedbacks has {len(feedbacks)} matrices; it must have "
+      f"{len(hiddens)}, one for each of hiddens."
+    )
+  sizes = {}
+  output = checks.real("output", output, "... out", sizes)
+  leading = " ".join(map(str, output.shape[:-1]))
+  checked_hiddens, matrices = [], []
+  for l, (hidden, feedback) in enumerate(zip(hiddens, feedbacks, strict=True)):
+    hidden = checks.real(f"hiddens[{l}]", hidden, f"{leading} n_{l}", sizes)
+    feedback = checks.real(f"feedbacks[{l}]", feedback, f"out n_{l}", sizes)
+    checked_hiddens.append(hidden.astype(output.dtype))
+    matrices.append(feedback.astype(output.dtype))
+  return _broadcast_error(output, tuple(checked_hiddens), tuple(matrices))

@@ -11,16 +11,18 @@ is a row. In the papers an example is a column: their W and B are the
 transposes.
 
 The functions define a reverse-mode rule only: `jax.jvp`, `jax.jacfwd` and
-`jax.hessian` raise a TypeError.
+`jax.hessian` raise a TypeError. They raise ValueError for arguments of another
+shape than stated. Whole numbers count as float32.
 """
 
 import functools
 import math
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["Padding", "conv", "linear"]
 
@@ -70,11 +72,12 @@ def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
   >>> jax.grad(lambda x: linear(x, w, feedback).sum())(x).tolist()
   [14.0, 14.0, 14.0]
   """
-  chex.assert_rank([w, feedback], 2)
-  chex.assert_shape(feedback, w.shape[::-1])
-  chex.assert_axis_dimension(x, -1, w.shape[0])
+  sizes = {}
+  x = checks.real("x", x, "... in", sizes)
+  w = checks.real("w", w, "in out", sizes)
+  feedback = checks.real("feedback", feedback, "out in", sizes)
   dtype = jnp.result_type(x, w)
-  x, w, feedback = (jnp.asarray(a, dtype) for a in (x, w, feedback))
+  x, w, feedback = (a.astype(dtype) for a in (x, w, feedback))
   return _linear(x, w, feedback)
 
 
@@ -126,6 +129,10 @@ def conv(
   Returns:
     Images, [..., out_height, out_width, out_channels].
 
+  Raises:
+    ValueError: an argument has another shape than stated, or the geometry of
+      the window is no whole number above 0.
+
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247. The paper has dense layers only;
     here the same rule is applied to the linear map of the convolution.
@@ -134,17 +141,29 @@ def conv(
   >>> conv(x, w, jnp.zeros_like(w), padding="VALID").shape
   (2, 2, 2)
   """
-  chex.assert_rank(w, 4)
-  chex.assert_equal_shape([w, feedback])
-  chex.assert_axis_dimension(x, -1, w.shape[2] * feature_group_count)
+  groups = checks.whole_number(
+    "feature_group_count", feature_group_count, least=1
+  )
+  sizes = {}
+  x = checks.real("x", x, "... height width channels")
+  w = checks.real("w", w, "h w in out", sizes)
+  feedback = checks.real("feedback", feedback, "h w in out", sizes)
+  if x.shape[-1] != w.shape[2] * groups or w.shape[3] % groups:
+    raise ValueError(
+      f"w has shape {list(w.shape)}; for x with {x.shape[-1]} channels in "
+      f"{groups} groups it must be [h, w, {x.shape[-1]} / {groups}, a multiple "
+      f"of {groups}]."
+    )
   dtype = jnp.result_type(x, w)
-  x, w, feedback = (jnp.asarray(a, dtype) for a in (x, w, feedback))
+  x, w, feedback = (a.astype(dtype) for a in (x, w, feedback))
   convolve = functools.partial(
     jax.lax.conv_general_dilated,
-    window_strides=_pair(stride),
+    window_strides=_pair("stride", stride),
     padding=padding if isinstance(padding, str) else tuple(padding),
-    rhs_dilation=None if rhs_dilation is None else _pair(rhs_dilation),
-    feature_group_count=feature_group_count,
+    rhs_dilation=_pair(
+      "rhs_dilation", 1 if rhs_dilation is None else rhs_dilation
+    ),
+    feature_group_count=groups,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
   leading = x.shape[:-3]
@@ -153,5 +172,9 @@ def conv(
   return y.reshape((*leading, *y.shape[1:]))
 
 
-def _pair(value: int | Sequence[int]) -> Sequence[int]:
-  return (value, value) if isinstance(value, int) else tuple(value)
+def _pair(name, value):
+  height, width = value if isinstance(value, Sequence) else (value, value)
+  return (
+    checks.whole_number(name, height, least=1),
+    checks.whole_number(name, width, least=1),
+  )

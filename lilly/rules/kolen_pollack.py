@@ -5,12 +5,14 @@ rates and equal weight decay their difference decays geometrically: feedback
 converges to the transposed weights without copying them. It is therefore a
 trained parameter and belongs to the same optimiser as `w`; decay both or
 neither.
+
+The functions raise ValueError for arguments of another shape than stated. Whole
+numbers count as float32.
 """
 
-import chex
 import jax
-import jax.numpy as jnp
 
+from lilly import checks
 from lilly.rules import feedback_alignment
 
 __all__ = ["conv", "linear"]
@@ -49,13 +51,15 @@ def linear(x: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:
     of the authors' code) the difference never shrinks; here the decay is left
     to the optimiser.
 
+  >>> import jax.numpy as jnp
   >>> x, w, feedback = jnp.ones(3), jnp.ones((3, 2)), jnp.zeros((2, 3))
   >>> jax.grad(lambda b: linear(x, w, b).sum())(feedback).tolist()
   [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
   """
-  chex.assert_rank([w, feedback], 2)
-  chex.assert_shape(feedback, w.shape[::-1])
-  shared = _share(w, jnp.asarray(feedback, w.dtype).T)
+  sizes = {}
+  w = checks.real("w", w, "in out", sizes)
+  feedback = checks.real("feedback", feedback, "out in", sizes)
+  shared = _share(w, feedback.astype(w.dtype).T)
   return feedback_alignment.linear(x, shared, jax.lax.stop_gradient(feedback))
 
 
@@ -85,15 +89,21 @@ def conv(
   Returns:
     Images, [..., out_height, out_width, out_channels].
 
+  Raises:
+    ValueError: as `feedback_alignment.conv`.
+
   Reference:
     Akrout et al. (2019), arXiv:1904.05391, "Kolen-Pollack".
 
+  >>> import jax.numpy as jnp
   >>> x, w = jnp.ones((4, 4, 1)), jnp.ones((3, 3, 1, 2))
   >>> conv(x, w, jnp.zeros_like(w), stride=2).shape
   (2, 2, 2)
   """
-  chex.assert_equal_shape([w, feedback])
-  shared = _share(w, jnp.asarray(feedback, w.dtype))
+  sizes = {}
+  w = checks.real("w", w, "h w in out", sizes)
+  feedback = checks.real("feedback", feedback, "h w in out", sizes)
+  shared = _share(w, feedback.astype(w.dtype))
   return feedback_alignment.conv(
     x,
     shared,

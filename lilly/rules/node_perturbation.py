@@ -7,6 +7,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import keystr, tree_map_with_path
+
+from lilly import checks
 
 __all__ = ["estimate", "gradient"]
 
@@ -38,7 +41,7 @@ def estimate(
     The estimate, shaped as `taps`.
 
   Raises:
-    ValueError: if noise_std is not positive.
+    ValueError: if noise_std is not positive, or the loss no scalar.
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247, the reinforcement baseline of
@@ -48,14 +51,17 @@ def estimate(
   >>> estimate(jax.random.key(0), loss, jnp.zeros(5)).shape
   (5,)
   """
-  if isinstance(noise_std, int | float) and not noise_std > 0:
-    raise ValueError(f"noise_std is {noise_std}; it must be positive.")
+  key = checks.key("key", key)
+  noise_std = checks.number("noise_std", noise_std, above=0)
+  taps = tree_map_with_path(
+    lambda path, tap: checks.real(f"taps{keystr(path)}", tap, "..."), taps
+  )
   noise = optax.tree.random_like(key, taps, jax.random.normal)
   shifted = jax.tree.map(
     lambda tap, xi: tap + jnp.asarray(noise_std, xi.dtype) * xi, taps, noise
   )
-  slope = jnp.asarray((loss(shifted) - loss(taps)) / noise_std)
-  chex.assert_rank(slope, 0)
+  difference = checks.real("loss", loss(shifted) - loss(taps), "")
+  slope = difference / noise_std
   return jax.tree.map(lambda xi: slope.astype(xi.dtype) * xi, noise)
 
 
@@ -79,7 +85,7 @@ def gradient(
       output layer last, with no gradient from a layer to the one below:
       `lilly.nets.feedback.MLP.pre_activations` under the rule "output_only".
     loss: maps the last pre-activation to a scalar.
-    params: parameters.
+    params: floating-point parameters.
     taps: zeros, shaped as the hidden pre-activations.
     noise_std: σ, see `estimate`.
 

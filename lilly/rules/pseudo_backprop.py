@@ -1,8 +1,8 @@
 """Pseudo-backpropagation: the weights' pseudo-inverse as feedback."""
 
-import chex
 import jax
 
+from lilly import checks
 from lilly.control import small_matrices
 
 __all__ = ["feedback"]
@@ -26,7 +26,7 @@ def feedback(w: jax.Array, *, rtol: float | None = None) -> jax.Array:
     Feedback, [out, in].
 
   Raises:
-    ValueError: if rtol is not in [0, 1).
+    ValueError: if rtol is not in [0, 1), or w is no matrix.
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247, figure 4.
@@ -35,5 +35,7 @@ def feedback(w: jax.Array, *, rtol: float | None = None) -> jax.Array:
   >>> feedback(jnp.array([[2.0], [0.0]])).tolist()
   [[0.5, 0.0]]
   """
-  chex.assert_rank(w, 2)
+  w = checks.real("w", w, "in out")
+  if rtol is not None:
+    rtol = checks.number("rtol", rtol, least=0, below=1)
   return small_matrices.pseudo_inverse(w, rtol=rtol)

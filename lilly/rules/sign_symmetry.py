@@ -3,12 +3,14 @@
 Each function returns the matrix to pass to `feedback_alignment.linear` (or
 `conv`). Dense weights `[in, out]` give feedback `[out, in]`; convolution
 kernels give feedback of the same shape. Exact zeros of `w`, as in a sparse
-layer, are zeros of the feedback.
+layer, are zeros of the feedback. Whole numbers count as float32. No gradient
+flows through the feedback.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["brsf", "frsf", "usf"]
 
@@ -24,7 +26,7 @@ def usf(w: jax.Array, *, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
     Feedback, [out, in], or shaped as the kernel.
 
   Raises:
-    ValueError: if scale is not positive.
+    ValueError: if scale is not positive, or w has less than two axes.
 
   Reference:
     Liao, Leibo and Poggio (2016), arXiv:1510.05067, "uSF"; Xiao, Chen, Liao and
@@ -33,7 +35,8 @@ def usf(w: jax.Array, *, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
   >>> usf(jnp.array([[2.0, -3.0]]), scale=0.5).tolist()
   [[0.5], [-0.5]]
   """
-  _check_scale(scale)
+  w = checks.real("w", w, "... in out")
+  scale = checks.number("scale", scale, above=0)
   return (jnp.asarray(scale) * _signs(w)).astype(w.dtype)
 
 
@@ -54,7 +57,7 @@ def brsf(
     Feedback, [out, in], or shaped as the kernel.
 
   Raises:
-    ValueError: if scale is not positive.
+    ValueError: if scale is not positive, or w has less than two axes.
 
   Reference:
     Liao et al. (2016), arXiv:1510.05067, "brSF"; the uniform distribution is
@@ -64,7 +67,9 @@ def brsf(
   >>> jnp.sign(brsf(jax.random.key(0), w)).tolist()
   [[1.0], [-1.0]]
   """
-  _check_scale(scale)
+  key = checks.key("key", key)
+  w = checks.real("w", w, "... in out")
+  scale = checks.number("scale", scale, above=0)
   signs = _signs(w)
   magnitude = jax.random.uniform(key, signs.shape, signs.dtype)
   return (jnp.asarray(scale) * magnitude * signs).astype(w.dtype)
@@ -80,14 +85,21 @@ def frsf(w: jax.Array, magnitude: jax.Array) -> jax.Array:
   Returns:
     Feedback, [out, in], or shaped as the kernel.
 
+  Raises:
+    ValueError: if magnitude has another shape than stated.
+
   Reference:
     Liao et al. (2016), arXiv:1510.05067, "frSF".
 
   >>> frsf(jnp.array([[2.0, -3.0]]), jnp.array([[-0.2], [0.4]])).tolist()
   [[0.20000000298023224], [-0.4000000059604645]]
   """
+  sizes = {}
+  w = checks.real("w", w, "... in out", sizes)
+  is_kernel = w.ndim > 2
+  shape = " ".join(map(str, w.shape)) if is_kernel else "out in"
+  magnitude = checks.real("magnitude", magnitude, shape, sizes)
   signs = _signs(w)
-  chex.assert_equal_shape([signs, magnitude])
   magnitude = jax.lax.stop_gradient(magnitude)
   return (jnp.abs(magnitude) * signs).astype(w.dtype)
 
@@ -95,8 +107,3 @@ def frsf(w: jax.Array, magnitude: jax.Array) -> jax.Array:
 def _signs(w: jax.Array) -> jax.Array:
   signs = jnp.sign(jax.lax.stop_gradient(w))
   return signs.T if w.ndim == 2 else signs
-
-
-def _check_scale(scale: jax.typing.ArrayLike) -> None:
-  if isinstance(scale, int | float) and not scale > 0:
-    raise ValueError(f"scale is {scale}; it must be positive.")

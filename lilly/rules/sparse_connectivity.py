@@ -6,6 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import keystr, tree_map_with_path
+
+from lilly import checks
 
 __all__ = ["apply_masks", "mask"]
 
@@ -32,7 +35,7 @@ def mask(
     Ones at the kept entries, zeros elsewhere.
 
   Raises:
-    ValueError: if density is not in (0, 1].
+    ValueError: if density is not in (0, 1], or a size is negative.
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247: half of W and of B removed. The
@@ -41,8 +44,9 @@ def mask(
   >>> mask(jax.random.key(0), (4, 5), density=0.25).sum().item()
   5.0
   """
-  if not 0 < density <= 1:
-    raise ValueError(f"density is {density}; it must be in (0, 1].")
+  key = checks.key("key", key)
+  shape = tuple(checks.whole_number("shape", size) for size in shape)
+  density = float(checks.number("density", density, above=0, most=1))
   size = math.prod(shape)
   kept = jnp.arange(size) < round(density * size)
   return jax.random.permutation(key, kept).reshape(shape).astype(dtype)
@@ -67,7 +71,8 @@ def apply_masks(
     A gradient transformation. Its update needs `params`.
 
   Raises:
-    ValueError: by the update, if `params` is not given.
+    ValueError: by the update, if `params` is not given, or if an array has
+      another shape than its mask.
 
   Reference:
     Lillicrap et al. (2014), arXiv:1411.0247, sparse connectivity: the mask is
@@ -84,14 +89,16 @@ def apply_masks(
     if params is None:
       raise ValueError("params is None; apply_masks needs the parameters.")
 
-    def apply(mask, updates, params):
+    def apply(path, mask, updates, params):
       if mask is None:
         return updates
-      chex.assert_equal_shape([mask, updates, params])
+      mask = checks.array(f"masks{keystr(path)}", mask, "...")
+      updates = _like_mask(f"updates{keystr(path)}", updates, mask)
+      params = _like_mask(f"params{keystr(path)}", params, mask)
       # Not mask * (p + u) - p: that would round the kept entries' update.
       return jnp.where(mask != 0, updates, -params).astype(updates.dtype)
 
-    updates = jax.tree.map(
+    updates = tree_map_with_path(
       apply, masks, updates, params, is_leaf=lambda mask: mask is None
     )
     return updates, state
@@ -99,3 +106,13 @@ def apply_masks(
   return optax.GradientTransformationExtraArgs(
     lambda params: optax.EmptyState(), update
   )
+
+
+def _like_mask(name, x, mask):
+  x = checks.real(name, x, "...")
+  if x.shape != mask.shape:
+    raise ValueError(
+      f"{name} has shape {list(x.shape)}; it must be {list(mask.shape)}, as in "
+      "masks (unbatched: vmap over further axes)."
+    )
+  return x

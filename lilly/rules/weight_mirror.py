@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
+
+from lilly import checks
 
 __all__ = ["update"]
 
@@ -39,13 +40,15 @@ def update(
     decay: λ, in [0, 1].
     activation: f of the layer, elementwise; None is the identity.
     batch_size: number of noise vectors, at least 1.
-    max_norm: Frobenius norm to which a larger result is rescaled, or None.
+    max_norm: Frobenius norm to which a larger result is rescaled, positive; or
+      None.
 
   Returns:
-    The new feedback, [out, in].
+    The new feedback, [out, in]. No gradient goes to w.
 
   Raises:
-    ValueError: if a number (not a traced value) is outside its range.
+    ValueError: if a number (not a traced value) is outside its range, or an
+      array has another shape than stated.
 
   Reference:
     Akrout, Wilson, Humphreys, Lillicrap and Tweed (2019), arXiv:1904.05391,
@@ -57,9 +60,13 @@ def update(
   >>> update(jax.random.key(0), w, feedback, batch_size=4).shape
   (2, 3)
   """
-  chex.assert_rank([w, feedback], 2)
-  chex.assert_shape(feedback, w.shape[::-1])
-  _check(noise_std, learning_rate, decay, batch_size, max_norm)
+  key, sizes = checks.key("key", key), {}
+  w = checks.real("w", w, "in out", sizes)
+  feedback = checks.real("feedback", feedback, "out in", sizes)
+  noise_std = checks.number("noise_std", noise_std, above=0)
+  learning_rate = checks.number("learning_rate", learning_rate, above=0)
+  decay = checks.number("decay", decay, least=0, most=1)
+  batch_size = checks.whole_number("batch_size", batch_size, least=1)
   w = jax.lax.stop_gradient(w)
   noise = jax.random.normal(key, (batch_size, w.shape[0]), w.dtype)
   x = jnp.asarray(noise_std, w.dtype) * noise
@@ -67,25 +74,15 @@ def update(
   rate = jnp.asarray(learning_rate)
   new = (1 - jnp.asarray(decay)) * feedback + rate * correlation
   if max_norm is not None:
-    norm = jnp.linalg.norm(new)
-    new = new * jnp.where(norm > max_norm, max_norm / norm, 1.0)
+    most = checks.number("max_norm", max_norm, above=0, may_be_infinite=True)
+    # The norm of zeros has no derivative, nor is it needed.
+    square = jnp.sum(new * new)
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+    is_larger = (norm > most) & (square > 0)
+    new = new * jnp.where(is_larger, most / norm, 1.0)
   return new.astype(feedback.dtype)
 
 
 def _correlation(f, x, w):
   y = f(x @ w) - f(jnp.zeros((), w.dtype))
   return jnp.einsum("no,ni->oi", y, x) / x.shape[0]
-
-
-def _check(noise_std, learning_rate, decay, batch_size, max_norm) -> None:
-  positive = {
-    "noise_std": noise_std,
-    "learning_rate": learning_rate,
-    "batch_size": batch_size,
-    "max_norm": max_norm,
-  }
-  for name, value in positive.items():
-    if isinstance(value, int | float) and not value > 0:
-      raise ValueError(f"{name} is {value}; it must be positive.")
-  if isinstance(decay, int | float) and not 0 <= decay <= 1:
-    raise ValueError(f"decay is {decay}; it must be in [0, 1].")

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.tasks import sequences
 from lilly.tasks.sequences import Episode
 
@@ -60,7 +61,9 @@ def copy(
   >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum()) <= 3
   ((18, 8), (18, 6), True)
   """
-  _check(num_bits=num_bits, max_length=max_length, min_length=min_length)
+  num_bits = checks.whole_number("num_bits", num_bits, least=1)
+  max_length = checks.whole_number("max_length", max_length, least=1)
+  min_length = checks.whole_number("min_length", min_length, least=1)
   length_key, bits_key = jax.random.split(key)
   length = _draw(length_key, level, min_length, max_length)
   x = _bits(bits_key, max_length, num_bits)
@@ -116,9 +119,11 @@ def repeat_copy(
   >>> episode.inputs.shape, episode.targets.shape
   ((113, 10), (113, 9))
   """
-  _check(num_bits=num_bits, max_length=max_length)
-  _check(max_repeats=max_repeats, min_length=min_length)
-  _check(min_repeats=min_repeats)
+  num_bits = checks.whole_number("num_bits", num_bits, least=1)
+  max_length = checks.whole_number("max_length", max_length, least=1)
+  max_repeats = checks.whole_number("max_repeats", max_repeats, least=1)
+  min_length = checks.whole_number("min_length", min_length, least=1)
+  min_repeats = checks.whole_number("min_repeats", min_repeats, least=1)
   length_key, repeats_key, bits_key = jax.random.split(key, 3)
   level = sequences.clip_level(level, max(max_length, max_repeats))
   length = _draw(length_key, level, min_length, max_length)
@@ -177,9 +182,10 @@ def associative_recall(
   >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum())
   ((32, 8), (32, 6), 3)
   """
-  _check(num_bits=num_bits, item_length=item_length)
-  _check(min_items=min_items)
-  _check(2, max_items=max_items)
+  num_bits = checks.whole_number("num_bits", num_bits, least=1)
+  item_length = checks.whole_number("item_length", item_length, least=1)
+  min_items = checks.whole_number("min_items", min_items, least=1)
+  max_items = checks.whole_number("max_items", max_items, least=2)
   number_key, items_key = jax.random.split(key)
   number = jnp.maximum(_draw(number_key, level, min_items, max_items), 2)
   query, items = _items(items_key, number, max_items, item_length, num_bits)
@@ -240,10 +246,12 @@ def priority_sort(
   >>> episode.inputs.shape, episode.targets.shape, int(episode.mask.sum())
   ((37, 10), (37, 8), 16)
   """
+  num_bits = checks.whole_number("num_bits", num_bits, least=1)
+  max_outputs = checks.whole_number("max_outputs", max_outputs, least=1)
+  max_inputs = checks.whole_number("max_inputs", max_inputs, least=max_outputs)
   if min_inputs is None:
     min_inputs = max_inputs
-  _check(num_bits=num_bits, max_outputs=max_outputs, min_inputs=min_inputs)
-  _check(max_outputs, max_inputs=max_inputs)
+  min_inputs = checks.whole_number("min_inputs", min_inputs, least=1)
   number_key, priority_key, bits_key = jax.random.split(key, 3)
   number = _draw(number_key, level, min_inputs, max_inputs)
   x = _bits(bits_key, max_inputs, num_bits)
@@ -296,6 +304,7 @@ def task(
     raise ValueError(f"name={name!r} is unknown; known: {', '.join(_TASKS)}.")
   function, bounds = _TASKS[name]
   if max_level is not None:
+    max_level = checks.whole_number("max_level", max_level, least=1)
     sizes = dict.fromkeys(bounds, max_level) | sizes
     if name == "priority_sort":
       sizes.setdefault("max_outputs", math.ceil(0.8 * max_level))
@@ -316,12 +325,6 @@ def task(
     loss=sequences.bit_loss,
     error=sequences.bit_errors,
   )
-
-
-def _check(least: int = 1, **sizes: int) -> None:
-  for name, value in sizes.items():
-    if value < least:
-      raise ValueError(f"{name} is {value}; it must be at least {least}.")
 
 
 def _draw(

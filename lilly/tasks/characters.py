@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.data import datasets
 
 __all__ = ["generate", "load", "omniglot"]
@@ -23,9 +24,6 @@ _RADIUS = 0.03  # of the pen, relative to the side of the image
 _CHUNK = 1000  # images resized at once
 
 
-@functools.partial(
-  jax.jit, static_argnames=("num_classes", "num_drawings", "image_size")
-)
 def generate(
   key: jax.Array,
   *,
@@ -60,11 +58,14 @@ def generate(
   >>> ink.shape, ink.dtype
   ((2, 3, 8, 8), dtype('uint8'))
   """
-  sizes = {"num_classes": num_classes, "num_drawings": num_drawings}
-  for name, size in {**sizes, "image_size": image_size}.items():
-    if size < 1:
-      raise ValueError(f"{name} is {size}; it must be a positive integer.")
+  num_classes = checks.whole_number("num_classes", num_classes, least=1)
+  num_drawings = checks.whole_number("num_drawings", num_drawings, least=1)
+  image_size = checks.whole_number("image_size", image_size, least=1)
+  return _generate(key, num_classes, num_drawings, image_size)
 
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _generate(key, num_classes, num_drawings, image_size):
   # A single draw, since compiling one takes longer than running it.
   widths = [13 * _MAX_STROKES + 1, num_drawings * (6 * _MAX_STROKES + 5)]
   u = jax.random.uniform(key, (num_classes, sum(widths)))
@@ -171,8 +172,7 @@ def omniglot(
     Lake, Salakhutdinov and Tenenbaum, 2015, Science 350:1332; 20 x 20 pixels in
     Santoro et al., 2016 (arXiv 1605.06065), section 4.2.
   """
-  if not 1 <= image_size <= 105:
-    raise ValueError(f"image_size is {image_size}; it must be from 1 to 105.")
+  image_size = checks.whole_number("image_size", image_size, least=1, most=105)
   loaded = datasets.load("omniglot", split, data_dir)
   _, counts = np.unique(loaded.labels, return_counts=True)
   shape = (len(counts), math.gcd(*counts.tolist()), image_size, image_size)

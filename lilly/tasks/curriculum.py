@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
+
 __all__ = ["State", "init", "sample_level", "update"]
 
 
@@ -37,8 +39,7 @@ def init(level: int = 1) -> State:
   >>> int(init(3).bound)
   3
   """
-  if level < 1:
-    raise ValueError(f"level is {level}; it must be at least 1.")
+  level = checks.whole_number("level", level, least=1)
   return State(jnp.asarray(level, jnp.int32), jnp.zeros((), jnp.int32))
 
 
@@ -59,7 +60,8 @@ def sample_level(key: jax.Array, state: State) -> jax.Array:
   >>> int(sample_level(jax.random.key(0), init(1)))
   1
   """
-  return jax.random.randint(key, (), 1, state.bound + 1)
+  bound = checks.integers("state.bound", state.bound, "")
+  return jax.random.randint(checks.key("key", key), (), 1, bound + 1)
 
 
 def update(
@@ -86,7 +88,8 @@ def update(
     The state.
 
   Raises:
-    ValueError: patience or max_level is not positive.
+    ValueError: patience or max_level is not positive, threshold is not finite,
+      or loss or a field of the state is not a scalar.
 
   Reference:
     Rae et al., 2016 (arXiv 1610.09027), section 4.3: the level is doubled when
@@ -98,11 +101,14 @@ def update(
   >>> int(state.bound), int(state.num_solved)
   (8, 0)
   """
-  for name, value in (("patience", patience), ("max_level", max_level)):
-    if value < 1:
-      raise ValueError(f"{name} is {value}; it must be a positive integer.")
-  num_solved = jnp.where(loss < threshold, state.num_solved + 1, 0)
+  bound = checks.integers("state.bound", state.bound, "")
+  num_solved = checks.integers("state.num_solved", state.num_solved, "")
+  loss = checks.real("loss", loss, "")
+  threshold = checks.number("threshold", threshold)
+  patience = checks.whole_number("patience", patience, least=1)
+  max_level = checks.whole_number("max_level", max_level, least=1)
+  num_solved = jnp.where(loss < threshold, num_solved + 1, 0)
   is_solved = num_solved >= patience
-  room = jnp.maximum(max_level - state.bound, 0)
-  step = jnp.where(is_solved, jnp.minimum(state.bound, room), 0)
-  return State(state.bound + step, jnp.where(is_solved, 0, num_solved))
+  room = jnp.maximum(max_level - bound, 0)
+  step = jnp.where(is_solved, jnp.minimum(bound, room), 0)
+  return State(bound + step, jnp.where(is_solved, 0, num_solved))

@@ -22,11 +22,11 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.data import datasets
 from lilly.tasks import characters
 
@@ -118,7 +118,12 @@ def episode(
   >>> drawn.images.shape, len(set(drawn.labels.tolist()))
   ((32, 8, 8, 1), 2)
   """
-  _check(num_items, num_classes, len(part.starts) - 1)
+  part = jax.tree.map(jnp.asarray, part)
+  num_items = checks.whole_number("num_items", num_items, least=1)
+  if num_classes is not None:
+    num_classes = checks.whole_number(
+      "num_classes", num_classes, least=1, most=len(part.starts) - 1
+    )
   key, key_noise = jax.random.split(key)
   if num_classes is None:
     bits = jax.random.bits(key, (2, num_items))
@@ -139,15 +144,6 @@ def episode(
   else:
     images = images / 255
   return Episode(images, part.labels[rows])
-
-
-def _check(num_items, num_classes, most):
-  if num_items < 1:
-    raise ValueError(f"num_items is {num_items}; it must be at least 1.")
-  if num_classes is not None and not 1 <= num_classes <= most:
-    raise ValueError(
-      f"num_classes is {num_classes}; it must be from 1 to {most}, or None."
-    )
 
 
 def sample_below(bits: jax.Array, size: int | jax.Array) -> jax.Array:
@@ -192,7 +188,7 @@ def flip(
 
   Args:
     key: typed key.
-    images: pixels from 0 to 1, of any shape.
+    images: pixels from 0 to 1, of any shape; whole numbers count as float32.
     probability: probability of inverting a pixel, [].
 
   Returns:
@@ -207,10 +203,8 @@ def flip(
   >>> flip(jax.random.key(0), jnp.array([0.0, 1.0]), 1.0).tolist()
   [1.0, 0.0]
   """
-  if isinstance(probability, int | float) and not 0 <= probability <= 1:
-    raise ValueError(
-      f"probability is {probability}; it must be between 0 and 1."
-    )
+  images = checks.real("images", images, "...")
+  probability = checks.number("probability", probability, least=0, most=1)
   is_flipped = jax.random.bernoulli(key, probability, images.shape)
   return jnp.where(is_flipped, 1 - images, images)
 
@@ -236,10 +230,9 @@ def occlude(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
   >>> left.sum((1, 2, 3)).tolist()
   [39.0, 39.0, 39.0]
   """
-  chex.assert_rank(images, 4)
+  images = checks.array("images", images, "T H W C")
   count, *sides, _ = images.shape
-  if not 1 <= size <= min(sides):
-    raise ValueError(f"size is {size}; it must be from 1 to {min(sides)}.")
+  size = checks.whole_number("size", size, least=1, most=min(sides))
   most = jnp.array([[side - size + 1 for side in sides]])
   corners = jax.random.randint(key, (count, 2), 0, most)
   from_corner = [
@@ -282,6 +275,7 @@ def task(
   if name not in NAMES:
     known = ", ".join(NAMES)
     raise ValueError(f"name={name!r} is unknown; known: {known}.")
+  image_size = checks.whole_number("image_size", image_size, least=1)
   is_binary = NAMES[name]
   train, test = (
     _part(*labelled, is_binary)

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.tasks import image_episodes
 
 __all__ = [
@@ -90,9 +91,9 @@ def draw_queries(
   >>> drawn[:, 0].tolist(), labels.tolist()
   ([1.0, 1.0, 0.0, 0.0], [True, True, False, False])
   """
+  num_queries = checks.whole_number("num_queries", num_queries, least=1)
+  episode = jax.tree.map(jnp.asarray, episode)
   others = num_queries // 2
-  if num_queries < 1:
-    raise ValueError(f"num_queries is {num_queries}; it must be positive.")
   if others > len(episode.non_members):
     raise ValueError(
       f"num_queries is {num_queries}, with {len(episode.non_members)} "
@@ -128,7 +129,7 @@ def draw_noisy_class(
     non-members may equal members.
 
   Raises:
-    ValueError: there are fewer than 2 classes.
+    ValueError: there are fewer than 2 classes, or flip is not a probability.
 
   >>> sets = draw_noisy_class(jax.random.key(0), jnp.eye(2), 2, 1, flip=0.0)
   >>> bool(jnp.all(sets.members + sets.non_members == 1))
@@ -232,13 +233,15 @@ def draw_weighted(
   >>> sorted([*members.tolist(), *non_members.tolist()])
   [0, 1, 2, 3, 4]
   """
+  size = checks.whole_number("size", size, least=1)
+  num_members = checks.whole_number("num_members", num_members)
+  num_non_members = checks.whole_number("num_non_members", num_non_members)
+  decay = checks.number("decay", decay, above=0, most=1)
   if num_members + num_non_members > size:
     raise ValueError(
       f"A universe of {size} elements has no {num_members} members and "
       f"{num_non_members} non-members."
     )
-  if not 0 < decay <= 1:
-    raise ValueError(f"decay is {decay}; it must be above 0 and at most 1.")
   key_members, key_non_members = jax.random.split(key)
   scores = jax.random.gumbel(key_members, (size,))
   scores += jnp.log(jnp.float32(decay)) * jnp.arange(size)
@@ -272,6 +275,9 @@ def draw_range(
   >>> sorted([*members.tolist(), *non_members.tolist()])
   [0, 1, 2, 3]
   """
+  size = checks.whole_number("size", size, least=1)
+  num_members = checks.whole_number("num_members", num_members)
+  num_non_members = checks.whole_number("num_non_members", num_non_members)
   if num_members >= size:
     raise ValueError(
       f"A universe of {size} elements has no non-members beside {num_members} "
@@ -306,6 +312,8 @@ def make_sorted_keys(key: jax.Array, count: int, length: int) -> np.ndarray:
   >>> words.shape, words.tolist() == sorted(words.tolist())
   ((4, 3), True)
   """
+  count = checks.whole_number("count", count, least=1)
+  length = checks.whole_number("length", length, least=1)
   key_order, key_words, key_chosen = jax.random.split(key, 3)
   order = jax.random.permutation(key_order, _LETTERS)
   weights = 1 / jnp.arange(1, _LETTERS + 1)
@@ -398,8 +406,7 @@ def _check(kind, name, **sizes):
       names = ", ".join(known)
       raise ValueError(f"{given}={value!r} is unknown; known: {names}.")
   for size, (value, least) in sizes.items():
-    if value < least:
-      raise ValueError(f"{size} is {value}; it must be {least} or more.")
+    checks.whole_number(size, value, least=least)
 
 
 def _bits(key, count, num_bits):

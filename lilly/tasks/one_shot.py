@@ -7,6 +7,7 @@ can be correct from the second presentation of a class on.
 """
 
 import functools
+import math
 import os
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.tasks import characters, sequences
 from lilly.tasks.sequences import Episode
 
@@ -66,6 +68,7 @@ def episode(
   >>> shown.inputs.shape, shown.targets.shape
   ((50, 21), (50, 5))
   """
+  drawings = checks.array("drawings", drawings, "characters drawings size size")
   _check(drawings.shape, num_classes, num_instances, num_rotations)
   symbols, values = _encoding(label_encoding, num_classes)
   num_shown = sequences.clip_level(level, num_classes)
@@ -75,7 +78,7 @@ def episode(
   )
   mask = jnp.arange(num_classes * num_instances) < num_shown * num_instances
   rotation, character = jnp.divmod(classes, len(drawings))
-  images = _turned(jnp.asarray(drawings)[character, rows], rotation)
+  images = _turned(drawings[character, rows], rotation)
   pixels = images.reshape(len(images), -1).astype(jnp.float32) / 255
   targets = jnp.where(mask[:, None], _written(labels, symbols, values), 0.0)
   told = jnp.pad(targets, ((1, 0), (0, 0)))[:-1]
@@ -116,14 +119,19 @@ def accuracy_by_instance(
   >>> accuracy_by_instance(shown, logits, num_instances=2).tolist()
   [0.5, 1.0]
   """
-  labels = _label_numbers(episode.targets, num_groups)
+  sizes = {}
+  targets = checks.real("episode.targets", episode.targets, "T O", sizes)
+  logits = checks.real("logits", logits, "T O", sizes)
+  mask = checks.mask("episode.mask", episode.mask, "T", sizes)
+  num_instances = checks.whole_number("num_instances", num_instances, least=1)
+  labels = _label_numbers(targets, num_groups)
   is_right = labels == _label_numbers(logits, num_groups)
   steps = jnp.arange(len(labels))
   # Stable sort by label, so in order of presentation; unscored steps come last.
-  order = jnp.argsort(jnp.where(episode.mask, labels, jnp.iinfo(jnp.int32).max))
+  order = jnp.argsort(jnp.where(mask, labels, jnp.iinfo(jnp.int32).max))
   is_first = jnp.diff(labels[order], prepend=-1) != 0
   first = jax.lax.cummax(jnp.where(is_first, steps, 0))
-  is_scored = episode.mask[order]
+  is_scored = mask[order]
   counted = jnp.stack([is_right[order] & is_scored, is_scored], axis=1)
   right, count = jax.ops.segment_sum(
     counted.astype(jnp.float32), steps - first, num_instances
@@ -166,6 +174,9 @@ def task(
     (arXiv 1605.06065), who train on 1,200 characters and also rotate test
     characters. The split of Omniglot is that of Lake et al. (2015).
   """
+  image_size = checks.whole_number("image_size", image_size, least=1)
+  num_classes = checks.whole_number("num_classes", num_classes, least=1)
+  num_instances = checks.whole_number("num_instances", num_instances, least=1)
   data = characters.load(name, data_dir, image_size=image_size)
   symbols, values = _encoding(label_encoding, num_classes)
   _check(data[1].shape, num_classes, num_instances, num_rotations=1)
@@ -197,10 +208,7 @@ def _check(
     ("num_classes", num_classes, shape[0] * num_rotations),
     ("num_instances", num_instances, shape[1]),
   ):
-    if not 1 <= value <= most:
-      raise ValueError(
-        f"{name} is {value}; it must be from 1 to {most}, the number available."
-      )
+    checks.whole_number(name, value, least=1, most=most)
 
 
 def _encoding(name: str, num_classes: int) -> tuple[int, int]:
@@ -253,6 +261,7 @@ def _written(labels: jax.Array, symbols: int, values: int) -> jax.Array:
 
 def _label_numbers(x: jax.Array, symbols: int) -> jax.Array:
   """Decodes labels from outputs [T, O]: the inverse of `_written`."""
+  symbols = checks.whole_number("num_groups", symbols, least=-math.inf)
   if symbols < 1 or x.shape[-1] % symbols:
     raise ValueError(
       f"num_groups is {symbols}; it must divide the {x.shape[-1]} outputs."

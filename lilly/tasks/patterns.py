@@ -11,10 +11,10 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from lilly import checks
 from lilly.memory import energy
 from lilly.tasks import image_episodes
 
@@ -71,8 +71,7 @@ def draw_bits(key: jax.Array, num_bits: int) -> jax.Array:
   >>> sorted(set(draw_bits(jax.random.key(0), 64).tolist()))
   [0.0, 1.0]
   """
-  if num_bits < 1:
-    raise ValueError(f"num_bits is {num_bits}; it must be at least 1.")
+  num_bits = checks.whole_number("num_bits", num_bits, least=1)
   return jax.random.bernoulli(key, shape=(num_bits,)).astype(jnp.float32)
 
 
@@ -97,8 +96,8 @@ def redraw_bits(key: jax.Array, pattern: jax.Array, count: int) -> Query:
   >>> int(query.is_damaged.sum())
   3
   """
-  if not 0 <= count <= pattern.size:
-    raise ValueError(f"count is {count}; it must be from 0 to {pattern.size}.")
+  pattern = checks.array("pattern", pattern, "...")
+  count = checks.whole_number("count", count, most=pattern.size)
   # Ranks and bits from a single draw, because each draw takes long to compile.
   drawn = jax.random.bits(key, (2, *pattern.shape))
   ranks = jnp.argsort(jnp.argsort(drawn[0].ravel())).reshape(pattern.shape)
@@ -135,6 +134,7 @@ def replace_block(
   """
   if fill not in FILLS:
     raise ValueError(f"fill is {fill!r}; it must be one of {FILLS}.")
+  image = checks.real("image", image, "H W C")
   key_place, key_fill = jax.random.split(key)
   ones = jnp.ones_like(image)[None]
   is_damaged = image_episodes.occlude(key_place, ones, size)[0] == 0
@@ -161,10 +161,8 @@ def make_binary_task(*, num_bits: int = 128, num_redrawn: int = 64) -> Task:
   Reference:
     Bartunov et al. (2020), arXiv:1910.02720, section 4.
   """
-  if not 0 <= num_redrawn <= num_bits:
-    raise ValueError(
-      f"num_redrawn is {num_redrawn}; it must be from 0 to {num_bits}."
-    )
+  num_bits = checks.whole_number("num_bits", num_bits, least=1)
+  num_redrawn = checks.whole_number("num_redrawn", num_redrawn, most=num_bits)
   one = functools.partial(draw_bits, num_bits=num_bits)
   sample = lambda key, _, count: jax.vmap(one)(jax.random.split(key, count))
   damage = functools.partial(redraw_bits, count=num_redrawn)
@@ -196,11 +194,9 @@ def make_image_task(
     Bartunov et al. (2020), arXiv:1910.02720, section 4.
   """
   images = image_episodes.task(name, data_dir)
-  side = min(images.shape[:2])
-  if not 1 <= block_size <= side:
-    raise ValueError(
-      f"block_size is {block_size}; it must be from 1 to {side}."
-    )
+  block_size = checks.whole_number(
+    "block_size", block_size, least=1, most=min(images.shape[:2])
+  )
   damage = functools.partial(replace_block, size=block_size, fill=fill)
   return Task(*images, damage)
 
@@ -211,7 +207,7 @@ def measure_distance(task: Task, x: jax.Array, pattern: jax.Array) -> jax.Array:
   Args:
     task: the task of the pattern.
     x: the memory's output, of the pattern's shape.
-    pattern: the stored pattern.
+    pattern: the stored pattern, shaped as x.
 
   Returns:
     The number of wrong bits if patterns are binary, else the sum of squared
@@ -227,7 +223,9 @@ def measure_distance(task: Task, x: jax.Array, pattern: jax.Array) -> jax.Array:
   >>> float(measure_distance(task._replace(is_binary=False), x, pattern))
   0.25
   """
-  chex.assert_equal_shape([x, pattern])
+  sizes = {}
+  x = checks.real("x", x, "*S", sizes)
+  pattern = checks.real("pattern", pattern, "*S", sizes)
   if task.is_binary:
     return energy.error_bits(x, pattern).astype(jnp.float32)
   return jnp.sum(jnp.square(x - pattern), dtype=jnp.float32)
@@ -245,6 +243,7 @@ def to_image(x: jax.Array) -> jax.Array:
   >>> to_image(jnp.zeros((3, 32))).shape
   (3, 4, 8)
   """
+  x = checks.array("x", x, "... D")
   size = x.shape[-1]
   side = max(h for h in range(1, math.isqrt(size) + 1) if size % h == 0)
   return x.reshape(*x.shape[:-1], side, -1)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.data import stories
 from lilly.tasks import sequences
 from lilly.tasks.sequences import Episode
@@ -66,6 +67,7 @@ def texts(
   """
   if part not in ("all", "first", "last"):
     raise ValueError(f"part={part!r} is unknown; known: all, first, last.")
+  max_steps = checks.whole_number("max_steps", max_steps, least=1)
   starts, lengths = loaded.starts[:-1], np.diff(loaded.starts)
   is_due = loaded.words == stories.ANSWER
   ends = np.flatnonzero(is_due & ~np.append(is_due[1:], False)) + 1
@@ -160,10 +162,13 @@ def question_errors(
   >>> int(wrong), int(questions)
   (1, 2)
   """
-  mask = episode.mask
+  sizes = {}
+  targets = checks.real("episode.targets", episode.targets, "T O", sizes)
+  logits = checks.real("logits", logits, "T O", sizes)
+  mask = checks.mask("episode.mask", episode.mask, "T", sizes)
   begins = mask & ~jnp.pad(mask, (1, 0))[:-1]
   number = jnp.cumsum(begins)  # of the question, from 1
-  is_wrong = mask & (logits.argmax(-1) != episode.targets.argmax(-1))
+  is_wrong = mask & (logits.argmax(-1) != targets.argmax(-1))
   wrong = jax.ops.segment_sum(is_wrong.astype(jnp.int32), number, len(mask) + 1)
   return (wrong > 0).sum(), begins.sum()
 

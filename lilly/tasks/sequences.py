@@ -2,17 +2,19 @@
 
 A task is a record of functions and sizes, so that a recurrent learner written
 for one runs on all. Everything is unbatched and has a fixed shape; `mask` marks
-the scored steps, and outputs at other steps do not change any score.
+the scored steps, and outputs at other steps do not change any score. Arguments
+of another shape than stated are a ValueError; whole numbers count as float32.
 """
 
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
+
+from lilly import checks
 
 __all__ = [
   "Episode",
@@ -57,20 +59,22 @@ def clip_level(level: int | jax.Array, max_level: int) -> jax.Array:
   """Validates a static level, and clips one that may be traced.
 
   Args:
-    level: an int is validated, an array is clipped, [] int32.
+    level: a number is validated, a JAX array is clipped, [] int32.
     max_level: the hardest level.
 
   Returns:
     The level, [] int32, from 1 to max_level.
 
   Raises:
-    ValueError: an int is out of range.
+    ValueError: a number is out of range, or no whole number.
 
   >>> int(clip_level(jnp.asarray(9), 5))
   5
   """
-  if isinstance(level, int) and not 1 <= level <= max_level:
-    raise ValueError(f"level is {level}; it must be from 1 to {max_level}.")
+  if isinstance(level, jax.Array):
+    level = checks.integers("level", level, "")
+  else:
+    level = checks.whole_number("level", level, least=1, most=max_level)
   return jnp.clip(level, 1, max_level)
 
 
@@ -79,14 +83,22 @@ def _scored_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
   return jnp.sum(x, where=mask.reshape(mask.shape + (1,) * (x.ndim - 1)))
 
 
-def _scored_logits(episode: Episode, logits: jax.Array) -> jax.Array:
-  """Zeroes unscored logits, so that a NaN there does not reach the gradient."""
-  chex.assert_equal_shape([episode.targets, logits])
-  return jnp.where(episode.mask[:, None], logits, 0)
+def _checked(
+  episode: Episode, logits: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns targets, logits and mask.
+
+  Unscored logits are set to 0, so that a NaN there does not reach the gradient.
+  """
+  sizes = {}
+  targets = checks.real("episode.targets", episode.targets, "T O", sizes)
+  logits = checks.real("logits", logits, "T O", sizes)
+  mask = checks.mask("episode.mask", episode.mask, "T", sizes)
+  return targets, jnp.where(mask[:, None], logits, 0), mask
 
 
-def _num_scored(episode: Episode, per_step: int = 1) -> jax.Array:
-  return per_step * jnp.maximum(episode.mask.sum(), 1)
+def _num_scored(mask: jax.Array, per_step: int = 1) -> jax.Array:
+  return per_step * jnp.maximum(mask.sum(), 1)
 
 
 def bit_loss(episode: Episode, logits: jax.Array) -> jax.Array:
@@ -111,9 +123,9 @@ def bit_loss(episode: Episode, logits: jax.Array) -> jax.Array:
   >>> round(float(bit_loss(episode, jnp.zeros((2, 3)))), 4)
   0.6931
   """
-  z = _scored_logits(episode, logits)
-  nats = optax.sigmoid_binary_cross_entropy(z, episode.targets)
-  return _scored_sum(nats, episode.mask) / _num_scored(episode, z.shape[-1])
+  targets, z, mask = _checked(episode, logits)
+  nats = optax.sigmoid_binary_cross_entropy(z, targets)
+  return _scored_sum(nats, mask) / _num_scored(mask, z.shape[-1])
 
 
 def bits_per_sequence(episode: Episode, logits: jax.Array) -> jax.Array:
@@ -132,7 +144,8 @@ def bits_per_sequence(episode: Episode, logits: jax.Array) -> jax.Array:
     Graves, Wayne and Danihelka, 2014 (arXiv 1410.5401), section 4: "cost per
     sequence (bits)".
   """
-  nats = bit_loss(episode, logits) * _num_scored(episode, logits.shape[-1])
+  _, z, mask = _checked(episode, logits)
+  nats = bit_loss(episode, logits) * _num_scored(mask, z.shape[-1])
   return nats / math.log(2)
 
 
@@ -148,13 +161,14 @@ def bit_errors(episode: Episode, logits: jax.Array) -> jax.Array:
   Returns:
     The mean bit error, [], from 0 to 1; guessing gives 1/2.
   """
-  z = _scored_logits(episode, logits)
-  wrong = (z > 0) != (episode.targets > 0.5)
-  return _scored_sum(wrong, episode.mask) / _num_scored(episode, z.shape[-1])
+  targets, z, mask = _checked(episode, logits)
+  wrong = (z > 0) != (targets > 0.5)
+  return _scored_sum(wrong, mask) / _num_scored(mask, z.shape[-1])
 
 
 def _groups(x: jax.Array, num_groups: int) -> jax.Array:
   """[T, O] -> [T, num_groups, O / num_groups]."""
+  num_groups = checks.whole_number("num_groups", num_groups, least=-math.inf)
   if num_groups < 1 or x.shape[-1] % num_groups:
     raise ValueError(
       f"num_groups is {num_groups}; it must divide the {x.shape[-1]} outputs."
@@ -189,9 +203,10 @@ def label_loss(
   >>> round(float(label_loss(episode, jnp.zeros((2, 4)))), 4)
   1.3863
   """
-  z = _groups(_scored_logits(episode, logits), num_groups)
-  nats = optax.softmax_cross_entropy(z, _groups(episode.targets, num_groups))
-  return _scored_sum(nats, episode.mask) / _num_scored(episode)
+  targets, z, mask = _checked(episode, logits)
+  z, targets = _groups(z, num_groups), _groups(targets, num_groups)
+  nats = optax.softmax_cross_entropy(z, targets)
+  return _scored_sum(nats, mask) / _num_scored(mask)
 
 
 def label_errors(
@@ -210,7 +225,7 @@ def label_errors(
   Raises:
     ValueError: num_groups does not divide O.
   """
-  z = _groups(_scored_logits(episode, logits), num_groups)
-  labels = _groups(episode.targets, num_groups).argmax(-1)
-  wrong = (z.argmax(-1) != labels).any(-1)
-  return _scored_sum(wrong, episode.mask) / _num_scored(episode)
+  targets, z, mask = _checked(episode, logits)
+  labels = _groups(targets, num_groups).argmax(-1)
+  wrong = (_groups(z, num_groups).argmax(-1) != labels).any(-1)
+  return _scored_sum(wrong, mask) / _num_scored(mask)

@@ -5,6 +5,7 @@ runs on all: teacher networks, whose examples are generated, and labelled
 images, whose data set stays on the device as bytes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
 from lilly.data import datasets
 
 __all__ = ["Task", "images", "teacher"]
@@ -40,13 +42,14 @@ def teacher(sizes: Sequence[int], *, scale: float = 1.0) -> Task:
 
   Args:
     sizes: numbers of units of the input, the hidden layers and the output.
-    scale: bound of the absolute value of the teacher's weights.
+    scale: bound of the absolute value of the teacher's weights, positive.
 
   Returns:
     The task; an instance is the list of weights, each [in, out].
 
   Raises:
-    ValueError: there are fewer than two sizes, or one is not positive.
+    ValueError: there are fewer than two sizes, or one of them or the scale is
+      not positive.
 
   Reference:
     Lillicrap et al., 2014 (arXiv 1411.0247): 30-10 in figure 1, 30-20-10-10 in
@@ -58,6 +61,8 @@ def teacher(sizes: Sequence[int], *, scale: float = 1.0) -> Task:
   >>> x.shape, y.shape
   ((5, 3), (5, 2))
   """
+  scale = checks.number("scale", scale, above=0)
+  sizes = [checks.whole_number("sizes", n, least=-math.inf) for n in sizes]
   if len(sizes) < 2 or min(sizes) < 1:
     raise ValueError(
       f"sizes is {list(sizes)}; it must be at least two positive integers."

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
 import stat
 import threading
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,13 +24,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lilly.training import experiment, placement
+from lilly.training import experiment, files, placement
 
 __all__ = ["Store", "host_copy", "nbytes"]
 
 _MANIFEST = "manifest.json"
 _ARRAYS = "arrays.npz"
 _PARTIAL = ".partial-"
+_FORMAT = 1
+# A larger manifest is not read; a leaf takes about 200 bytes.
+_MANIFEST_BYTES = 1 << 26
+# Bytes of a member of an npz file besides its array.
+_HEADER_BYTES = 1 << 12
 
 
 class Store:
@@ -46,6 +53,8 @@ class Store:
       raise _refusal(self._directory, "is a link")
     if not self._directory.exists():
       return
+    if not self._directory.is_dir():
+      raise _refusal(self._directory, "is not a folder")
     for path in self._directory.iterdir():
       if path.is_symlink() or not path.is_dir():
         raise _refusal(path, "is not a checkpoint")
@@ -90,7 +99,7 @@ class Store:
       error, self._error = self._error, None
       raise experiment.RunError(
         f"could not write a checkpoint into {self._directory}: "
-        f"{_one_line(error)}; earlier checkpoints are intact."
+        f"{files.explain(error)}; earlier checkpoints are intact."
       ) from error
 
   def read(self, update: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -106,10 +115,7 @@ class Store:
     Raises:
       RunError: a file is missing, foreign, a link, or damaged.
     """
-    directory = self._directory / str(update)
-    manifest = _read_manifest(directory)
-    arrays = _read_arrays(directory, manifest["leaves"])
-    return arrays, manifest["record"]
+    return self._read(update, None)
 
   def restore(self, update: int, template: Any) -> tuple[Any, dict[str, Any]]:
     """Reads a checkpoint into a state like the template.
@@ -124,22 +130,18 @@ class Store:
     Raises:
       RunError: as `read`, or the checkpoint is from a different program.
     """
-    arrays, record = self.read(update)
-    directory = self._directory / str(update)
     leaves = dict(zip(_names(template), jax.tree.leaves(template), strict=True))
-    for name in sorted(set(arrays) ^ set(leaves)):
-      where = "only in the checkpoint" if name in arrays else "missing from it"
-      raise _refusal(
-        directory, f"is from a different program: {name} is {where}"
-      )
-    for name, leaf in leaves.items():
-      was, now = _describe(arrays[name]), _describe(leaf)
-      if was != now:
-        raise _refusal(
-          directory, f"is from a different program: {name} was {was}, is {now}"
-        )
+    arrays, record = self._read(update, leaves)
     placed = [_place(arrays[name], leaf) for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(template), placed), record
+
+  def _read(self, update, leaves):
+    """Reads what `leaves` describes, or everything if it is None."""
+    directory = self._directory / str(update)
+    manifest = _read_manifest(directory, update)
+    if leaves is not None:  # before the arrays are read: their sizes are known
+      _check_leaves(directory, manifest["leaves"], leaves)
+    return _read_arrays(directory, manifest["leaves"]), manifest["record"]
 
   def _write_guarded(self, update, leaves, record):
     try:
@@ -148,7 +150,8 @@ class Store:
       self._error = error
 
   def _write(self, update, leaves, record):
-    self._directory.mkdir(parents=True, exist_ok=True)
+    # Not its parents: a folder that was moved away is not made again.
+    self._directory.mkdir(exist_ok=True)
     final = self._directory / str(update)
     if final.exists():
       return
@@ -160,7 +163,7 @@ class Store:
     except BaseException:
       shutil.rmtree(partial, ignore_errors=True)
       raise
-    _sync(self._directory)
+    files.sync_folder(self._directory)
     updates = sorted(
       int(p.name) for p in self._directory.iterdir() if p.name.isdigit()
     )
@@ -241,10 +244,10 @@ def _write_partial(partial, update, leaves, record):
     str(i): leaf.reshape(-1).view(np.uint8)
     for i, leaf in enumerate(leaves.values())
   }
-  with open(partial / _ARRAYS, "wb") as file:
+  with files.create(partial / _ARRAYS) as file:
     np.savez(file, **members)
     file.flush()
-    os.fsync(file.fileno())
+    files.sync(file.fileno())
   rows = [
     {
       "name": name,
@@ -255,30 +258,32 @@ def _write_partial(partial, update, leaves, record):
     for i, (name, leaf) in enumerate(leaves.items())
   ]
   arrays = _hash_file(partial / _ARRAYS)
-  manifest = {"format": 1, "update": update, "record": record, "leaves": rows}
-  _write_manifest(partial, manifest | {"arrays": arrays})
+  manifest = {
+    "format": _FORMAT,
+    "update": update,
+    "record": files.finite(record),
+    "leaves": rows,
+    "arrays": arrays,
+  }
+  _write_manifest(partial, manifest)
 
 
 def _write_manifest(directory, manifest):
   """Writes the manifest after a line with the SHA-256 of its own text."""
-  body = json.dumps(manifest, indent=1, sort_keys=True)
+  body = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False)
   digest = hashlib.sha256(body.encode()).hexdigest()
-  with open(directory / _MANIFEST, "w", encoding="utf-8") as file:
-    file.write(f"{digest}\n{body}\n")
+  with files.create(directory / _MANIFEST) as file:
+    file.write(f"{digest}\n{body}\n".encode())
     file.flush()
-    os.fsync(file.fileno())
+    files.sync(file.fileno())
 
 
-def _read_manifest(directory):
-  path = directory / _MANIFEST
-  if directory.is_symlink():
-    raise _refusal(directory, "is a link")
-  for entry in directory.iterdir():
-    if entry.name not in (_MANIFEST, _ARRAYS):
-      raise _refusal(directory, f"holds a foreign file {entry.name}")
-    if not stat.S_ISREG(entry.lstat().st_mode):
-      raise _refusal(directory, f"holds {entry.name}, not a plain file")
+def _read_manifest(directory, update):
+  _check_files(directory)
+  path, arrays = directory / _MANIFEST, directory / _ARRAYS
   try:
+    if path.stat().st_size > _MANIFEST_BYTES:
+      raise ValueError(f"{_MANIFEST} has more than {_MANIFEST_BYTES} bytes")
     text = path.read_text(encoding="utf-8")
     digest, _, body = text.partition("\n")
     body = body.removesuffix("\n")
@@ -286,46 +291,96 @@ def _read_manifest(directory):
     if not whole or not text.endswith("\n"):
       raise ValueError("its text differs from its SHA-256")
     manifest = json.loads(body)
-    if _hash_file(directory / _ARRAYS) != manifest["arrays"]:
+    _check_version(directory, manifest, update)
+    stored = sum(map(_row_bytes, manifest["leaves"]))
+    spare = _HEADER_BYTES * (len(manifest["leaves"]) + 1)
+    if not stored <= arrays.stat().st_size <= stored + spare:
+      raise ValueError(f"{_ARRAYS} is not of the leaves' size")
+    if _hash_file(arrays) != manifest["arrays"]:
       raise ValueError(f"{_ARRAYS} differs from its SHA-256")
     return manifest
-  except (OSError, ValueError) as error:
-    raise _refusal(directory, f"is damaged ({_one_line(error)})") from error
+  except experiment.RunError:
+    raise
+  except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    raise _refusal(directory, f"is damaged ({files.explain(error)})") from error
+
+
+def _check_files(directory):
+  """Refuses links and foreign files."""
+  if directory.is_symlink():
+    raise _refusal(directory, "is a link")
+  for entry in directory.iterdir():
+    if entry.name not in (_MANIFEST, _ARRAYS):
+      raise _refusal(directory, f"holds a foreign file {entry.name}")
+    if not stat.S_ISREG(entry.lstat().st_mode):
+      raise _refusal(directory, f"holds {entry.name}, not a plain file")
+
+
+def _check_version(directory, manifest, update):
+  """Compares what a manifest says of itself with what and where it is."""
+  if manifest["format"] != _FORMAT:
+    raise _refusal(
+      directory,
+      f"has format {manifest['format']} of another version of lilly, which "
+      f"writes {_FORMAT}",
+    )
+  if manifest["update"] != update:
+    raise _refusal(
+      directory, f"was renamed: it is of update {manifest['update']}"
+    )
+  if not isinstance(manifest["record"], dict):
+    raise ValueError("its record is no object")
+
+
+def _check_leaves(directory, rows, leaves):
+  """Compares the manifest's leaves with those of a state."""
+  saved = {row["name"]: f"{row['dtype']}{row['shape']}" for row in rows}
+  for name in sorted(set(saved) ^ set(leaves)):
+    where = "only in the checkpoint" if name in saved else "missing from it"
+    raise _refusal(directory, f"is from a different program: {name} is {where}")
+  for name, leaf in leaves.items():
+    was, now = saved[name], _describe(leaf)
+    if was != now:
+      raise _refusal(
+        directory, f"is from a different program: {name} was {was}, is {now}"
+      )
+
+
+def _row_bytes(row):
+  return math.prod(row["shape"]) * np.dtype(row["dtype"]).itemsize
 
 
 def _read_arrays(directory, rows):
   """Reads the leaves and compares each with its SHA-256."""
   arrays = {}
   try:
-    with np.load(directory / _ARRAYS) as members:
+    with zipfile.ZipFile(directory / _ARRAYS) as members:
       for i, row in enumerate(rows):
-        content = members[str(i)]
+        content = _read_member(members, f"{i}.npy", _row_bytes(row))
         if _digest(content) != row["sha256"]:
           raise ValueError(f"{row['name']} differs from its SHA-256")
         array = content.view(row["dtype"]).reshape(row["shape"])
         arrays[row["name"]] = array
   except Exception as error:  # zipfile and numpy raise many kinds
-    raise _refusal(directory, f"is damaged ({_one_line(error)})") from error
+    raise _refusal(directory, f"is damaged ({files.explain(error)})") from error
   return arrays
+
+
+def _read_member(members, name, size):
+  """Reads an array of bytes whose size is known before."""
+  spare = members.getinfo(name).file_size - size
+  if not 0 <= spare <= _HEADER_BYTES:
+    raise ValueError(f"{name} unpacks to another size than {size} bytes")
+  with members.open(name) as member:
+    content = np.lib.format.read_array(member, allow_pickle=False)
+  if content.dtype != np.uint8 or content.shape != (size,):
+    raise ValueError(f"{name} is not of {size} bytes")
+  return content
 
 
 def _hash_file(path):
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(directory):
-  descriptor = os.open(directory, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
-def _one_line(error):
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _refusal(path, why):

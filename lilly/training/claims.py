@@ -229,9 +229,9 @@ def judge(
 
   Returns:
     For each claim a row: name, sentence, value, interval (95 %, bootstrap over
-    seeds), relation, threshold, number of seeds used, failed seeds, verdict
-    (holds, fails, not calibrated, not applicable) and, for the last two, the
-    reason.
+    seeds), values of the finished seeds, relation, threshold, number of seeds
+    used, failed seeds, verdict (holds, fails, not calibrated, not applicable)
+    and, for the last two, the reason.
   """
   return [_judge(statement, results) for statement in statements]
 
@@ -243,6 +243,7 @@ def _judge(statement, results):
     "sentence": claim.sentence,
     "value": None,
     "interval": None,
+    "values": [],
     "relation": claim.relation,
     "threshold": claim.threshold,
     "seeds": 0,
@@ -266,6 +267,7 @@ def _judge(statement, results):
   return row | {
     "value": value,
     "interval": list(statistics.bootstrap_interval(values, statistic)),
+    "values": [float(x) for x in values],
     "seeds": len(values),
     "failed": failed,
     "verdict": verdict,

@@ -5,33 +5,34 @@ Imports no JAX, so that `--help` and errors in flags are immediate.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import os
 import pathlib
+import re
 import shlex
 import signal
 import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 
 from lilly.training import (
   experiment,
+  messages,
   reproduction,
+  resuming,
   signals,
+  terminal,
 )
 from lilly.training import script as script_lib
 from lilly.training import settings as settings_lib
 
-__all__ = ["fail", "main", "parse"]
-
-# A resumed run keeps the recorded values of these, unless they are given again.
-_KEPT = ("num_updates", "checkpoint_every_s", "max_checkpoint_gb", "data_dir")
+__all__ = ["main", "parse"]
 
 
 def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
@@ -46,26 +47,29 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
     script: settings, presets, experiments, figures and reproductions.
     argv: the command line, sys.argv by default.
   """
+  terminal.secure()
   argv = list(sys.argv if argv is None else argv)
   try:
     probe = _parse_flags(script, argv)
     if probe["help"].value:
-      _print(_help(script, probe))
+      messages.show(_help(script, probe))
       sys.exit(0)
     settings, options = _resolve(script, probe, argv)
+    _use_all_cores()
   except (flags.Error, experiment.RunError) as error:
-    fail(error)
-  _use_all_cores()
-  with signals.handled(_leave, "stopping"):
+    messages.fail(error)
+  with signals.handled(_leave, "stopping"), messages.encodable(sys.stdout):
     try:
-      status = _run(script, settings, _reserved(options))
+      with _reserved(options) as options:
+        status = _run(script, settings, options)
     except KeyboardInterrupt:
-      print("Interrupted.", file=sys.stderr)
+      terminal.tell("Interrupted.", sys.stderr)
       sys.exit(signals.exit_status(signal.SIGINT))
     except Exception as error:
       if not _is_deliberate(error, script.path):
+        _fail_for_memory(error, options)
         raise
-      fail(error)
+      messages.fail(error)
   sys.exit(status)
 
 
@@ -74,10 +78,21 @@ def _leave(signum, frame):
   sys.exit(signals.exit_status(signum))
 
 
+def _fail_for_memory(error, options):
+  """Exits with one sentence if an error is a lack of memory."""
+  from lilly.training import memory
+
+  sentence = memory.explain(error, options)
+  if sentence is not None:
+    messages.fail(experiment.RunError(sentence))
+
+
 def _run(script, settings, options):
   """Trains, checks claims and plots; returns the exit status."""
-  from lilly.training import driver
+  from lilly.training import driver, memory, platforms
 
+  memory.check_start()
+  platforms.start()
   experiments = script.make_experiments(settings, options)
   metric = script.key_metric
   if metric is not None and not isinstance(metric, str):
@@ -85,9 +100,17 @@ def _run(script, settings, options):
   results = driver.run(experiments, options, key_metric=metric)
   draw = None
   if script.draw is not None:
-    draw = lambda results, out_dir: script.draw(settings, results, out_dir)
+    draw = lambda results, out_dir: _draw(script, settings, results, out_dir)
   statements = reproduction.state(script, options.flags)
   return driver.finish(results, statements, draw)
+
+
+def _draw(script, settings, results, out_dir):
+  """Draws the figures; compiled, also where updates are debugged."""
+  import jax
+
+  with jax.disable_jit(False):
+    script.draw(settings, results, out_dir)
 
 
 def parse(
@@ -107,7 +130,8 @@ def parse(
 
   Raises:
     absl.flags.Error: a flag is unknown or has a value out of range.
-    RunError: flags do not fit each other or the run in --out_dir.
+    RunError: flags do not fit each other or the run in --out_dir, or that
+      cannot be read.
   """
   return _resolve(script, _parse_flags(script, argv), argv)
 
@@ -132,7 +156,10 @@ def _parse_flags(script, argv):
   )
   settings_lib.define(flag_values, script_lib.Common)
   settings_lib.define(flag_values, script.settings)
-  rest = flag_values(list(argv))[1:]
+  try:
+    rest = flag_values(list(argv))[1:]
+  except UnicodeDecodeError as error:
+    raise experiment.RunError(f"--flagfile is not text: {error}.") from error
   if rest and not flag_values["help"].value:
     raise experiment.RunError(
       f"unexpected argument {rest[0]!r}; flags have the form --name=value."
@@ -153,7 +180,12 @@ def _given(script, flag_values):
 def _resolve(script, flag_values, argv):
   given = _given(script, flag_values)
   out_dir = _out_dir(script, given)
-  recorded = _recorded(script, out_dir, given)
+  try:
+    recorded = resuming.read_flags(script, out_dir, given)
+  except OSError as error:
+    raise experiment.RunError(
+      f"--out_dir={out_dir} cannot be used: {error.strerror}; give another one."
+    ) from error
   if recorded is None:
     preset = flag_values["preset"].value
     row = script_lib.resolve(script, preset, given)
@@ -163,21 +195,22 @@ def _resolve(script, flag_values, argv):
     changed = []
     if flag_values["preset"].present and asked != preset:
       changed = [f"--preset was {preset}, is {asked}"]
-    row = _resumed(script, preset, recorded, given, out_dir, changed)
+    row = resuming.resolve(script, preset, recorded, given, out_dir, changed)
   settings = script.settings(**{k: row[k] for k in script.settings._fields})
-  options = _options(script, preset, row, out_dir, argv)
-  if script.check is not None:
-    script.check(settings)
+  try:
+    options = _options(script, preset, row, out_dir, argv)
+    if script.check is not None:
+      script.check(settings)
+  except experiment.RunError as error:
+    if recorded is None:
+      raise
+    config = out_dir / "config.json"
+    raise experiment.RunError(f"with the flags of {config}: {error}") from error
   return settings, options
 
 
 def _options(script, preset, row, out_dir, argv):
-  data_dir = row["data_dir"]
-  if data_dir is not None and not pathlib.Path(data_dir).is_dir():
-    raise experiment.RunError(
-      f"--data_dir={data_dir} is not a directory; give the folder with the "
-      "data sets."
-    )
+  _check_data_dir(row["data_dir"])
   if row["seed"] + row["num_seeds"] > 2**32:
     raise experiment.RunError(
       f"--seed={row['seed']} is too large: seeds are below 2**32."
@@ -198,11 +231,29 @@ def _options(script, preset, row, out_dir, argv):
   return options
 
 
+def _check_data_dir(data_dir):
+  try:
+    if data_dir is None or pathlib.Path(data_dir).is_dir():
+      return
+    reason = "is not a directory"
+  except OSError as error:
+    reason = f"cannot be read: {error.strerror}"
+  raise experiment.RunError(
+    f"--data_dir={data_dir} {reason}; give --data_dir, the directory with the "
+    "data sets."
+  )
+
+
 def _check_swept(script, sweep):
-  """Checks swept values against the range of the setting of that name."""
+  """Checks swept values against the range of the setting of that name.
+
+  A name that is no float setting is refused later, by the experiments, which
+  know their hyper-parameters.
+  """
   known = settings_lib.parsers(script.settings)
   for name, numbers in sweep:
-    for number in numbers if name in known else ():
+    is_float = name in known and settings_lib.is_float(known[name])
+    for number in numbers if is_float else ():
       try:
         known[name].parse(number)
       except ValueError as error:
@@ -256,100 +307,36 @@ def _out_dir(script, given):
   return base / time.strftime("%Y%m%d-%H%M%S")
 
 
-def _reserved(options):
-  """Makes the default directory, unique if two runs start in one second."""
+@contextlib.contextmanager
+def _reserved(
+  options: experiment.Options,
+) -> Iterator[experiment.Options]:
+  """Makes the default directory, unique if two runs start in one second.
+
+  It is removed again if nothing was written into it.
+  """
   if options.flags["out_dir"] is not None:
-    return options
-  first = options.out_dir
+    yield options
+    return
+  above = [path for path in options.out_dir.parents if not path.exists()]
+  options = options._replace(out_dir=_make_unique(options.out_dir))
+  try:
+    yield options
+  finally:
+    with contextlib.suppress(OSError):  # it is not empty
+      for directory in (options.out_dir, *above):
+        directory.rmdir()
+
+
+def _make_unique(first):
+  directory = first
   for i in range(2, 1000):
     try:
-      options.out_dir.mkdir(parents=True)
-      return options
+      directory.mkdir(parents=True)
+      return directory
     except FileExistsError:
-      options = options._replace(out_dir=first.with_name(f"{first.name}-{i}"))
+      directory = first.with_name(f"{first.name}-{i}")
   raise experiment.RunError(f"{first} already exists; give an --out_dir.")
-
-
-def _recorded(script, out_dir, given):
-  """Returns the flags recorded in out_dir, None if it holds no run."""
-  config = out_dir / "config.json"
-  resume, eval_only = given.get("resume", "auto"), given.get("eval_only", False)
-  if out_dir.exists() and not out_dir.is_dir():
-    raise experiment.RunError(
-      f"--out_dir={out_dir} is a file; give a directory."
-    )
-  if not config.exists():
-    if resume == "must" or eval_only:
-      raise experiment.RunError(
-        f"--out_dir={out_dir} holds no run; check the path."
-      )
-    if out_dir.exists() and any(
-      not path.name.startswith(".") for path in out_dir.iterdir()
-    ):
-      raise experiment.RunError(
-        f"--out_dir={out_dir} holds files that are not a run; give another."
-      )
-    return None
-  if resume == "never":
-    raise experiment.RunError(
-      f"--out_dir={out_dir} already holds a run; give another one, or "
-      "--resume=auto to resume it."
-    )
-  try:
-    record = json.loads(config.read_text(encoding="utf-8"))
-    recorded, of = dict(record["flags"]), record["experiment"]
-  except (ValueError, KeyError, TypeError) as error:
-    raise experiment.RunError(
-      f"{config} is damaged; give another --out_dir."
-    ) from error
-  if of != script.name:
-    raise experiment.RunError(
-      f"--out_dir={out_dir} holds a run of {of}, not of {script.name}; give "
-      "another one."
-    )
-  return recorded
-
-
-def _resumed(script, preset, recorded, given, out_dir, changed):
-  """Resolves the settings of a resumed run and checks changed flags.
-
-  A setting that is newer than the record has the preset's value.
-  """
-  if preset not in script.presets:
-    raise experiment.RunError(
-      f"the run in --out_dir={out_dir} was made with --preset={preset}, which "
-      "no longer exists; give another --out_dir."
-    )
-  known = script_lib.parsers(script)
-  identity = {*script.settings._fields, *script_lib.COMMON_OF_A_RUN}
-  identity -= {"num_updates"}
-  kept = {}
-  for name in (identity | set(_KEPT)) & set(recorded):
-    try:
-      kept[name] = known[name].parse(recorded[name])
-    except ValueError as error:
-      raise experiment.RunError(
-        f"the run in --out_dir={out_dir} has --{name}={recorded[name]}, which "
-        f"{error}; give another --out_dir."
-      ) from error
-  row = script_lib.resolve(script, preset, kept)
-  changed += [
-    f"--{name} was {known[name].show(row[name])}, is "
-    f"{known[name].show(given[name])}"
-    for name in sorted(identity & set(given))
-    if given[name] != row[name]
-  ]
-  if changed:
-    raise experiment.RunError(
-      f"the run in --out_dir={out_dir} has different flags "
-      f"({'; '.join(changed)}); leave them out, or give another --out_dir."
-    )
-  if given.get("num_updates", row["num_updates"]) < row["num_updates"]:
-    raise experiment.RunError(
-      f"--num_updates={given['num_updates']} is below the recorded "
-      f"{row['num_updates']}; it may only increase."
-    )
-  return row | given
 
 
 def _use_all_cores():
@@ -357,6 +344,12 @@ def _use_all_cores():
 
   Has no effect if JAX is already imported, or the user sets the number.
   """
+  given = os.environ.get("JAX_NUM_CPU_DEVICES")
+  if given is not None and not re.fullmatch("[1-9][0-9]{0,3}", given):
+    raise experiment.RunError(
+      f"JAX_NUM_CPU_DEVICES={given} must be a positive whole number; leave it "
+      "out for one device per core."
+    )
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     return
   cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
@@ -419,14 +412,6 @@ def _wrapped(text, indent, further=None):
   )
 
 
-def _print(text):
-  """Prints, tolerating a pipe that is closed early."""
-  try:
-    print(text, flush=True)
-  except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _is_deliberate(error, source):
   """Whether an error is a message for the user; bugs keep their traceback."""
   if isinstance(error, OSError) or type(error).__module__.startswith("lilly."):
@@ -437,12 +422,3 @@ def _is_deliberate(error, source):
   last = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
   package = pathlib.Path(experiment.__file__).parent.parent
   return package in last.parents or last == source
-
-
-def fail(error: BaseException) -> Any:
-  """Prints an error on one line and exits with status 1."""
-  text = " ".join(str(error).split())
-  if isinstance(error, OSError) and error.strerror:
-    text = f"{error.strerror}: {error.filename}" if error.filename else text
-  print(f"error: {text}", file=sys.stderr)
-  sys.exit(1)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lilly.training import experiment as experiment_lib
+from lilly.training import memory, platforms
 
 __all__ = ["compiled", "grid", "lapack_calls", "lowered"]
 
@@ -31,8 +32,10 @@ def grid(
     The seed and swept values of each run.
 
   Raises:
-    RunError: the sweep names an unknown hyper-parameter.
+    RunError: the sweep names an unknown hyper-parameter, or there are more
+      than a million runs.
   """
+  memory.check_runs(options)
   for name, _ in options.sweep:
     if name not in hyper:
       raise experiment_lib.RunError(
@@ -80,7 +83,12 @@ def compiled(
 
   On several CPU devices of one process a program that calls LAPACK is refused
   on its first call, before it is compiled: batched LAPACK calls may deadlock
-  there.
+  there. A state that memory cannot hold is refused before it is allocated, and
+  so is a compiled program before its first call.
+
+  Under `jax.disable_jit` nothing is compiled: runs and updates are plain Python
+  loops on one device, so that `print` and `breakpoint` inside `update` see
+  values. Results agree with the compiled program's to rounding.
 
   Args:
     experiment: one learner, written for one run.
@@ -92,21 +100,72 @@ def compiled(
 
   Returns:
     The program; its state is donated to each chunk. Its functions raise
-    RunError if they call LAPACK on several CPU devices.
+    RunError if they call LAPACK on several CPU devices, or need more memory
+    than there is.
 
   Raises:
-    RunError: the sweep names an unknown hyper-parameter.
+    RunError: the sweep names an unknown hyper-parameter, or the state of all
+      runs does not fit into memory.
   """
-  functions = _functions(experiment, options)
+  if _is_jit_disabled():
+    return _interpreted(experiment, options)
+  functions = _functions(experiment, options, name)
   init_runs, start = functions.init, functions.start
   step_runs, data = functions.step, functions.data
   evaluate_runs = functions.evaluate
-  call = _caller(name, functions.mesh)
+  call = _caller(name, functions.mesh, options)
   return experiment_lib.Program(
     step_chunk=lambda state: call("update", step_runs, state, data),
     init=lambda: call("init", init_runs, start, data),
     evaluate=lambda state: call("evaluate", evaluate_runs, state, data),
     runs=functions.runs,
+    steps_per_update=experiment.steps_per_update,
+    unit=experiment.unit,
+  )
+
+
+def _is_jit_disabled():
+  # An attribute that type checkers do not know.
+  return getattr(jax.config, "jax_disable_jit", False)
+
+
+def _interpreted(experiment, options):
+  """Makes a program that computes run after run without compiling."""
+  platforms.start()
+  runs = grid(options, experiment.hyper)
+  data = jax.tree.map(jnp.asarray, experiment.data)
+
+  def over_runs(function):
+    def every(states):
+      each = [
+        function(jax.tree.map(lambda x, i=i: x[i], states))
+        for i in range(len(runs))
+      ]
+      return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    return every
+
+  def init_one(start):
+    seed, hyper = start
+    return experiment.init(jax.random.key(seed), hyper, data)
+
+  def update_one(state):
+    rows = []
+    for _ in range(options.log_every):
+      state, metrics = experiment.update(state, data)
+      rows.append(metrics)
+    mean = lambda *values: jnp.mean(jnp.stack(values), axis=0)
+    return state, jax.tree.map(mean, *rows)
+
+  def evaluate_one(state):
+    return experiment.evaluate(jax.random.key(1), state, data)
+
+  start = jax.tree.map(jnp.asarray, _start(runs, experiment.hyper))
+  return experiment_lib.Program(
+    step_chunk=over_runs(update_one),
+    init=lambda: over_runs(init_one)(start),
+    evaluate=over_runs(evaluate_one),
+    runs=runs,
     steps_per_update=experiment.steps_per_update,
     unit=experiment.unit,
   )
@@ -145,8 +204,9 @@ def lapack_calls(program: jax.stages.Lowered) -> list[str]:
   )
 
 
-def _functions(experiment, options):
+def _functions(experiment, options, name="the experiment"):
   """Jits an experiment's functions over all its runs."""
+  platforms.start()
   runs = grid(options, experiment.hyper)
   mesh = _mesh(len(runs))
   by_run = NamedSharding(mesh, PartitionSpec("runs"))
@@ -160,23 +220,28 @@ def _functions(experiment, options):
       state,
       length=options.log_every,
     )
-    return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+    metrics = jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+    return jax.tree.map(_strongly_typed, state), metrics
 
   def init_one(start, data):
     seed, hyper = start
-    return experiment.init(jax.random.key(seed), hyper, data)
+    state = experiment.init(jax.random.key(seed), hyper, data)
+    return jax.tree.map(_strongly_typed, state)
 
   def evaluate_one(state, data):
     return experiment.evaluate(jax.random.key(1), state, data)
 
+  init = jax.jit(
+    across(init_one),
+    out_shardings=by_run,
+    compiler_options=_for_running_once(),
+  )
+  start = _start(runs, experiment.hyper)
+  _check_state(name, init, start, experiment.data, mesh, everywhere, options)
   return _Functions(
     runs=runs,
     mesh=mesh,
-    init=jax.jit(
-      across(init_one),
-      out_shardings=by_run,
-      compiler_options=_for_running_once(),
-    ),
+    init=init,
     step=jax.jit(
       across(update_one),
       donate_argnums=0,
@@ -184,28 +249,51 @@ def _functions(experiment, options):
       compiler_options=_for_running_long(),
     ),
     evaluate=jax.jit(across(evaluate_one), out_shardings=everywhere),
-    start=_start(runs, experiment.hyper),
+    start=start,
     data=jax.device_put(experiment.data, everywhere),
   )
 
 
-def _caller(name, mesh):
-  """Makes a caller that checks a program for LAPACK before its first call."""
+def _strongly_typed(leaf):
+  """Drops a leaf's weak type: with it the next chunk is compiled anew."""
+  leaf = jnp.asarray(leaf)
+  return jnp.asarray(leaf, leaf.dtype)
+
+
+def _check_state(name, init, start, data, mesh, everywhere, options):
+  """Refuses a state that memory cannot hold, before it is allocated."""
+  # As they will be placed, so that the trace is kept.
+  placed = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      np.shape(x), jax.dtypes.result_type(x), sharding=everywhere
+    ),
+    data,
+  )
+  # Only shapes are computed, also where functions are not to be compiled.
+  with jax.disable_jit(False):
+    state = jax.eval_shape(init, start, placed)
+  memory.check_state(name, state, placed, mesh, options)
+
+
+def _caller(name, mesh, options):
+  """Makes a caller that checks a program before its first call."""
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   is_at_risk = on_cpu and len(mesh.local_devices) > 1
-  read = set()
+  checked = set()
 
   def call(what, function, *args):
-    if is_at_risk and what not in read:
-      # Traced and lowered here, not again where it is called.
-      found = lapack_calls(function.lower(*args))
+    if what not in checked:
+      # Traced, lowered and compiled here, not again where it is called.
+      program = function.lower(*args)
+      found = lapack_calls(program) if is_at_risk else []
       if found:
         raise experiment_lib.RunError(
           f"{name}: {what} calls LAPACK ({', '.join(found)}), whose batched "
           "calls may deadlock on several CPU devices; set "
           "JAX_NUM_CPU_DEVICES=1, or use lilly.control.small_matrices."
         )
-      read.add(what)
+      memory.check_program(f"{name}: {what}", program.compile(), mesh, options)
+      checked.add(what)
     return function(*args)
 
   return call

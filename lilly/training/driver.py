@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
-import json
 import os
 import pathlib
 import re
+import shutil
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -20,10 +20,13 @@ from lilly.training import (
   checkpoints,
   compilation,
   experiment,
+  files,
   host_loop,
   nonfinite,
   statistics,
   surroundings,
+  tables,
+  terminal,
 )
 from lilly.training import claims as claims_lib
 
@@ -54,7 +57,7 @@ def run(
       experiment calls LAPACK on several CPU devices.
   """
   for variant in experiments:
-    if not re.fullmatch(r"[\w.+-]+", variant):
+    if not re.fullmatch(r"(?!\.)[\w.+-]+", variant):
       raise ValueError(f"variant {variant!r} cannot be a file's name.")
   programs = {
     variant: item
@@ -62,12 +65,13 @@ def run(
     else compilation.compiled(item, options, name=variant)
     for variant, item in experiments.items()
   }
-  with _claimed(options):
-    config = _configure(options, experiments)
+  with _claimed(options, list(experiments)):
+    config = _configure(options, experiments, programs)
     summary = config | {"variants": {}, "claims": []}
     results = experiment.Results(summary, {}, {}, {}, options)
     for variant, program in programs.items():
       _run_variant(variant, program, experiments[variant], key_metric, results)
+    _keep_config(options, config)
   return results
 
 
@@ -76,7 +80,7 @@ def _run_variant(variant, program, item, key_metric, results):
   options = results.options
   directory = options.out_dir and options.out_dir / variant
   if options.eval_only:
-    identity = _identity(program, item, options)
+    identity = _identity(variant, program, item, options)
     loop_result = _evaluate_only(program, options, directory, identity)
   else:
     loop_result = host_loop.loop(
@@ -90,7 +94,7 @@ def _run_variant(variant, program, item, key_metric, results):
       unit=program.unit,
       name=variant,
       key_metric=key_metric,
-      identity=_identity(program, item, options),
+      identity=_identity(variant, program, item, options),
     )
     if directory is not None:
       _write_params(directory / "params.npz", loop_result.state, item)
@@ -118,40 +122,91 @@ def finish(
 
   Returns:
     The exit status: 3 if a run failed, 4 if a claim failed and check_claims is
-    set, else 0.
+    set, else 0. A figure that cannot be drawn, or a table that cannot be
+    printed, does not change it.
+
+  Raises:
+    RunError: the summary cannot be written.
   """
   options = results.options
-  out = out or sys.stdout
   summary = results.summary
   if jax.process_index() != 0:
     return 0
-  name = "evaluation.json" if options.eval_only else "summary.json"
-  if options.out_dir is not None:  # before anything a script's code can break
-    _write_json(options.out_dir / name, summary)
+  _write_summary(results)  # before anything a script's code can break
+  failure = None
   if not options.eval_only:
     summary["claims"] = claims_lib.judge(statements, results)
+    _write_summary(results)
+    if draw is not None and options.out_dir is not None:
+      failure = _draw(draw, results)
+  if failure is not None:
+    summary["not_drawn"] = failure
+    _write_summary(results)
+  # Printed last: what cannot be printed loses nothing.
+  tables.tell_results(results, out or sys.stdout)
+  if failure is not None:
+    terminal.tell(f"warning: {failure}", sys.stderr)
+  if _tell_failed(summary["variants"]):
+    return 3
+  verdicts = [row["verdict"] for row in summary["claims"]]
+  return 4 if options.check_claims and "fails" in verdicts else 0
+
+
+def _write_summary(results):
+  options = results.options
   if options.out_dir is not None:
-    _write_json(options.out_dir / name, summary)
-    if draw is not None and not options.eval_only:
-      draw(results, options.out_dir)
-  _tell(results, out)
+    name = "evaluation.json" if options.eval_only else "summary.json"
+    files.write_json(options.out_dir / name, results.summary)
+
+
+def _draw(draw, results):
+  """Draws into a folder of its own; returns what went wrong, or None.
+
+  A link in out_dir is replaced by the figure of its name, and what it leads to
+  is left alone.
+  """
+  out_dir = results.options.out_dir
+  folder = files.partial_path(out_dir / "figures")
+  try:
+    folder.mkdir()
+    try:
+      draw(results, folder)
+    finally:  # the figures that were drawn
+      for path in sorted(folder.iterdir()):
+        os.replace(path, out_dir / path.name)
+  except Exception as error:
+    return _explain_drawing(error)
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+  return None
+
+
+def _explain_drawing(error: Exception) -> str:
+  """Returns one sentence about a figure that could not be drawn."""
+  last = traceback.extract_tb(error.__traceback__)[-1]
+  place = f"{pathlib.Path(last.filename).name}, line {last.lineno}"
+  return (
+    f"a figure could not be drawn: {type(error).__name__}: "
+    f"{files.explain(error)} ({place})."
+  )
+
+
+def _tell_failed(variants):
+  """Prints a line for each failed run; returns whether there is one."""
   failed = [
     (variant, failure)
-    for variant, row in summary["variants"].items()
+    for variant, row in variants.items()
     for failure in row["failed"]
   ]
   for variant, failure in failed:
-    print(
+    terminal.tell(
       f"error: {variant}, run {failure['run']} (seed {failure['seed']}) "
       f"failed: non-finite from update {failure['update']} on, first in "
       f"{failure['leaf']}, {failure['bad_total']} updates skipped; the "
       "other runs finished.",
-      file=sys.stderr,
+      sys.stderr,
     )
-  if failed:
-    return 3
-  verdicts = [row["verdict"] for row in summary["claims"]]
-  return 4 if options.check_claims and "fails" in verdicts else 0
+  return bool(failed)
 
 
 def load(
@@ -171,39 +226,34 @@ def load(
   """
   out_dir = pathlib.Path(out_dir)
   try:
-    config = json.loads((out_dir / "config.json").read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
+    recorded = files.read_json(out_dir / "config.json")
+  except experiment.RunError as error:
     raise experiment.RunError(f"{out_dir} holds no readable run.") from error
+  if not isinstance(recorded.get("flags"), dict):
+    raise experiment.RunError(f"{out_dir} holds no readable run.")
   states = {}
   for directory in sorted(out_dir.glob("*/checkpoints")):
     store = checkpoints.Store(directory)
     newest = store.newest()
     if newest is not None:
       states[directory.parent.name] = store.read(newest)[0]
-  return config["flags"], states
+  return recorded["flags"], states
 
 
 @contextlib.contextmanager
-def _claimed(options):
+def _claimed(options, variants):
   """Makes out_dir and locks it against other processes."""
   if options.out_dir is None or jax.process_index() != 0:
     yield
     return
   options.out_dir.mkdir(parents=True, exist_ok=True)
-  # The lock is released when the process ends, however it ends.
-  with open(options.out_dir / ".lock", "w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise experiment.RunError(
-        f"another process is running in --out_dir={options.out_dir}; wait for "
-        "it or give another one."
-      ) from error
+  with files.locked(options.out_dir):
+    files.check_places(options.out_dir, variants)
     yield
 
 
-def _configure(options, variants):
-  """Writes config.json: settings, versions, commit and devices.
+def _configure(options, variants, programs):
+  """Writes config.json: settings, runs, versions, commit and devices.
 
   A finished run whose claims are only checked again keeps the commit that
   trained it; other versions or devices it was resumed on are listed under
@@ -218,6 +268,11 @@ def _configure(options, variants):
       variant: {k: float(v) for k, v in getattr(item, "hyper", {}).items()}
       for variant, item in variants.items()
     },
+    # row i is the run with "run": i in metrics.jsonl
+    "runs": {
+      variant: [dict(run) for run in program.runs]
+      for variant, program in programs.items()
+    },
     **here,
     "resumed_on": [],
   }
@@ -225,25 +280,48 @@ def _configure(options, variants):
     return config
   path = options.out_dir / "config.json"
   if path.exists():
-    old = json.loads(path.read_text(encoding="utf-8"))
-    started_on = {name: old.get(name) for name in here}
-    resumed_on = old.get("resumed_on", [])
-    stores = [
-      checkpoints.Store(options.out_dir / variant / "checkpoints")
-      for variant in variants
-    ]
-    finished = all(s.newest() == options.num_updates for s in stores)
-    if not finished and here not in [started_on, *resumed_on]:
-      resumed_on = [*resumed_on, here]
-    config |= {**started_on, "resumed_on": resumed_on}
-    # The first command says preset and rules; a later one may leave them out.
-    command = old.get("command", options.command)
-    if options.num_updates != old.get("flags", {}).get("num_updates"):
-      command += f" --num_updates={options.num_updates}"
-    config["command"] = command
+    config |= _resumed_config(options, variants, files.read_json(path), here)
   if jax.process_index() == 0 and not options.eval_only:
-    _write_json(path, config)
+    files.write_json(path, config)
   return config
+
+
+def _resumed_config(options, variants, old, here):
+  """Returns what config.json says otherwise of a run that is resumed."""
+  started_on = {name: old.get(name) for name in here}
+  resumed_on = old.get("resumed_on", [])
+  recorded = old.get("flags", {})
+  command = old.get("command", options.command)
+  for name, value, kind in (
+    ("resumed_on", resumed_on, list),
+    ("flags", recorded, dict),
+    ("command", command, str),
+  ):
+    if not isinstance(value, kind):
+      path = options.out_dir / "config.json"
+      raise experiment.RunError(
+        f"{path} is damaged: its {name} is {value!r}; give another --out_dir."
+      )
+  stores = [
+    checkpoints.Store(options.out_dir / variant / "checkpoints")
+    for variant in variants
+  ]
+  finished = all(s.newest() == options.num_updates for s in stores)
+  if not finished and here not in [started_on, *resumed_on]:
+    resumed_on = [*resumed_on, here]
+  # The first command says preset and rules; a later one may leave them out.
+  if options.num_updates != recorded.get("num_updates"):
+    command += f" --num_updates={options.num_updates}"
+  return {**started_on, "resumed_on": resumed_on, "command": command}
+
+
+def _keep_config(options, config):
+  """Writes config.json again if it was removed while the run was going on."""
+  if options.out_dir is None or jax.process_index() != 0:
+    return
+  path = options.out_dir / "config.json"
+  if not options.eval_only and not path.exists():
+    files.write_json(path, config)
 
 
 def _describe(program, result, hyper):
@@ -277,11 +355,12 @@ def _describe(program, result, hyper):
   }
 
 
-def _identity(program, item, options):
+def _identity(variant, program, item, options):
   """Returns the properties that must be unchanged when a run is resumed."""
   hyper = getattr(item, "hyper", {})
   settings = {*options.settings, "seed_batching", "log_every", "eval_every"}
   return {
+    "variant": variant,
     "hyper": {name: float(value) for name, value in hyper.items()},
     "runs": [dict(run) for run in program.runs],
     **{
@@ -320,7 +399,7 @@ def _write_params(path, state, item):
   if jax.process_index() != 0:
     return
   np.savez(arrays, **leaves)
-  _write_bytes(path, arrays.getvalue())
+  files.write_bytes(path, arrays.getvalue())
 
 
 def _parameters(state):
@@ -328,78 +407,3 @@ def _parameters(state):
   if isinstance(state, Mapping):
     return state.get("params", state)
   return getattr(state, "params", state)
-
-
-def _write_json(path, value):
-  _write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def _write_bytes(path, content):
-  """Writes a file atomically."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.partial")
-  try:
-    partial.write_bytes(content)
-    os.replace(partial, path)
-  except OSError:
-    partial.unlink(missing_ok=True)
-    raise
-
-
-def _tell(results, out):
-  """Prints final values, claims, and the location of the files."""
-  import rich.console
-  import rich.table
-
-  width = None if out.isatty() else 100
-  console = rich.console.Console(file=out, width=width)
-  finals = rich.table.Table("variant", "metric", "median", "95 % of IQM", "n")
-  for variant, row in results.summary["variants"].items():
-    for point in row["points"]:
-      where = ", ".join(f"{k}={v:g}" for k, v in point["point"].items())
-      for name, value in point["final"].items():
-        if name.startswith("eval/"):
-          finals.add_row(
-            f"{variant} {where}".strip(),
-            name,
-            _show(value["median"]),
-            _span(value["interval"]),
-            str(value["n"]),
-          )
-  console.print(finals)
-  _tell_claims(results.summary["claims"], console)
-  if results.options.out_dir is not None:
-    print(f"Files: {results.options.out_dir}", file=out)
-
-
-def _tell_claims(rows, console):
-  import rich.table
-
-  judged = [row for row in rows if row["verdict"] != "not applicable"]
-  if judged:
-    table = rich.table.Table("claim", "value", "95 %", "threshold", "verdict")
-    for row in judged:
-      table.add_row(
-        row["sentence"],
-        _show(row["value"]),
-        _span(row["interval"]),
-        f"{row['relation']} {row['threshold']:g}",
-        row["verdict"]
-        + (f", {row['failed']} seeds failed" if row["failed"] else ""),
-      )
-    console.print(table)
-  reasons: dict[str, list[str]] = {}
-  for row in rows:
-    if row["verdict"] == "not applicable":
-      reasons.setdefault(row["reason"], []).append(row["name"])
-  for reason, names in reasons.items():
-    line = f"Not applicable ({reason}): {', '.join(names)}"
-    console.print(line, markup=False, highlight=False)
-
-
-def _show(value):
-  return "-" if value is None else f"{value:.4g}"
-
-
-def _span(interval):
-  return "-" if interval is None else " to ".join(_show(v) for v in interval)

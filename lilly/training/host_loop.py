@@ -16,11 +16,13 @@ import numpy as np
 from lilly.training import (
   checkpoints,
   experiment,
+  files,
   nonfinite,
   placement,
   progress,
   signals,
   surroundings,
+  terminal,
 )
 from lilly.training import metrics as metrics_lib
 
@@ -37,7 +39,8 @@ class LoopResult(NamedTuple):
   update: int
   # seconds of training, including earlier processes
   seconds: float
-  # updates per second without compilation; None after a single chunk
+  # updates per second, with evaluations and without compilation; None after a
+  # single chunk
   updates_per_second: float | None
   # run -> the first non-finite update, its leaf, and the counts
   failed: dict[int, dict[str, Any]]
@@ -157,6 +160,7 @@ class _Sitting:
     options = self._options
     with self.clock.chunk(options.log_every):
       self.state, metrics = self._step_chunk(self.state)
+      self.clock.called.add("step_chunk")
       metrics = _on_host(metrics, "train/", self._num_runs)
       self.update += options.log_every
       self._log_row(metrics)
@@ -167,6 +171,7 @@ class _Sitting:
     due = _evaluation_due(self.update, self._options)
     if due and self._evaluate is not None:
       found = self._evaluate(self.state)
+      self.clock.called.add("evaluate")
       metrics |= _on_host(found, "eval/", self._num_runs)
     self._log.write(self.update * self._steps_per_update, metrics)
 
@@ -193,22 +198,22 @@ class _Clock:
       0.0,
       0,
     )
-    self._compiled = False
+    # the compiled functions that this process has called
+    self.called: set[str] = set()
 
   @contextlib.contextmanager
   def chunk(self, updates):
-    """Times a chunk; the first of a process includes compilation."""
-    start = time.monotonic()
+    """Times a chunk; one with the first call of a function compiles it."""
+    start, before = time.monotonic(), set(self.called)
     yield
     spent = time.monotonic() - start
     self.seconds += spent
-    if self._compiled:
+    if self.called == before:
       self._steady_seconds += spent
       self._steady_updates += updates
-    self._compiled = True
 
   def rate(self):
-    """Updates per second, None if there was no second chunk."""
+    """Updates per second, None if every chunk included compilation."""
     if not self._steady_seconds:
       return None
     return self._steady_updates / self._steady_seconds
@@ -258,9 +263,31 @@ def _resume(store, log, state, options, identity):
       f"{options.num_updates}; give at least {newest}."
     )
   state, record = store.restore(newest, state)
+  _check_record(record, newest)
   check_identity(record, identity)
   log.open(record["metrics"])
   return state, newest, _Clock(record["clock"])
+
+
+def _check_record(record, update):
+  """Refuses a record that no loop has written."""
+  mark, clock = record.get("metrics"), record.get("clock")
+  is_mark = (
+    isinstance(mark, dict)
+    and isinstance(mark.get("bytes"), int)
+    and isinstance(mark.get("sha256"), str)
+    and mark["bytes"] >= 0
+  )
+  is_clock = (
+    isinstance(clock, list)
+    and len(clock) == 3
+    and all(isinstance(x, (int, float)) for x in clock)
+  )
+  if not is_mark or not is_clock:
+    raise experiment.RunError(
+      f"the checkpoint of update {update} has no record of a run; remove it to "
+      "resume from an earlier checkpoint or from the start."
+    )
 
 
 def check_identity(record: Mapping[str, Any], now: Any) -> None:
@@ -273,7 +300,11 @@ def check_identity(record: Mapping[str, Any], now: Any) -> None:
   Raises:
     RunError: they differ; the message lists the differences.
   """
-  was, now = record.get("identity") or {}, json.loads(json.dumps(now)) or {}
+  # As they are written: no tuples, and null where JSON has no number.
+  was, now = (
+    json.loads(json.dumps(files.finite(value))) or {}
+    for value in (record.get("identity"), now)
+  )
   # A name that only one of them has belongs to another program version.
   changed = [
     f"{name} was {was[name]}, is {now[name]}"
@@ -314,8 +345,7 @@ def _stop(signum, update, options, directory):
     told = (
       f"the same command with --out_dir={options.out_dir} resumes from there."
     )
-  print(
-    f"Stopped at update {update} of {options.num_updates}; {told}",
-    file=sys.stderr,
+  terminal.tell(
+    f"Stopped at update {update} of {options.num_updates}; {told}", sys.stderr
   )
   raise SystemExit(signals.exit_status(signum))

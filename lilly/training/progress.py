@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lilly.training import terminal
+
 __all__ = ["Progress"]
 
 # Outside a terminal, lines are printed at most this often.
@@ -24,24 +26,18 @@ class Progress:
     self._key_metric = key_metric
     self._num_updates = num_updates
     self._unit = unit
-    self._live = None
+    self._is_live = terminal.is_terminal(sys.stderr)
+    self._is_shown = False
     self._first: tuple[float, int] | None = None
     self._shown_at = -np.inf
     self._text = ""
 
   def __enter__(self):
-    if sys.stderr.isatty():
-      import rich.console
-      import rich.live
-
-      console = rich.console.Console(stderr=True)
-      self._live = rich.live.Live("", console=console, auto_refresh=False)
-      self._live.__enter__()
     return self
 
   def __exit__(self, *error):
-    if self._live is not None:
-      self._live.__exit__(*error)
+    if self._is_live and self._is_shown:
+      terminal.tell("", sys.stderr)  # what follows begins on a line of its own
 
   def start(self, hyper: Mapping[str, float]) -> None:
     """Shows the hyper-parameters while the first chunk is compiled."""
@@ -71,12 +67,12 @@ class Progress:
     self._show("  ".join(parts), now, last=update >= self._num_updates)
 
   def _show(self, line, now, last):
-    if self._live is not None:
-      import rich.text
-
-      self._live.update(rich.text.Text(line), refresh=True)
+    if self._is_live:
+      room = terminal.width(sys.stderr) - 1
+      terminal.tell("\r" + line[:room].ljust(room), sys.stderr, end="")
+      self._is_shown = True
     elif last or now - self._shown_at >= _SECONDS_BETWEEN_LINES:
-      print(line, file=sys.stderr, flush=True)
+      terminal.tell(line, sys.stderr)
       self._shown_at = now
 
 

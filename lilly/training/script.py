@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from lilly.training import settings as settings_lib
-from lilly.training.settings import GIVEN_AGAIN, at_least, between
+from lilly.training.settings import GIVEN_AGAIN, PATH, at_least, between
 
 __all__ = [
   "COMMON_OF_A_RUN",
@@ -29,7 +29,7 @@ class Common(NamedTuple):
 
   seed: Annotated[int, between(0, 2**32 - 1), "First seed."] = 0
   num_seeds: Annotated[
-    int, at_least(1), "Number of seeds, trained together."
+    int, between(1, 10**6), "Number of seeds, trained together."
   ] = 1
   sweep: Annotated[
     tuple[str, ...],
@@ -54,7 +54,7 @@ class Common(NamedTuple):
     "Updates between evaluations; 0: only at the start and the end.",
   ] = 0
   out_dir: Annotated[
-    str | None, "Output directory [runs/<experiment>/<time>]."
+    str | None, PATH, "Output directory [runs/<experiment>/<time>]."
   ] = None
   resume: Annotated[
     Literal["auto", "never", "must"],
@@ -74,7 +74,7 @@ class Common(NamedTuple):
     "Consecutive non-finite updates that are skipped before a run fails.",
   ] = 10
   data_dir: Annotated[
-    str | None, "Directory with the data sets' original files."
+    str | None, PATH, "Directory with the data sets' original files."
   ] = None
   check_claims: Annotated[bool, "Exit with status 4 if a claim fails."] = False
 

@@ -6,12 +6,15 @@ default is the flag's:
   num_rows: Annotated[int, at_least(1), "Memory rows, K."] = 32
 
 Types are int, float, bool, str, a Literal of strings, `T | None`, and
-`tuple[T, ...]`, which is given as a comma-separated list. Imports no JAX.
+`tuple[T, ...]`, which is given as a comma-separated list; with PATH, text is a
+path on this machine. Imports no JAX.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -23,6 +26,7 @@ __all__ = [
   "GIVEN_AGAIN",
   "MAY_BE_EMPTY",
   "MAY_REPEAT",
+  "PATH",
   "Range",
   "above",
   "at_least",
@@ -30,14 +34,17 @@ __all__ = [
   "between",
   "define",
   "help_of",
+  "is_float",
   "make_parser",
   "parse",
   "parsers",
   "show",
 ]
 
-# Whole numbers become int32 arrays and shapes.
+# Whole numbers become int32 arrays and shapes, others float32.
 _LARGEST = 2**31 - 1
+_LARGEST_FLOAT = 2.0**128 - 2.0**104
+_SMALLEST_FLOAT = 2.0**-126
 
 
 class Range(NamedTuple):
@@ -52,6 +59,8 @@ class Range(NamedTuple):
   may_repeat: bool = False
   # whether the flag is repeated for each item, instead of using commas
   is_given_again: bool = False
+  # whether text is a path: a leading ~ is expanded, addresses are refused
+  is_path: bool = False
 
 
 # For lists: may be empty; may have the same item twice; the flag is repeated
@@ -59,6 +68,8 @@ class Range(NamedTuple):
 MAY_BE_EMPTY = Range(may_be_empty=True)
 MAY_REPEAT = Range(may_repeat=True)
 GIVEN_AGAIN = Range(may_be_empty=True, may_repeat=True, is_given_again=True)
+# For text: a path on this machine.
+PATH = Range(is_path=True)
 
 
 def at_least(least: float) -> Range:
@@ -94,7 +105,7 @@ class _Parser(flags.ArgumentParser):
 
 class _Number(_Parser):
   def __init__(self, kind: type, allowed: Range):
-    self._kind = kind
+    self.kind = kind
     least, most = allowed.least, allowed.most
     if kind is int:
       least = -_LARGEST if math.isinf(least) else least
@@ -106,22 +117,29 @@ class _Number(_Parser):
     least, most, is_open = self._allowed[:3]
     if value < least or value > most or (is_open and value == least):
       raise ValueError(f"must be {self._describe()}")
+    if is_open and value - least < _SMALLEST_FLOAT:
+      raise ValueError(
+        f"must be above {_shortest(least)} by {_SMALLEST_FLOAT:.2g} or more, "
+        "the smallest number of float32"
+      )
     return value
 
   def _read(self, argument):
     try:
       if isinstance(argument, bool):
         raise ValueError
-      if self._kind is int:
+      if self.kind is int:
         if isinstance(argument, float) and not argument.is_integer():
           raise ValueError
         return int(argument)
       value = float(argument)
     except (TypeError, ValueError, OverflowError):
-      noun = "a whole number" if self._kind is int else "a number"
+      noun = "a whole number" if self.kind is int else "a number"
       raise ValueError(f"must be {noun}") from None
     if not math.isfinite(value):
       raise ValueError("must be a finite number")
+    if abs(value) > _LARGEST_FLOAT:
+      raise ValueError("must be a number that float32 can hold")
     return value
 
   def _describe(self):
@@ -138,7 +156,7 @@ class _Number(_Parser):
     return _shortest(value)
 
   def flag_type(self):
-    return "integer" if self._kind is int else "number"
+    return "integer" if self.kind is int else "number"
 
 
 def _shortest(number):
@@ -188,6 +206,30 @@ class _Text(_Parser):
     return "text"
 
 
+class _Path(_Text):
+  """Parses a path; what is recorded and shown is the path that is used."""
+
+  def parse(self, argument):
+    text = super().parse(argument)
+    if "\0" in text:
+      raise ValueError("must be a path without null characters")
+    if re.match(r"[A-Za-z][\w+.-]*://", text):
+      raise ValueError(
+        "is an address, but only local directories are read and written; give "
+        "a mounted directory, or copy the files"
+      )
+    if not text.startswith("~"):
+      return text
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+      name = text.partition("/")[0]
+      raise ValueError(
+        f"begins with {name}, but no user of that name has a home directory; "
+        f"write ./{text} for a directory of that name"
+      )
+    return expanded
+
+
 class _Choice(_Parser):
   def __init__(self, choices):
     self.choices = choices
@@ -233,16 +275,16 @@ class _List(_Parser):
 
 class _Optional(_Parser):
   def __init__(self, inner: _Parser):
-    self._inner = inner
+    self.inner = inner
 
   def parse(self, argument):
-    return None if argument in (None, "none") else self._inner.parse(argument)
+    return None if argument in (None, "none") else self.inner.parse(argument)
 
   def show(self, value):
-    return "none" if value is None else self._inner.show(value)
+    return "none" if value is None else self.inner.show(value)
 
   def flag_type(self):
-    return self._inner.flag_type()
+    return self.inner.flag_type()
 
 
 class _Serializer(flags.ArgumentSerializer):
@@ -281,7 +323,7 @@ def make_parser(annotation: Any) -> Any:
   if annotation is bool:
     return _Flag()
   if annotation is str:
-    return _Text()
+    return _Path() if allowed.is_path else _Text()
   if annotation in (int, float):
     return _Number(annotation, allowed)
   raise TypeError(f"a setting cannot be of type {annotation}.")
@@ -289,6 +331,12 @@ def make_parser(annotation: Any) -> Any:
 
 def _annotations(record: type) -> dict[str, Any]:
   return typing.get_type_hints(record, include_extras=True)
+
+
+def is_float(parser: Any) -> bool:
+  """Whether a parser of `make_parser` gives a float, or None in its place."""
+  inner = parser.inner if isinstance(parser, _Optional) else parser
+  return isinstance(inner, _Number) and inner.kind is float
 
 
 def parsers(record: type) -> dict[str, Any]:

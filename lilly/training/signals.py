@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lilly.training import terminal
+
 __all__ = ["STOPPING", "exit_status", "handled", "is_stopping"]
 
 STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -90,13 +92,13 @@ def _watch(reader, consequence):
       name = signal.Signals(number).name
       if caught == 1:
         _caught.set()
-        print(
+        terminal.tell(
           f"\n{name}: {consequence}; a second signal ends the run at once, "
           "without saving.",
-          file=sys.stderr,
-          flush=True,
+          sys.stderr,
         )
       else:
         # Not through sys.stderr: the blocked thread may hold its lock.
-        os.write(2, f"\n{name}: ended at once, without saving.\n".encode())
+        with contextlib.suppress(OSError):
+          os.write(2, f"\n{name}: ended at once, without saving.\n".encode())
         os._exit(exit_status(number))

@@ -11,14 +11,15 @@ from typing import Any
 
 import jax
 
+import lilly
+
 __all__ = ["describe", "versions"]
 
 
 def versions() -> dict[str, str]:
   """Returns the versions of Python and of the library's dependencies."""
-  found = {"python": platform.python_version()}
+  found = {"python": platform.python_version(), "lilly": lilly.__version__}
   names = (
-    "lilly",
     "jax",
     "jaxlib",
     "numpy",

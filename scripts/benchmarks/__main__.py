@@ -12,6 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Annotated
+
+from lilly.training import experiment, messages, settings
+from lilly.training.settings import PATH
 
 _NOT_BENCHMARKS = ("__init__", "__main__", "commands", "timing")
 
@@ -26,6 +30,9 @@ def _measure(name: str, path: str) -> None:
   """Measures one benchmark in this process and writes its figures."""
   import jax
 
+  from lilly.training import platforms
+
+  platforms.start()
   figures = importlib.import_module(f"benchmarks.{name}").measure()
   devices = jax.devices()
   device = f"{len(devices)} x {devices[0].device_kind}"
@@ -57,6 +64,19 @@ def _cpus() -> int:
   return os.cpu_count() or 1
 
 
+def _path(text: str) -> pathlib.Path:
+  """Parses a path as the experiments do; its directory must exist."""
+  try:
+    path = pathlib.Path(settings.make_parser(Annotated[str, PATH]).parse(text))
+    if not path.parent.is_dir() or path.is_dir():
+      raise ValueError("cannot be written there")
+  except (ValueError, OSError) as error:
+    raise argparse.ArgumentTypeError(
+      f"{text}: {messages.as_sentence(error)}"
+    ) from error
+  return path
+
+
 def _parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog="scripts/bench",
@@ -64,7 +84,9 @@ def _parse() -> argparse.Namespace:
     epilog="Benchmarks: " + (", ".join(_names()) or "none yet"),
   )
   parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-  parser.add_argument("--json", metavar="PATH", help="write the JSON here too")
+  parser.add_argument(
+    "--json", metavar="PATH", type=_path, help="write the JSON here too"
+  )
   parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
   return parser.parse_args()
 
@@ -72,7 +94,10 @@ def _parse() -> argparse.Namespace:
 def main() -> int:
   options = _parse()
   if options.measure:
-    _measure(*options.measure)
+    try:
+      _measure(*options.measure)
+    except experiment.RunError as error:
+      messages.fail(error)
     return 0
   known = _names()
   for name in options.names:
@@ -99,7 +124,7 @@ def main() -> int:
     print(f"{name}: {spent:.0f} s", file=sys.stderr, flush=True)
   text = json.dumps({"machine": machine, "figures": figures}, indent=2)
   if options.json:
-    pathlib.Path(options.json).write_text(text + "\n", encoding="utf-8")
+    options.json.write_text(text + "\n", encoding="utf-8")
   print(text)
   return int(any("error" in values for values in figures.values()))
 

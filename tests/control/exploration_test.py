@@ -55,3 +55,16 @@ def test_without_noise_it_decays():
 def test_the_step_must_be_positive():
   with pytest.raises(ValueError, match="dt is 0"):
     exploration.ornstein_uhlenbeck(jax.random.key(0), jnp.zeros(1), dt=0)
+
+
+def test_the_noise_that_is_given_has_the_shape_of_the_state():
+  zeros = jnp.zeros((3, 2))
+  found = exploration.ornstein_uhlenbeck(
+    jax.random.key(0), zeros, sigma=0.5, innovation=np.ones((3, 2), np.int32)
+  )
+  np.testing.assert_array_equal(found, 0.5)
+  for shape in ((), (2,), (1, 2), (1, 3, 2)):
+    with pytest.raises(ValueError, match="innovation has shape"):
+      exploration.ornstein_uhlenbeck(
+        jax.random.key(0), zeros, innovation=jnp.ones(shape)
+      )

@@ -93,3 +93,18 @@ def test_no_length_is_refused():
       act=act,
       length=0,
     )
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 1), (1, 1), (5, 2), (1, 5, 1)])
+def test_noise_is_of_each_step_and_action(shape):
+  env = wrappers.normalize_actions(pendulum.make(num_steps=12))
+  start = env.reset(jax.random.key(0))
+  with pytest.raises(ValueError, match="noise has shape"):
+    imagination.rollout(
+      jax.random.key(1),
+      *start,
+      step=env.step,
+      act=act,
+      length=5,
+      noise=jnp.ones(shape),
+    )

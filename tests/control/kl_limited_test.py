@@ -253,3 +253,15 @@ def test_what_is_no_limit_is_refused():
       kl_limited.improve(*arguments, max_kl=max_kl, **options)
   with pytest.raises(ValueError, match="num_bisections is 0"):
     kl_limited.improve(*arguments, max_kl=1.0, num_bisections=0)
+
+
+def test_covariances_of_other_shapes_are_refused():
+  arguments, _ = given()
+  for name, shape in (
+    ("noise", (1, D, D)),
+    ("noise", (D, D)),
+    ("start_covariance", (T, D, D)),
+    ("start_covariance", (1, D)),
+  ):
+    with pytest.raises(ValueError, match=f"{name} has shape"):
+      kl_limited.improve(*arguments, max_kl=1.0, **{name: jnp.ones(shape)})

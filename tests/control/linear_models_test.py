@@ -211,3 +211,21 @@ def test_what_cannot_be_fitted_is_refused():
     linear_models.pooled_prior(*rollouts(2), mean_count=0)
   with pytest.raises(ValueError, match=r"count is -1"):
     linear_models.pooled_prior(*rollouts(2), count=-1)
+
+
+def test_other_shapes_of_priors_and_factors_are_refused():
+  prior = pooled_prior(*rollouts(3))
+  for name in ("mean", "scatter", "count", "mean_count"):
+    longer = prior._replace(**{name: jnp.ones((2, 2))})
+    with pytest.raises(ValueError, match=rf"^prior\.{name} has shape"):
+      linear_models.fit(*rollouts(3), prior=longer)
+  model = fit(*rollouts(6))
+  x, u, key = jnp.ones(D), jnp.ones(M), jax.random.key(0)
+  factors = linear_models.roots(model)
+  linear_models.sample(key, model, 0, x, u, factors=factors)
+  with pytest.raises(ValueError, match="factors has shape"):
+    linear_models.sample(key, model, 0, x, u, factors=factors[:1])
+  with pytest.raises(ValueError, match=r"model\.covariance is of type None"):
+    linear_models.roots(model._replace(covariance=None))
+  with pytest.raises(ValueError, match="time is of type float64"):
+    linear_models.mean(model, 0.5, x, u)

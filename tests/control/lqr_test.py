@@ -217,3 +217,19 @@ def test_a_plan_swings_a_pendulum_up():
       reward=reward,
       num_iterations=0,
     )
+
+
+def test_there_is_one_state_more_than_actions():
+  states, actions = nominal()
+  states = jnp.asarray(states)
+  for wrong in (states[:-1], states[:1], jnp.concatenate([states, states])):
+    with pytest.raises(ValueError, match=r"^states has .* rows; .* actions"):
+      lqr.expand(wrong, actions, **functions())
+  gains = lqr.backward(lqr.expand(states, actions, **functions()))
+  with pytest.raises(ValueError, match=r"^gains\.feedback has shape"):
+    lqr.forward(
+      gains._replace(feedback=gains.feedback[:1]),
+      states,
+      actions,
+      **functions(),
+    )

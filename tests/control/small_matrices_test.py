@@ -344,14 +344,52 @@ def test_control_of_several_actions_leaves_lapack_alone():
   assert "lapack" not in lowered.as_text()
 
 
+@pytest.mark.parametrize("size", [1, 3, 6, 14])
+def test_the_gradient_of_a_root_is_that_of_the_cholesky_factor(size):
+  rng = np.random.default_rng(size)
+  root = rng.normal(size=(size, size))
+  a = jnp.asarray(root @ root.T + np.eye(size), jnp.float32)
+  weights = jnp.asarray(rng.normal(size=(size, size)), jnp.float32)
+
+  def slope(function):
+    # Symmetric: the two functions read other halves of the matrix.
+    total = lambda a: jnp.sum(weights * function(0.5 * (a + a.T)))
+    return jax.jit(jax.grad(total))(a)
+
+  found = slope(small_matrices.semidefinite_root)
+  wanted = slope(jnp.linalg.cholesky)
+  np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_the_gradient_of_a_singular_root_is_finite(rank):
+  rng = np.random.default_rng(rank)
+  tall = jnp.asarray(rng.normal(size=(4, rank)), jnp.float32)
+
+  def total(a):
+    return jnp.sum(small_matrices.semidefinite_root(a))
+
+  for a in (tall @ tall.T, jnp.diag(jnp.arange(4.0) * (jnp.arange(4) < rank))):
+    assert np.isfinite(jax.grad(total)(a)).all()
+
+
 def test_shapes_are_checked():
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="has shape"):
     small_matrices.cholesky(jnp.ones((2, 3)))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="has shape"):
     small_matrices.solve(jnp.eye(2), jnp.ones(3))
-  with pytest.raises(AssertionError):
+  # A row for each of the matrix's: sizes of 1 are not stretched.
+  for solve_any in (
+    small_matrices.solve,
+    small_matrices.solve_by_inverse,
+    small_matrices.solve_triangular,
+  ):
+    for right in (jnp.ones((1, 2)), jnp.ones(()), jnp.ones((2, 2, 2))):
+      with pytest.raises(ValueError, match="right has shape"):
+        solve_any(jnp.eye(2), right)
+  with pytest.raises(ValueError, match="has shape"):
     small_matrices.solve_by_inverse(jnp.eye(2), jnp.ones(3))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="has shape"):
     small_matrices.invert(jnp.ones((2, 3)))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="has shape"):
     small_matrices.pseudo_inverse(jnp.ones(3))

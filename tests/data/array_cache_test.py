@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 import time
+import tracemalloc
 from typing import NamedTuple
 
 import hypothesis
@@ -44,7 +45,7 @@ def test_what_is_written_is_read(tmp_path_factory, a, n):
   file = tmp_path_factory.mktemp("cache") / "x.npz"
   record = Pair(a, np.arange(n, dtype=np.int32))
   assert array_cache.write(file, record)
-  read = array_cache.read(file, Pair)
+  read = array_cache.read(file, Pair, 1 << 20)
   assert isinstance(read, Pair)
   assert _same(read, record)
   assert read.a.flags.writeable
@@ -52,7 +53,7 @@ def test_what_is_written_is_read(tmp_path_factory, a, n):
 
 
 def test_absent_is_nothing_and_no_warning(tmp_path, caplog):
-  assert array_cache.read(tmp_path / "x.npz", Pair) is None
+  assert array_cache.read(tmp_path / "x.npz", Pair, 1 << 20) is None
   assert not caplog.records
 
 
@@ -62,7 +63,7 @@ def test_cuts_are_detected(tmp_path):
   content = file.read_bytes()
   for length in range(0, len(content), 3):
     file.write_bytes(content[:length])
-    assert array_cache.read(file, Pair) is None, length
+    assert array_cache.read(file, Pair, 1 << 20) is None, length
 
 
 def test_a_flip_in_any_byte_is_detected_or_harmless(tmp_path):
@@ -74,7 +75,7 @@ def test_a_flip_in_any_byte_is_detected_or_harmless(tmp_path):
     flipped = bytearray(content)
     flipped[i] ^= 1 << (i % 8)
     file.write_bytes(flipped)
-    read = array_cache.read(file, Pair)
+    read = array_cache.read(file, Pair, 1 << 20)
     detected += read is None
     assert read is None or _same(read, _pair()), i
   assert detected > len(content) // 2
@@ -86,23 +87,47 @@ def test_a_flip_in_an_uncompressed_header_is_detected(tmp_path):
   file = tmp_path / "x.npz"
   np.savez(file, a=np.zeros(1), b=np.arange(50000, dtype=np.int32))
   content = file.read_bytes()
-  assert array_cache.read(file, Pair) is not None
+  assert array_cache.read(file, Pair, 1 << 20) is not None
   assert content.count(b"'<i4'") == 1
   file.write_bytes(content.replace(b"'<i4'", b"'<i2'"))
-  assert array_cache.read(file, Pair) is None
+  assert array_cache.read(file, Pair, 1 << 20) is None
+
+
+def test_what_unpacks_to_more_is_not_read(tmp_path, caplog):
+  file = tmp_path / "x.npz"
+  zeros = np.zeros(1 << 25, np.uint8)
+  array_cache.write(file, Pair(zeros, zeros[:1]))
+  assert file.stat().st_size < 1 << 17
+  tracemalloc.start()
+  assert array_cache.read(file, Pair, zeros.size - 10_000) is None
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 1 << 20
+  assert f"more than {zeros.size - 10_000} bytes" in caplog.text
+  assert _same(array_cache.read(file, Pair, zeros.size + 1), (zeros, zeros[:1]))
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_sync_is_written(tmp_path, monkeypatch, code):
+  def fail(descriptor):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(os, "fsync", fail)
+  assert array_cache.write(tmp_path / "x.npz", _pair())
+  assert _same(array_cache.read(tmp_path / "x.npz", Pair, 1 << 20), _pair())
 
 
 def test_objects_are_refused(tmp_path):
   file = tmp_path / "x.npz"
   a = np.empty(2, object)
   np.savez(file, a=a, b=a)
-  assert array_cache.read(file, Pair) is None
+  assert array_cache.read(file, Pair, 1 << 20) is None
 
 
 def test_another_records_file_is_refused(tmp_path):
   file = tmp_path / "x.npz"
   np.savez(file, a=np.zeros(2))
-  assert array_cache.read(file, Pair) is None
+  assert array_cache.read(file, Pair, 1 << 20) is None
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
@@ -119,7 +144,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
   assert not array_cache.write(file, Pair(*map(np.zeros_like, _pair())))
   assert "No space left" in caplog.text
   assert os.listdir(tmp_path) == ["x.npz"]
-  assert _same(array_cache.read(file, Pair), _pair())
+  assert _same(array_cache.read(file, Pair, 1 << 20), _pair())
 
 
 def test_an_interrupt_passes_and_leaves_nothing(tmp_path, monkeypatch):
@@ -137,7 +162,7 @@ def test_an_unwritable_place_costs_one_warning(tmp_path, caplog):
   (tmp_path / "file").touch()
   assert not array_cache.write(tmp_path / "file" / "x.npz", _pair())
   assert len(caplog.records) == 1
-  assert array_cache.read(tmp_path / "file" / "x.npz", Pair) is None
+  assert array_cache.read(tmp_path / "file" / "x.npz", Pair, 1 << 20) is None
   assert len(caplog.records) == 1
 
 

@@ -197,7 +197,7 @@ def test_a_damaged_cache_is_made_anew(home, mnist, caplog):
   again = datasets.load("mnist", "train", folder)
   np.testing.assert_array_equal(first.images, again.images)
   assert "cannot be read and will be rebuilt" in caplog.text
-  assert array_cache.read(file, datasets.Images) is not None
+  assert array_cache.read(file, datasets.Images, 1 << 20) is not None
 
 
 def test_an_unwritable_cache_costs_only_time(home, mnist, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lilly.data import formats
+from lilly.data import formats, preparation
 
 
 def _read(name, folder):
@@ -76,3 +76,10 @@ def test_cifar10_keeps_the_order_of_the_batches(tmp_path, maker):
     for (_, row), image, label in zip(rows, images, labels, strict=True):
       np.testing.assert_array_equal(np.asarray(row["image"]), image)
       assert row["label"] == label
+
+
+def test_a_prepared_image_of_any_size_is_not_unpacked():
+  content = io.BytesIO()
+  Image.new("L", (4000, 28)).save(content, "PNG")
+  with pytest.raises(ValueError, match=r"\(4000, 28\) pixels"):
+    preparation._stack([{"image": content.getvalue(), "label": 1}], color=False)

@@ -1,9 +1,12 @@
 """`stories.load` from tiny texts, every way it can fail, and the real ones."""
 
+import gzip
 import hashlib
 import io
 import logging
+import lzma
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -169,6 +172,51 @@ def test_a_damaged_archive_is_refused(sums, tmp_path):
     archive.write_bytes(damaged)
     with pytest.raises(stories.DataError, match="damaged"):
       stories.load("babi", "train", tmp_path)
+
+
+def _refusal(name, folder):
+  """The message, and bytes that Python held at most while loading."""
+  tracemalloc.start()
+  try:
+    stories.load(name, "train", folder)
+  except stories.DataError as error:
+    return str(error), tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  raise AssertionError("it was loaded")
+
+
+@pytest.mark.parametrize("name", ["babi", "babi_10k"])
+def test_an_archive_that_unpacks_to_more_is_read_no_further(
+  sums, tmp_path, name
+):
+  archive, limit = next(iter(stories._ARCHIVES[name].items()))
+  pack = lzma.open if archive.endswith("xz") else gzip.open
+  with pack(tmp_path / archive, "wb") as file:
+    for _ in range(limit // (1 << 20) + 1):
+      file.write(bytes(1 << 20))
+  assert (tmp_path / archive).stat().st_size < 1 << 17
+  message, peak = _refusal(name, tmp_path)
+  assert f"unpacks to more than {limit} bytes" in message
+  assert peak < limit // 4 * 3
+
+
+@pytest.mark.parametrize("place", ["archive", "folder"])
+def test_a_text_that_is_too_long_is_not_read(sums, tmp_path, place):
+  size = stories._MAX_TEXT + 1
+  if place == "folder":
+    _unpacked(tmp_path / "en", _texts())
+    with open(tmp_path / "en" / "qa1_some-task_train.txt", "wb") as file:
+      file.truncate(size)
+  else:
+    entry = tarfile.TarInfo("tasks_1-20_v1-2/en/qa1_some-task_train.txt")
+    entry.size = size
+    archive = tmp_path / "tasks_1-20_v1-2.tar.gz"
+    with tarfile.open(archive, "w:gz") as members:
+      members.addfile(entry, io.BytesIO(bytes(size)))
+  message, peak = _refusal("babi", tmp_path)
+  assert f"{stories._MAX_TEXT} bytes" in message
+  assert peak < size // 4 * 3
 
 
 def test_absent_data_says_what_to_do(sums, tmp_path):

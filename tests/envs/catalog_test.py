@@ -84,6 +84,18 @@ def test_the_state_of_an_engine_keeps_its_form():
     assert (leaf.dtype, leaf.weak_type) == (old.dtype, old.weak_type)
 
 
+def test_actions_of_an_engine_are_checked():
+  env = brax_environments.adapt(_Engine())
+  state, _ = env.reset(jax.random.key(0))
+  wanted = env.step(jax.random.key(1), state, jnp.ones(2))
+  for action in (np.ones(2), np.ones(2, np.int32), [1, 1]):
+    actual = env.step(jax.random.key(1), state, action)
+    jax.tree.map(np.testing.assert_array_equal, actual, wanted)
+  for shape in ((), (1,), (3,), (1, 2)):
+    with pytest.raises(ValueError, match="action has shape"):
+      env.step(jax.random.key(1), state, np.ones(shape))
+
+
 def test_an_engine_without_actions_or_with_other_observations_is_refused():
   with pytest.raises(ValueError, match="action of size 0 cannot be used"):
     brax_environments.adapt(_Engine(action_size=0))
@@ -137,17 +149,17 @@ def test_what_brax_does_not_have_is_refused(simulators):
 
 
 @pytest.mark.parametrize(
-  ("name", "package", "extra"),
+  ("name", "module", "package"),
   [
-    ("brax/ant", "brax", "experiments"),
+    ("brax/ant", "brax", "brax"),
     ("playground/CheetahRun", "mujoco_playground", "playground"),
   ],
 )
-def test_a_missing_simulator_is_named_with_its_extra(
-  monkeypatch, name, package, extra
+def test_a_missing_simulator_is_named_with_its_package(
+  monkeypatch, name, module, package
 ):
-  monkeypatch.setitem(sys.modules, package, None)
-  with pytest.raises(ImportError, match=rf'pip install "lilly\[{extra}\]"'):
+  monkeypatch.setitem(sys.modules, module, None)
+  with pytest.raises(ImportError, match=rf"\(pip install {package}\)"):
     catalog.make(name)
 
 

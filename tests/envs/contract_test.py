@@ -1,6 +1,7 @@
 """What every environment keeps: one program each, and many promises."""
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -8,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.envs import catalog, wrappers
+from lilly.envs import (
+  cartpole,
+  catalog,
+  cue_recall,
+  mountain_car,
+  pendulum,
+  point_mass,
+  reacher,
+  water_maze,
+  wrappers,
+)
 
 _SIZE, _LIMIT, _STEPS = 16, 3, 7
 _SEEDS = (0, 0, 1, 2, 3, 4)
@@ -215,8 +226,153 @@ def test_actions_of_another_shape_are_refused(name):
   state, _ = jax.eval_shape(env.reset, jax.random.key(0))
   (size,) = env.action_spec.shape
   for shape in ((), (size + 1,), (1, size)):
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"^action has shape") as caught:
       jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(shape))
+    rank_differs = len(shape) != 1
+    assert ("unbatched: vmap over" in str(caught.value)) == rank_differs
+    with pytest.raises(ValueError, match=r"^action has shape"):
+      jax.eval_shape(env.reward, state, jnp.zeros(shape), state)
+
+
+@_environments
+def test_actions_of_numpy_and_of_whole_numbers_are_those_of_floats(name):
+  env, _, found = _found(name)
+  state = jax.tree.map(lambda x: jnp.asarray(x[0]), found["start"])
+  ones = np.ones(env.action_spec.shape)
+  key = jax.random.key(0)
+  wanted = env.step(key, state, jnp.asarray(ones, jnp.float32))
+  for action in (ones, ones.astype(np.int32), ones.astype(int).tolist()):
+    actual = env.step(jax.random.clone(key), state, action)
+    chex.assert_trees_all_equal(actual, wanted)
+    leaves = jax.tree.leaves(actual)
+    assert not any(leaf.weak_type for leaf in leaves)
+  arrays = jax.tree.map(np.asarray, state)
+  actual = env.step(jax.random.clone(key), arrays, ones)
+  chex.assert_trees_all_close(actual, wanted, rtol=1e-5, atol=1e-6)
+
+
+_POSITIVE, _NOT_NEGATIVE, _FINITE = (
+  (0.0, -1.0, np.inf),
+  (-1.0, np.inf),
+  (np.inf,),
+)
+_COUNT = (0, -1, 2.5, np.inf)
+# Constant of a task -> values that are refused; NaN always is.
+_CONSTANTS = {
+  pendulum: {
+    "num_steps": _COUNT,
+    "dt": _POSITIVE,
+    "gravity": _FINITE,
+    "mass": _POSITIVE,
+    "length": _POSITIVE,
+    "max_speed": (0.0, -1.0),
+  },
+  cartpole: {
+    "num_steps": _COUNT,
+    "dt": _POSITIVE,
+    "cart_mass": _POSITIVE,
+    "pole_mass": _POSITIVE,
+    "length": _POSITIVE,
+    "gravity": _FINITE,
+    "cart_damping": _NOT_NEGATIVE,
+    "pole_damping": _NOT_NEGATIVE,
+    "rail": (-1.0,),
+  },
+  reacher: {
+    "num_steps": _COUNT,
+    "dt": _POSITIVE,
+    "damping": _NOT_NEGATIVE,
+  },
+  point_mass: {
+    "num_steps": _COUNT,
+    "dt": _POSITIVE,
+    "mass": _POSITIVE,
+    "damping": _NOT_NEGATIVE,
+    "wall": (0.0, -1.0),
+    "margin": _NOT_NEGATIVE,
+  },
+  mountain_car: {
+    "num_steps": _COUNT,
+    "power": _NOT_NEGATIVE,
+    "gravity": _FINITE,
+  },
+  cue_recall: {"num_steps": (*_COUNT, 1)},
+  water_maze: {
+    "num_steps": _COUNT,
+    "platform_radius": (0.0, -1.0, 1.5, np.inf),
+    "speed": _POSITIVE,
+    "num_stay": (*_COUNT, 1),
+  },
+}
+_tasks = pytest.mark.parametrize(
+  "task", _CONSTANTS, ids=lambda task: task.__name__.rpartition(".")[2]
+)
+
+
+def _is_number(x):
+  return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def _defaults(task):
+  """The constants of a task, with their defaults."""
+  found = {}
+  for function in ("make", "dynamics", "acceleration"):
+    made = getattr(task, function, None)
+    parameters = inspect.signature(made).parameters if made else {}
+    for name, parameter in parameters.items():
+      if _is_number(parameter.default):
+        found[name] = parameter.default
+  return found
+
+
+@_tasks
+def test_every_constant_of_a_task_is_checked(task):
+  assert _CONSTANTS[task].keys() >= _defaults(task).keys()
+
+
+@_tasks
+def test_constants_out_of_range_are_refused_whatever_their_type(task):
+  for name, refused in _CONSTANTS[task].items():
+    for value in (*refused, np.nan):
+      for kind in (type(value), np.float32, np.float64, np.asarray):
+        with pytest.raises(ValueError, match=f"^{name} is") as caught:
+          task.make(**{name: kind(value)})
+        text = str(caught.value)
+        assert "\n" not in text and text.endswith(".")
+
+
+@_tasks
+def test_constants_of_numpy_are_those_of_python(task):
+  constants = _defaults(task) | {"num_steps": 5}
+  numpys = {
+    name: np.int64(value) if isinstance(value, int) else np.float32(value)
+    for name, value in constants.items()
+  }
+
+  def play(constants):
+    env = task.make(**constants)
+    state, _ = env.reset(jax.random.key(0))
+    action = jnp.full(env.action_spec.shape, 0.5)
+    return env.step(jax.random.key(1), state, action)
+
+  chex.assert_trees_all_close(play(numpys), play(constants), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("task", "options"),
+  [
+    (pendulum, {"start": (0.0, np.nan)}),
+    (pendulum, {"start": (0.0, 1.0, 2.0)}),
+    (reacher, {"start": (np.float32(np.inf), 0.0)}),
+    (reacher, {"target": (0.1, np.nan)}),
+    (reacher, {"lengths": (0.1, np.float32(np.nan))}),
+    (reacher, {"lengths": (0.1, np.inf)}),
+    (reacher, {"lengths": np.array([0.1, -0.1])}),
+  ],
+)
+def test_places_that_are_no_numbers_are_refused(task, options):
+  with pytest.raises(ValueError, match=f"^{next(iter(options))} is"):
+    task.make(**options)
 
 
 @_every_endless

@@ -22,6 +22,14 @@ def test_bounds_fit_each_other(bounds):
     environment.box(*bounds)
 
 
+@pytest.mark.parametrize(
+  "bounds", [([np.nan], [1.0]), ([0.0], [np.nan]), ([0.0, np.nan], [1.0, 2.0])]
+)
+def test_a_bound_is_a_number(bounds):
+  with pytest.raises(ValueError, match=r"maximum is .*none of them NaN"):
+    environment.box(*bounds)
+
+
 def _samples(spec, count):
   draw = jax.jit(jax.vmap(lambda key: environment.sample(key, spec)))
   return np.asarray(draw(jax.random.split(jax.random.key(0), count)))
@@ -46,10 +54,31 @@ def test_samples_of_a_choice_are_all_its_values():
   assert x.max() == 2
 
 
-def test_samples_need_bounds():
-  spec = environment.box([0.0, 0.0], [1.0, np.inf])
-  with pytest.raises(ValueError, match="bounds must be finite"):
+# The largest float32 stands for no bound in other libraries.
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+  ("low", "high", "dtype"),
+  [
+    ([0.0, 0.0], [1.0, np.inf], jnp.float32),
+    ([0.0, -_LARGEST], [1.0, _LARGEST], jnp.float32),
+    # Finite in float32, but not in the spec's type.
+    ([-4e4], [4e4], jnp.float16),
+  ],
+)
+def test_samples_need_bounds(low, high, dtype):
+  spec = environment.box(low, high)._replace(dtype=dtype)
+  assert not environment.is_bounded(spec)
+  with pytest.raises(ValueError, match="bounds must be finite") as caught:
     environment.sample(jax.random.key(0), spec)
+  assert "\n" not in str(caught.value)
+
+
+def test_samples_of_the_widest_bounds_are_finite():
+  spec = environment.box([-_LARGEST / 2], [_LARGEST / 2])
+  x = _samples(spec, 300)
+  assert np.isfinite(x).all() and np.ptp(x / _LARGEST) > 0.9
 
 
 def test_a_made_step_has_the_types_of_steps():

@@ -54,3 +54,18 @@ def test_rewards_are_discounted_up_to_an_end():
   np.testing.assert_allclose(alive, [3.5625, 5.125, 6.25, 6.5, 5.0])
   ended = episodes.discounted(steps_of(scripted.counter(3)), 0.5)
   np.testing.assert_allclose(ended, [2.75, 3.5, 3.0, np.nan, np.nan])
+
+
+def test_counts_and_discounts_out_of_range_are_refused():
+  env = wrappers.time_limit(scripted.counter(), 3)
+  steps = episodes.rollout(jax.random.key(0), env, act, np.int64(3))[3]
+  for discount in (-0.1, 1.1, np.float32(np.nan)):
+    with pytest.raises(ValueError, match="discount is"):
+      episodes.discounted(steps, discount)
+  with pytest.raises(ValueError, match=r"steps\.discount has shape"):
+    episodes.discounted(steps._replace(discount=jnp.ones(2)), 0.5)
+  for count in (-1, 2.5, np.nan):
+    with pytest.raises(ValueError, match="num_steps is"):
+      episodes.rollout(jax.random.key(0), env, act, count)
+    with pytest.raises(ValueError, match="num_starts is"):
+      episodes.mean_return(jax.random.key(0), env, act, count)

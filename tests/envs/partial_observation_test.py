@@ -152,7 +152,7 @@ def test_no_noise_leaves_all_as_it_is():
 
 @pytest.mark.parametrize("scale", [-0.1, np.inf, np.nan])
 def test_a_bad_scale_is_refused(scale):
-  with pytest.raises(ValueError, match=f"scale is {scale}; a standard dev"):
+  with pytest.raises(ValueError, match=f"scale is {scale}; it must be finite"):
     partial_observation.add_noise(_ramp()[0], scale)
 
 

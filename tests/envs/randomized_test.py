@@ -206,6 +206,7 @@ def test_no_functions_of_states_stay_none():
     ({}, "ranges is empty; it must name at least one"),
     ({"mass": (2.0, 1.0)}, r"ranges\['mass'\] is \(2.0, 1.0\); it must be"),
     ({"mass": (1.0, np.inf)}, r"ranges\['mass'\] is .*two finite numbers"),
+    ({"mass": (-1.0, 1.0)}, r"mass is -1.0; it must be finite and above 0"),
     ({"mass": (np.nan, 1.0)}, r"ranges\['mass'\] is .*two finite numbers"),
     ({"mass": (1.0, 2.0), "colour": (0.0, 1.0)}, "ranges names 'colour'; make"),
     ({"num_steps": (1, 2)}, "ranges names 'num_steps'; make_env must accept"),

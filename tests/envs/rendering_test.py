@@ -149,5 +149,5 @@ def test_bad_arguments_are_refused():
     rendering.pixels(env, size=0)
   with pytest.raises(ValueError, match="size is 0; it must be at least 1"):
     rendering.canvas(0, 1.0)
-  with pytest.raises(ValueError, match="num_repeats is 0"):
+  with pytest.raises(ValueError, match="num_frames is 0"):
     rendering.pixels(env, num_frames=0)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lilly.envs import rewards
 
@@ -34,3 +35,26 @@ def test_small_control_is_the_suites():
     expected = (4 + np.mean(1 - np.square(action))) / 5
     actual = rewards.small_control(jnp.array(action))
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"upper": -1.0},
+    {"margin": np.float32(-0.5)},
+    {"margin": np.nan},
+    {"margin": 1.0, "value_at_margin": 0.0},
+    {"margin": 1.0, "value_at_margin": np.float32(1)},
+  ],
+)
+def test_constants_out_of_range_are_refused(options):
+  with pytest.raises(ValueError, match=f"{list(options)[-1]} is .* must be"):
+    rewards.tolerance(jnp.ones(2), **options)
+
+
+def test_whole_numbers_are_real_numbers():
+  options = {"upper": 1, "margin": 2}
+  found = rewards.tolerance(np.array([0, 2, 3]), **options)
+  wanted = rewards.tolerance(jnp.array([0.0, 2.0, 3.0]), **options)
+  np.testing.assert_array_equal(found, wanted)
+  assert rewards.small_control([1, 0]) == np.float32(0.9)

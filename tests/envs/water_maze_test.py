@@ -369,7 +369,7 @@ def test_latencies_of_an_episode_begin_where_the_agent_was_taken_away():
   [
     ({"platform_radius": 0.0}, "platform_radius is 0.0; it must be above 0"),
     ({"platform_radius": 1.5}, "platform_radius is 1.5; it must be above 0"),
-    ({"speed": 0.0}, "speed is 0.0; it must be above 0"),
+    ({"speed": 0.0}, "speed is 0.0; it must be finite and above 0"),
     ({"num_stay": 1}, "num_stay is 1; it must be at least 2"),
     ({"num_steps": 0}, "num_steps is 0; it must be at least 1"),
   ],

@@ -184,8 +184,18 @@ def test_bad_arguments_are_refused():
   ):
     with pytest.raises(ValueError, match=f"{name}; it must be at least 1"):
       call()
+  for wrapper in (
+    wrappers.time_limit,
+    wrappers.auto_reset,
+    wrappers.action_repeat,
+  ):
+    for value in (np.nan, 1.5, np.float32(2), np.inf):
+      with pytest.raises(ValueError, match=r"^num_.* must be a whole number"):
+        wrapper(env, value)
+    wrapper(env, np.int64(2))
   choice = env.action_spec._replace(num_values=3)
-  for spec in (choice, environment.box([-np.inf], [1.0])):
+  wide = environment.box([-3e38], [3e38])
+  for spec in (choice, environment.box([-np.inf], [1.0]), wide):
     with pytest.raises(ValueError, match="they must be bounded numbers"):
       wrappers.normalize_actions(env._replace(action_spec=spec))
 

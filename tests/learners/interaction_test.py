@@ -122,3 +122,35 @@ def test_replay_is_filled_by_random_actions_and_returns_count_from_then_on():
   # Two steps into an episode, none of whose rewards count.
   assert float(stream.env.observation[0]) == 2.0
   assert float(stream.total) == float(stream.last_total) == 0.0
+
+
+def choosing_environment():
+  """Rewards action 2 of 3, which are whole numbers."""
+
+  def reset(key):
+    return jnp.zeros(()), jnp.zeros(1)
+
+  def step(key, state, action):
+    return state, environment.make_step(jnp.zeros(1), action == 2)
+
+  box = environment.box([0.0], [1.0])
+  ends = np.zeros((), np.int32), np.full((), 2, np.int32)
+  action = environment.Spec((), jnp.int32, *ends, num_values=3)
+  env = environment.Environment(reset, step, box, action)
+  return wrappers.auto_reset(wrappers.time_limit(env, 10))
+
+
+def test_discrete_actions_are_stored_as_such():
+  env = choosing_environment()
+  stream, replay = jax.jit(
+    lambda key: interaction.fill(key, env, capacity=50, num_steps=40)
+  )(jax.random.key(0))
+  seen = jax.tree.map(lambda x: np.asarray(x)[:40], ring.contents(replay))
+  assert seen.action.dtype == np.int32 and seen.action.shape == (40,)
+  assert set(seen.action.tolist()) == {0, 1, 2}
+  np.testing.assert_array_equal(seen.reward, seen.action == 2)
+  # An action that is no whole number is none of these.
+  with pytest.raises(
+    ValueError, match=r"item\.action is of type float32; it is"
+  ):
+    interaction.step(jax.random.key(1), stream, replay, env, jnp.float32(1.5))

@@ -96,7 +96,7 @@ def test_targets_are_of_the_next_step():
   np.testing.assert_array_equal(y, [10.0, 16.0, 22.0, 3.0])
   slope = jax.grad(lambda v: recurrent_dpg.targets(v[1:], discount, v).sum())
   np.testing.assert_array_equal(slope(values), 0.0)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="value has shape"):
     recurrent_dpg.targets(jnp.ones(4), discount, values[1:])
 
 
@@ -107,7 +107,7 @@ def test_a_history_has_the_actions_before():
   np.testing.assert_array_equal(observation, seen)
   np.testing.assert_array_equal(before[:, 0], 0.0)
   np.testing.assert_array_equal(before[:, 1:], done)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="observation has shape"):
     recurrent_dpg.history(jnp.asarray(seen[:, 1:]), jnp.asarray(done))
 
 

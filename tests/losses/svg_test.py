@@ -20,7 +20,9 @@ def test_gradients_are_those_of_a_quadratic_problem():
     return svg.actor_loss(
       lambda memory, a: -jnp.sum((a - memory) ** 2),
       jnp.array([best]),
-      lambda nu: svg.action(jnp.full((1, 1), mean), scale, nu),
+      lambda nu: svg.action(
+        jnp.full((1, 1), mean), jnp.full((1, 1), scale), nu
+      ),
       noise,
       jnp.ones(1),
     )

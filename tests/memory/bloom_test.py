@@ -292,7 +292,19 @@ def test_bad_arguments_are_refused():
       bloom.cuckoo_space(10, 0.1, load=bad)
   with pytest.raises(ValueError, match="overhead is -1"):
     bloom.cuckoo_space(10, 0.1, overhead=-1)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="elements is a scalar"):
     bloom.insert(empty(), jnp.array(3))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"where has shape \[2\]; it must be"):
     bloom.insert(empty(), jnp.arange(3), where=jnp.ones(2, bool))
+  with pytest.raises(ValueError, match="num_elements is 4611686018427387905"):
+    bloom.optimal_size(2**62 + 1, 0.01)
+
+
+def test_a_filter_from_a_file_is_a_filter():
+  elements = np.arange(100)
+  state = insert(empty(960, 7), elements[:50])
+  loaded = bloom.State(*map(np.asarray, state))
+  filled = bloom.insert(loaded, elements[50:])
+  expected = insert(state, elements[50:])
+  np.testing.assert_array_equal(filled.words, expected.words)
+  assert bloom.query(loaded, elements[7])

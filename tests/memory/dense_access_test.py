@@ -398,13 +398,39 @@ def test_bad_arguments_are_refused():
     dense_access.init(2, 2, num_heads=3)
   state = dense_access.init(3, 2)
   word, gate = np.ones((1, 2), np.float32), np.ones(1, np.float32)
-  for discount in (-0.1, 1.1, float("nan")):
+  for discount in (-0.1, 1.1, float("nan"), np.float32(2), np.int32(-1)):
     with pytest.raises(ValueError, match="usage_discount is"):
       dense_access.read(state, word, gate, usage_discount=discount)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"word has shape \[2\]; .* \[H, W\]"):
     dense_access.write(state, word[0], gate, gate)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"strength has shape \[\]; .* \[H\]"):
     dense_access.read(state, word, gate[0])
+
+
+def test_kernels_of_even_length_are_refused():
+  state = dense_access.ntm_init(3, 2)
+  word, one = np.ones((1, 2), np.float32), np.ones(1, np.float32)
+  address = dense_access.NtmAddress(word, one, one, np.ones((1, 2)), one)
+  with pytest.raises(ValueError, match=r"address\.kernel has length 2; .* odd"):
+    dense_access.ntm_read(state, address)
+  with pytest.raises(ValueError, match=r"address\.kernel has length 2; .* odd"):
+    dense_access.ntm_write(state, address, word, word)
+
+
+def test_a_memory_of_fewer_words_than_weights_is_refused():
+  state = dense_access.init(4, 2)._replace(memory=np.ones((1, 2), np.float32))
+  word, gate = np.ones((1, 2), np.float32), np.ones(1, np.float32)
+  with pytest.raises(ValueError, match=r"read_weights .* N = 1, as in state.m"):
+    dense_access.write(state, word, gate, gate)
+
+
+def test_a_state_of_whole_numbers_has_strong_types_afterwards():
+  state = jax.tree.map(lambda x: x.astype(int), dense_access.init(4, 2))
+  word, gate = np.ones((1, 2), int), np.ones(1, int)
+  state = dense_access.write(state, word, gate, gate)
+  for leaf in jax.tree.leaves(state):
+    assert leaf.dtype == np.float32
+    assert not leaf.weak_type
 
 
 @pytest.mark.parametrize("num_slots", [1, 2])

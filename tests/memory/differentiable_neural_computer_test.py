@@ -377,7 +377,7 @@ def test_bad_arguments_are_refused():
       dnc.init(2, 2, fill=fill)
   state, (write, read) = _init(jnp.float32), _interfaces(0, dtype=np.float32)
   for name in ("key", "free_gates", "write_gate"):
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=rf"interface\.{name} has shape"):
       dnc.write(state, write._replace(**{name: np.ones((4, 4))}))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"interface\.modes has shape .* 3\]"):
     dnc.read(state, read._replace(modes=np.ones((_R, 2))))

@@ -12,6 +12,10 @@ from lilly.memory import bloom, learned_filters, neural_bloom
 from tests.oracles import assert_close
 from tests.whole import each
 
+# Not compiled: there numbers are known, and errors raised.
+fill_eagerly = learned_filters.fill_backup
+make_eagerly = learned_filters.make_backup
+
 bloom = each(bloom)
 learned_filters = each(learned_filters)
 neural_bloom = each(neural_bloom)
@@ -65,8 +69,8 @@ def test_scores_that_are_no_numbers_are_the_largest():
   assert found(scores, elements, threshold, backup).all()
 
 
-def empty(num_bits=2000, num_hashes=5):
-  return bloom.init(jax.random.key(7), num_bits, num_hashes)
+def empty(capacity=200):
+  return learned_filters.init(jax.random.key(7), capacity, fpr=0.01)
 
 
 @jax.jit
@@ -114,8 +118,8 @@ def test_no_element_is_a_false_negative_also_after_late_ones(fpr):
   backup = fill(empty(), elements, scores, threshold)
   assert found(scores, elements, threshold, backup).all()
   # What passes has no place in the backup.
-  kept = bloom.insert(empty(), elements, where=is_missed)
-  np.testing.assert_array_equal(backup.words, kept.words)
+  kept = bloom.insert(empty().filter, elements, where=is_missed)
+  np.testing.assert_array_equal(backup.filter.words, kept.words)
   # Later ones go to the backup, and the memory stays;
   of_late = score_all(memory, late)
   more = fill(backup, late, of_late, threshold)
@@ -148,8 +152,9 @@ def test_the_margin_is_of_the_size_of_scores():
   missed = learned_filters.find_missed
   # A place in a thousandth of 10^4 is rounding.
   near = jnp.array([1e4, -1e4]) + jnp.array(0.01)
-  assert missed(near, jnp.array([1e4, -1e4])).all()
-  assert not missed(near, jnp.array([1e4, -1e4]), margin=1e-7).any()
+  for score, threshold in zip(near, jnp.array([1e4, -1e4]), strict=True):
+    assert missed(score, threshold)
+    assert not missed(score, threshold, margin=1e-7)
   assert not missed(jnp.array(1.002e4), jnp.array(1e4))
   for dtype in (jnp.bfloat16, jnp.float16):
     one = jnp.ones((), dtype)
@@ -173,9 +178,10 @@ def test_a_backup_is_made_of_all_within_the_margin():
       *(jax.random.key(0), elements, scores, zero), fpr=0.01, margin=margin
     )
     num_bits, num_hashes = bloom.optimal_size(60, 0.01)
-    rate = bloom.false_positive_rate(made.num_bits, num_hashes, missed)
+    used = made.filter.num_bits
+    rate = bloom.false_positive_rate(used, num_hashes, missed)
     assert rate <= 0.01 * (1 + 1e-5)
-    assert made.num_bits <= num_bits * missed / 60 + 1
+    assert used <= num_bits * missed / 60 + 1
     is_held = found(jnp.full(60, -1.0), elements, zero, made)
     assert is_held[scores <= margin].all()
     assert is_held.sum() <= missed + 2
@@ -210,6 +216,62 @@ def test_the_area_of_what_separates_and_of_what_does_not():
   assert found == 0.875
 
 
+@pytest.mark.parametrize("num_missed", [0, 30])
+def test_late_elements_keep_the_rate_up_to_the_capacity(num_missed):
+  size, num_late, zero = 1000, 50, jnp.zeros(())
+  elements, late = jnp.split(jnp.arange(size + num_late), [size])
+  others = size + num_late + jnp.arange(20_000)
+  scores = jnp.where(jnp.arange(size) < num_missed, -1.0, 1.0)
+  low = jnp.full(len(others), -1.0)
+
+  def simulate(capacity, key):
+    backup = learned_filters.make_backup(
+      key, elements, scores, zero, fpr=0.01, capacity=capacity
+    )
+    backup = learned_filters.fill_backup(backup, late, low[: len(late)], zero)
+    missed = jnp.concatenate([elements[:num_missed], late])
+    is_found = found(low[: len(missed)], missed, zero, backup)
+    rate = jnp.mean(found(low, others, zero, backup))
+    return is_found.all(), rate, backup.count, backup.capacity
+
+  keys = jax.random.split(jax.random.key(0), (2, 40))
+  room = num_missed + num_late
+  run = jax.jit(jax.vmap(functools.partial(simulate, room)))
+  is_found, rates, counts, capacities = run(keys[0])
+  assert is_found.all()
+  # Four standard errors, above and below.
+  assert abs(rates.mean() - 0.01) < 4 * rates.std() / np.sqrt(len(rates))
+  assert rates.std() < 0.004
+  np.testing.assert_array_equal(capacities, room)
+  # Seldom is a late element found before it is inserted.
+  assert (counts <= room).all() and counts.mean() > room - 1
+  # Without room for late elements the rate is lost, which the record tells.
+  run = jax.jit(jax.vmap(functools.partial(simulate, None)))
+  is_found, rates, counts, capacities = run(keys[1])
+  assert is_found.all()
+  assert rates.mean() > 0.3
+  assert (counts > capacities).all()
+
+
+def test_a_backup_without_room_is_refused_where_its_count_is_known():
+  elements, scores = jnp.arange(10), jnp.full(10, -1.0)
+  zero, key = jnp.zeros(()), lambda: jax.random.key(0)
+  full = make_eagerly(key(), elements, scores, zero, fpr=0.01)
+  assert full.count == full.capacity == 10
+  with pytest.raises(ValueError, match="hold 12 elements, and has room for 10"):
+    fill_eagerly(full, 10 + elements[:2], scores[:2], zero)
+  # What is in it already takes no room.
+  again = fill_eagerly(full, elements, scores, zero)
+  assert again.count == 10
+  np.testing.assert_array_equal(again.filter.words, full.filter.words)
+  with pytest.raises(ValueError, match="hold 10 elements, and has room for 9"):
+    make_eagerly(key(), elements, scores, zero, fpr=0.01, capacity=9)
+  # What the network finds takes none.
+  make_eagerly(key(), elements, -scores, zero, fpr=0.01, capacity=0)
+  with pytest.raises(ValueError, match="capacity is -1"):
+    make_eagerly(key(), elements, scores, zero, fpr=0.01, capacity=-1)
+
+
 @pytest.mark.parametrize("num_missed", [0, 1, 20, 60])
 def test_a_backup_is_as_large_as_what_is_missed(num_missed):
   rng = np.random.default_rng(1)
@@ -226,14 +288,14 @@ def test_a_backup_is_as_large_as_what_is_missed(num_missed):
   ask = jax.jit(jax.vmap(found, (None, None, None, 0)))
   assert ask(scores, elements, zero, made).all()
   size, num_hashes = bloom.optimal_size(60, 0.1)
-  used = int(made.num_bits[0])
+  used = int(made.filter.num_bits[0])
   rate = functools.partial(bloom.false_positive_rate, num_elements=num_missed)
   assert rate(used, num_hashes) <= 0.1 * (1 + 1e-5)
   assert used == size if num_missed == 60 else used < size
   if num_missed:
     assert rate(used - 1, num_hashes) > 0.1
   # No bit is set beyond those in use.
-  bits = np.asarray(made.words).view(np.uint8)
+  bits = np.asarray(made.filter.words).view(np.uint8)
   assert not np.unpackbits(bits, axis=1, bitorder="little")[:, used:].any()
   wrong = ask(jnp.full(60, -1.0), others, zero, made).mean()
   # Of a few bits the formula tells somewhat too little.
@@ -277,16 +339,16 @@ def test_space_is_of_memory_and_backup():
 
 def test_bad_arguments_are_refused():
   for bad in (-0.1, 1.1, np.nan):
-    with pytest.raises(ValueError, match=r"fpr is .*; it must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"fpr is .*; it must be at least 0"):
       learned_filters.calibrate(jnp.ones(3), fpr=bad)
-    with pytest.raises(ValueError, match=r"fpr is .*; it must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"fpr is .*; it must be at least 0"):
       learned_filters.calibrate(jnp.ones(3), fpr=np.float32(bad))
     with pytest.raises(ValueError, match="backup_fpr is"):
       learned_filters.false_positive_rate(0.1, bad)
   with pytest.raises(ValueError, match="scores has 0 items"):
     learned_filters.calibrate(jnp.ones(0), fpr=0.1)
   for bad in (0, 1, 0.0, 1.0, -0.5):
-    with pytest.raises(ValueError, match=f"fpr is {bad}; it must be between"):
+    with pytest.raises(ValueError, match=f"fpr is {bad}; it must be above 0"):
       learned_filters.space(32, 1, fpr=bad)
   with pytest.raises(ValueError, match="margin is -1"):
     learned_filters.find_missed(jnp.ones(3), jnp.ones(()), margin=-1)

@@ -251,11 +251,11 @@ def test_bad_arguments_are_refused():
       neural_bloom.sparse_address(jnp.ones(W), memory, count=bad)
   with pytest.raises(ValueError, match="logits has 0 items"):
     neural_bloom.loss(jnp.ones(0), jnp.ones(0))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="addresses has shape"):
     neural_bloom.write(memory, addresses[:, 1:], words)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="words has shape"):
     neural_bloom.write(memory, addresses[1:], words)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="weights has shape"):
     neural_bloom.read(memory, addresses)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"labels has shape \[3\]"):
     neural_bloom.loss(jnp.ones(2), jnp.ones(3))

@@ -98,10 +98,10 @@ def test_too_many_are_followed_by_no_slots_or_refused():
   state = recency.init(5)
   assert recency.least_recent(state, 6).tolist() == [0, 1, 2, 3, 4, 5]
   for count in (0, 7, -1):
-    with pytest.raises(ValueError, match=f"count must be .* 6, got {count}"):
+    with pytest.raises(ValueError, match=f"count is {count}; .* 1 .* 6"):
       recency.least_recent(state, count)
   for num_slots in (0, -1):
-    with pytest.raises(ValueError, match=f"num_slots .* got {num_slots}"):
+    with pytest.raises(ValueError, match=f"num_slots is {num_slots}; .* 1"):
       recency.init(num_slots)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"slots has shape \[1, 2\]"):
     recency.touch(state, jnp.zeros((1, 2), jnp.int32), jnp.int32(0))

@@ -407,7 +407,7 @@ def test_heads_erase_slots_of_their_own():
   state = _write(_state(), 1.0, 0.0, np.stack([np.ones(_W), 2 * np.ones(_W)]))
   assert state.writes.slots[:, -1].tolist() == [0, 1]
   np.testing.assert_array_equal(_memory(state)[:2], [[1] * _W, [2] * _W])
-  with pytest.raises(ValueError, match=r"num_heads .* num_slots=9, got 10"):
+  with pytest.raises(ValueError, match=r"num_heads is 10; .* num_slots, 9"):
     sparse_access.init(9, _W, num_heads=10)
   state = sparse_access.init(3, 1, num_heads=3, num_reads=1)
   words = np.array([[1.0], [2.0], [3.0]], np.float32)
@@ -544,7 +544,7 @@ def test_one_head_that_reads_one_word_copies_nothing():
     assert not oracles.copies_in_loops(compiled.as_text(), shape)
 
 
-@pytest.mark.parametrize("delta", [-0.1, 1.0, np.nan])
+@pytest.mark.parametrize("delta", [-0.1, 1.0, np.nan, np.float32(1)])
 def test_a_threshold_that_no_weight_or_every_weight_passes_is_refused(delta):
   state = whole(sparse_access.init)(3, 2, num_heads=1, num_reads=1)
   ones = np.ones((1, 2)), np.ones(1), np.ones(1)
@@ -555,10 +555,16 @@ def test_a_threshold_that_no_weight_or_every_weight_passes_is_refused(delta):
 
 
 def test_an_index_must_be_for_these_words():
-  for sizes in ((8, 5), (9, 4)):
-    index = nearest_neighbors.init(jax.random.key(0), *sizes)
-    with pytest.raises(ValueError, match=r"word_size = \(8, 4\), got"):
-      sparse_access.init(8, 4, index=index)
+  index = nearest_neighbors.init(jax.random.key(0), 8, 5)
+  with pytest.raises(
+    ValueError, match=r"index\.hyper.* W = 4, as in word_size"
+  ):
+    sparse_access.init(8, 4, index=index)
+  index = nearest_neighbors.init(jax.random.key(0), 9, 4)
+  with pytest.raises(
+    ValueError, match=r"index\.places .* N = 8, as in num_slo"
+  ):
+    sparse_access.init(8, 4, index=index)
 
 
 @pytest.mark.slow
@@ -664,23 +670,29 @@ def test_bad_arguments_are_refused():
   for name in ("num_slots", "word_size", "num_heads", "num_reads"):
     for size in (0, -1):
       sizes = {"num_slots": 4, "word_size": 2} | {name: size}
-      with pytest.raises(ValueError, match=f"{name} .* positive, got {size}"):
+      with pytest.raises(ValueError, match=f"{name} is {size}; .* at least 1"):
         sparse_access.init(**sizes)
   for name in ("num_heads", "num_reads"):
     sizes = {"num_heads": 1, "num_reads": 1} | {name: 5}
-    with pytest.raises(ValueError, match=f"{name} .* num_slots=4, got 5"):
+    with pytest.raises(ValueError, match=f"{name} is 5; .* most num_slots, 4"):
       sparse_access.init(4, 2, **sizes)
   for fill in (np.nan, np.inf, -np.inf):
-    with pytest.raises(ValueError, match=f"fill must be finite, got {fill}"):
+    with pytest.raises(ValueError, match=f"fill is {fill}; .* finite"):
       sparse_access.init(4, 2, fill=fill)
-  with pytest.raises(ValueError, match=r"gradient_rows .* got 0"):
+  with pytest.raises(ValueError, match=r"gradient_rows is 0; .* at least 1"):
     sparse_access.init(4, 2, gradient_rows=0)
   state, gates = _state(), jnp.ones(_H)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"word has shape .* \[H, W\]"):
     sparse_access.write(state, jnp.ones((_H, _W + 1)), gates, gates)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"interpolation_gate has shape \[\]"):
     sparse_access.write(state, jnp.ones((_H, _W)), gates, gates[0])
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"strength has shape \[1\]"):
     sparse_access.read(state, jnp.ones((_H, _W)), gates[:1])
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"query has shape .* \[H, W\]"):
     sparse_access.read(state, jnp.ones(_W), gates)
+  slots = jnp.zeros((_H + 1, 2), jnp.int32)
+  address = sparse_access.Address(slots, jnp.ones((_H + 1, 2)))
+  with pytest.raises(
+    ValueError, match=rf"address\.slots .* H = {_H}, as in st"
+  ):
+    sparse_access.read_at(state, address)

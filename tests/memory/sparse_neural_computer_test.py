@@ -372,5 +372,12 @@ def test_bad_arguments_are_refused():
       sparse_neural_computer.init(memory, num_links=num_links)
   state = sparse_neural_computer.init(memory)
   for modes in (jnp.ones((2, 2)), jnp.ones(3)):
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"modes has shape .* \[H, 3\]"):
       _read(state, (jnp.ones((2, 2)), jnp.ones(2), modes))
+  for sizes in ({"num_heads": 1}, {"num_slots": 9}):
+    other = sparse_access.init(
+      **{"num_slots": 8, "word_size": 2, "num_heads": 2} | sizes
+    )
+    links = sparse_neural_computer.init(other).links
+    with pytest.raises(ValueError, match=r"state\.links\.successor_slots has"):
+      sparse_neural_computer.detach(state._replace(links=links))

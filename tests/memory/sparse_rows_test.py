@@ -287,14 +287,23 @@ def test_all_of_a_state_can_be_donated(gradient_rows):
 def test_bad_arguments_are_refused():
   words = jnp.ones((3, 2))
   for rows in (0, -1):
-    with pytest.raises(ValueError, match=f"gradient_rows .* got {rows}"):
+    with pytest.raises(ValueError, match=f"gradient_rows is {rows}; .* 1"):
       sparse_rows.init(words, gradient_rows=rows)
   state, slots = sparse_rows.init(words), jnp.array([0])
   for additions in (jnp.ones((1, 3)), jnp.ones((2, 2)), jnp.ones(2)):
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"additions has shape .* \[J, W\]"):
       sparse_rows.write(state, slots, slots, additions)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"slots has shape \[\]"):
     sparse_rows.read(state, jnp.int32(0))
+
+
+@pytest.mark.parametrize("gradient_rows", [None, 2])
+def test_whole_numbers_become_words_of_float32(gradient_rows):
+  words = np.array([[1, 2], [3, 4]])
+  state = sparse_rows.init(words, gradient_rows=gradient_rows)
+  for leaf in (state.words, state.tape):
+    assert leaf.dtype == jnp.float32 and not leaf.weak_type
+  np.testing.assert_array_equal(state.words, words)
 
 
 def test_initial_words_have_a_gradient_unless_the_tape_is_of_few_rows():

@@ -351,7 +351,7 @@ def test_fewer_than_asked_for_leave_room_and_what_is_no_number_stays():
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_no_more_can_be_kept_than_there_are(count):
-  with pytest.raises(ValueError, match=f"count is {count}; .* from 1 .* 2"):
+  with pytest.raises(ValueError, match=f"count is {count}; .* least 1 .* 2"):
     temporal_links.strongest(np.arange(2), np.ones(2), count, num_slots=5)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lilly.nets import actor_critic
+from lilly.nets import actor_critic, network
 
 O, M, B = 17, 6, 5
 NORM = {"decay_rate": 0.9, "eps": 1e-5}
@@ -168,6 +168,45 @@ def test_batch_norm_against_a_batched_oracle(is_critic):
   together, _ = act(params, state, *inputs)
   alone, _ = act(params, state, *(x[:1] for x in inputs))
   np.testing.assert_allclose(together[:1], alone, rtol=1e-5)
+
+
+def _by_averages(state):
+  """The averages of each normalisation, for `naive`."""
+  found = {}
+  for path, values in state.items():
+    module, _, kind = path.rpartition("/~/")
+    name = module.rsplit("/", maxsplit=1)[-1].removeprefix("norm_")
+    found[name, kind] = np.asarray(values["average"]).reshape(-1)
+  return lambda name, x: (found[name, "mean_ema"], found[name, "var_ema"])
+
+
+def test_one_observation_is_normalised_by_running_averages():
+  """By its own moments it would be zero: one action for all observations."""
+  rng = np.random.default_rng(0)
+  batch, seen = (rng.normal(3, 2, (n, O)).astype(np.float32) for n in (64, B))
+  options = {"batch_norm": NORM, "output_bound": 1.0}
+  nets = actor_critic.Networks(
+    network.from_haiku(
+      transformed(actor_critic.DeterministicPolicy, 2, (8, 7), **options)
+    ),
+    network.from_haiku(
+      transformed(actor_critic.LateActionCritic, (8, 7), **options)
+    ),
+  )
+  policy, actions = network.init(jax.random.key(0), nets.policy, batch)
+  critic, _ = network.init(jax.random.key(1), nets.critic, batch, actions)
+  acted = np.stack([network.apply_one(nets.policy, policy, x) for x in seen])
+  wanted = naive(named(policy.params), seen, _by_averages(policy.state))
+  np.testing.assert_allclose(acted, np.tanh(wanted), rtol=1e-3, atol=1e-4)
+  assert np.ptp(acted, axis=0).min() > 0.1
+  values = np.stack(
+    [
+      network.apply_one(nets.critic, critic, x, u)
+      for x, u in zip(seen, acted, strict=True)
+    ]
+  )
+  wanted = naive(named(critic.params), seen, _by_averages(critic.state), acted)
+  np.testing.assert_allclose(values, wanted[:, 0], rtol=1e-3, atol=1e-4)
 
 
 def test_pixels_become_features():

@@ -135,8 +135,12 @@ def test_bad_arguments_are_refused():
     recall(memory, params, patterns[:0], queries)
   with pytest.raises(ValueError, match="num_reads is 0"):
     attention_memory.make(nets, num_reads=0)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"pattern has shape \["):
     recall(memory, params, patterns[:, :4], queries)
+  with pytest.raises(ValueError, match=r"word has shape .*unbatched"):
+    nets.ask(params, np.ones((2, 3), np.float32))
+  with pytest.raises(ValueError, match=r"u has shape .*unbatched"):
+    nets.decode(params, np.ones((2, 3), np.float32))
   for name in ("num_floats", "num_words", "pattern_size"):
     sizes = {"num_floats": 4, "num_words": 2, "pattern_size": 3} | {name: 0}
     with pytest.raises(ValueError, match=f"{name} is 0"):

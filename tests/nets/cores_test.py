@@ -298,7 +298,7 @@ def test_sizes_must_be_positive(name):
 
 def test_other_options_are_checked():
   for clip in (0, -1.0, np.nan):
-    with pytest.raises(ValueError, match=r"clip is .*positive or None"):
+    with pytest.raises(ValueError, match=r"clip is .*; it must be above 0"):
       cores.make("ntm", _IN, _OUT, clip=clip)
   for name in ("sam", "sdnc"):
     with pytest.raises(ValueError, match="delta is 1"):
@@ -307,9 +307,31 @@ def test_other_options_are_checked():
     cores.make("dam", _IN, _OUT, usage_discount=2)
   with pytest.raises(TypeError, match="num_links"):
     cores.make("sam", _IN, _OUT, num_links=2)
-  with pytest.raises(AssertionError):
-    core, params = _make("gru")
-    core.apply(params, jnp.zeros(_IN + 1), core.initial_state())
+  with pytest.raises(ValueError, match="usage_discount is 2"):
+    cores.make("dam", _IN, _OUT, usage_discount=np.float32(2))
+
+
+@_all_cores
+def test_inputs_and_states_of_other_shapes_are_refused(name):
+  core, params = _make(name)
+  x, state = jnp.zeros(_IN), core.initial_state()
+  for bad in (jnp.zeros(_IN + 1), jnp.zeros((1, _IN)), jnp.zeros(())):
+    with pytest.raises(ValueError, match=rf"input has shape .* be \[{_IN}\]"):
+      core.apply(params, bad, state)
+  with pytest.raises(ValueError, match=r"inputs has shape .*unbatched"):
+    recurrent.unroll(core, params, jnp.zeros((2, 3, _IN)), state)
+  leaves, structure = jax.tree.flatten(state)
+  for i, leaf in enumerate(leaves):
+    wrong = [*leaves]
+    wrong[i] = leaf[None]
+    with pytest.raises(ValueError, match=r"state\S* has shape .*unbatched"):
+      core.apply(params, x, structure.unflatten(wrong))
+    if leaf.ndim:
+      wrong[i] = jnp.concatenate([leaf, leaf[:1]])
+      with pytest.raises(ValueError, match=r"state\S* has shape .* it must be"):
+        core.apply(params, x, structure.unflatten(wrong))
+  with pytest.raises(ValueError, match="state has 0 arrays"):
+    core.apply(params, x, ())
 
 
 def test_a_name_that_is_in_no_table_is_refused():

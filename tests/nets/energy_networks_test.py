@@ -267,3 +267,11 @@ def test_proportions_are_the_paper_s():
   assert found["last"] == (4 * 4 * 128, 1024)
   with pytest.raises(ValueError, match="kind is 'mlp'; it must be one of"):
     energy_networks.make("mlp", **given)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_patterns_is_refused(name):
+  network, shape = make(name)
+  batch = jnp.zeros((2, *shape))
+  with pytest.raises(ValueError, match=r"it must be \[.*\] \(unbatched: vmap"):
+    jax.eval_shape(network.init, jax.random.key(0), batch)

@@ -109,6 +109,16 @@ def test_numbers_become_what_the_equations_want(name, monkeypatch):
     chex.assert_trees_all_close(inputs, expected[i], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", _SYSTEMS)
+def test_inputs_of_other_shapes_are_refused(name):
+  memory = cores.make_memory(name, **_SIZES)
+  state = memory.init()
+  inputs = {part: np.ones(s) for part, s in memory.interface.items()}
+  for part, x in inputs.items():
+    with pytest.raises(ValueError, match=rf"{part} has shape .*unbatched"):
+      memory.step(state, **inputs | {part: x[None]})
+
+
 def test_an_index_is_made_for_every_state():
   def make_index():
     key = jax.random.key(0)

@@ -68,5 +68,7 @@ def test_a_ring_gives_back_whole_episodes():
 
 def test_shapes_must_fit():
   seen, *rest = recorded(1, by_time=False)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"observation has shape \[5, 2\]; it"):
     episodes.mask_after_end(seen[1:], *rest)
+  with pytest.raises(ValueError, match="observation has shape"):
+    episodes.mask_after_end(jnp.zeros(()), *rest)

@@ -14,6 +14,7 @@ from lilly.replay import ring
 from tests import haste, oracles
 from tests.whole import each
 
+eager = ring  # not compiled: there values are known
 ring = each(ring)
 
 
@@ -135,5 +136,88 @@ def test_bad_input_is_refused():
   state = ring.init(jnp.zeros(2), 3)
   with pytest.raises(ValueError, match="4 items do not fit into a ring of 3"):
     ring.extend(state, jnp.zeros((4, 2)))
-  with pytest.raises(AssertionError):
+  with pytest.raises(
+    ValueError, match=r"item has shape \[1\]; it must be \[2\]"
+  ):
     ring.add(state, jnp.zeros(1))
+  with pytest.raises(ValueError, match="items has shape"):
+    ring.extend(state, jnp.zeros((2, 1)))
+  with pytest.raises(ValueError, match="batch_size is -1"):
+    ring.sample(jax.random.key(0), state, -1)
+  with pytest.raises(
+    ValueError, match=r"example is \{\}; it must hold an array"
+  ):
+    ring.init({}, 3)
+  state = ring.init(jax.tree.map(jnp.asarray, items_of(0)), 3)
+  for other in ({"reward": jnp.zeros(())}, jnp.zeros(()), [jnp.zeros(())] * 2):
+    with pytest.raises(ValueError, match="item is no tree like the example"):
+      ring.add(state, other)
+
+
+_BYTES = np.zeros((2, 2), np.uint8)
+
+
+@pytest.mark.parametrize(
+  ("example", "item", "message"),
+  [
+    (0, 0.5, "is of type float64; it is stored as int32"),
+    (0, np.float32(2), "is of type float32; it is stored as int32"),
+    (
+      _BYTES,
+      np.full((2, 2), 0.7, np.float32),
+      "float32; it is stored as uint8",
+    ),
+    (np.uint8(0), np.int32(3), "is of type int32; it is stored as uint8"),
+    (np.uint8(0), 300, "of type int64; it is stored as uint8"),
+    (np.int32(0), np.int64(2**40), "is 1099511627776, of type int64"),
+    (np.int32(0), np.uint32(3), "is of type uint32; it is stored as int32"),
+    (np.int16(0), np.int32(3), "is of type int32; it is stored as int16"),
+    (True, 1, "it is stored as bool, which cannot hold it"),
+    (np.float32(0), 1e39, "is 1e\\+39, of type float64"),
+    (np.float16(0), np.int32(70_000), "is 70000, of type int32"),
+  ],
+)
+def test_what_the_examples_type_cannot_hold_is_refused(example, item, message):
+  example, item = {"a": 1.0, "b": [example]}, {"a": 0.25, "b": [item]}
+  state = eager.init(example, 4)
+  with pytest.raises(ValueError, match=rf"item\['b'\]\[0\] .*{message}"):
+    eager.add(state, item)
+  items = jax.tree.map(lambda x: np.stack([x, x]), item)
+  with pytest.raises(ValueError, match=rf"items\['b'\]\[0\] .*{message}"):
+    eager.extend(state, items)
+
+
+def test_types_are_compared_where_values_are_not_known():
+  state = ring.init(jnp.uint8(0), 4)
+  for item in (jnp.float32(1), jnp.int32(1)):
+    with pytest.raises(ValueError, match="item is of type"):
+      jax.eval_shape(eager.add, state, item)
+    with pytest.raises(ValueError, match="items is of type"):
+      jax.eval_shape(eager.extend, state, item[None])
+
+
+@pytest.mark.parametrize(
+  ("example", "item"),
+  [
+    *((0, 3), (0, np.int64(-3)), (0, np.uint16(3)), (0, True)),
+    *((np.uint8(0), 255), (np.int8(0), -128), (False, True)),
+    *((0.0, 0.1), (0.0, np.float64(0.1)), (0.0, np.int32(7)), (0.0, np.inf)),
+    (jnp.zeros((), jnp.bfloat16), 1.5),
+    (jnp.zeros((), jnp.bfloat16), np.float32(-np.inf)),
+  ],
+)
+def test_what_is_stored_is_what_was_given(example, item):
+  kept = eager.contents(eager.add(eager.init(example, 1), item))[0]
+  assert kept.dtype == jnp.result_type(jnp.asarray(example))
+  np.testing.assert_allclose(np.float64(kept), np.float64(item), rtol=1e-7)
+
+
+def test_a_ring_from_a_file_is_a_ring():
+  items = items_of(np.arange(1, 4))
+  state = ring.init(items_of(np.array(0)), 4)
+  loaded = jax.device_get(state)
+  for filled, expected in (
+    (eager.extend(loaded, items), ring.extend(state, items)),
+    (eager.add(loaded, items_of(5)), ring.add(state, items_of(5))),
+  ):
+    chex.assert_trees_all_equal(filled, expected)

@@ -1,5 +1,7 @@
 """Conformance rows of memories whose every word takes part in a step."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,16 +84,36 @@ def _ntm_read(rng):
 
 
 # `init` has no arrays as inputs: the type of one says which it is to have.
-def _dam_init(like):
+def _dam_init(like, *, num_heads=_NUM_HEADS, **hyper):
   return dense_access.init(
-    _NUM_SLOTS, _WORD_SIZE, num_heads=_NUM_HEADS, dtype=like.dtype
+    _NUM_SLOTS, _WORD_SIZE, num_heads=num_heads, dtype=like.dtype, **hyper
   )
 
 
-def _ntm_init(like):
+def _ntm_init(like, *, num_heads=_NUM_HEADS, **hyper):
   return dense_access.ntm_init(
-    _NUM_SLOTS, _WORD_SIZE, num_heads=_NUM_HEADS, dtype=like.dtype
+    _NUM_SLOTS, _WORD_SIZE, num_heads=num_heads, dtype=like.dtype, **hyper
   )
+
+
+# Weights and kernels are not negative, exponents are at least 1.
+def _in_range(address):
+  return address._replace(
+    kernel=jnp.abs(address.kernel), exponent=1 + jnp.abs(address.exponent)
+  )
+
+
+def _ntm_address_of(previous_weights, words, address):
+  previous_weights = jnp.abs(previous_weights)
+  return dense_access.ntm_address(previous_weights, words, _in_range(address))
+
+
+def _ntm_write_of(state, address, erase, word):
+  return dense_access.ntm_write(state, _in_range(address), erase, word)
+
+
+def _ntm_read_of(state, address):
+  return dense_access.ntm_read(state, _in_range(address))
 
 
 def _dnc(rng):
@@ -140,14 +162,46 @@ def _dnc_directions(rng):
   return _weights(rng, _NUM_SLOTS) / 2, _weights(rng)
 
 
-def _dnc_init(like):
+def _dnc_init(like, *, num_reads=_NUM_HEADS, **hyper):
   return dnc.init(
-    _NUM_SLOTS, _WORD_SIZE, num_reads=_NUM_HEADS, dtype=like.dtype
+    _NUM_SLOTS, _WORD_SIZE, num_reads=num_reads, dtype=like.dtype, **hyper
   )
 
 
-def _step_row(function, make):
-  return Row(function, "memory", _made(make), state=0)
+def _blank(make, init):
+  """Zeros for a memory of zeros, at its first step."""
+
+  def make_inputs(seed, dtype):
+    _, *inputs = _made(make)(seed, dtype)
+    return init(jnp.zeros((), dtype), fill=0.0), *map(_zeros, inputs)
+
+  return make_inputs
+
+
+def _zeros(tree):
+  return jax.tree.map(jnp.zeros_like, tree)
+
+
+def _step_row(function, make, init, **kinds):
+  return Row(
+    function,
+    "memory",
+    _made(make),
+    state=0,
+    edges={"a blank memory": _blank(make, init)},
+    **kinds,
+  )
+
+
+def _init_row(function, call, heads):
+  return Row(
+    function,
+    "memory",
+    arrays(()),
+    call=call,
+    any_rank=frozenset({"like"}),
+    constants={heads: (0, -1), "fill": (math.inf, -math.inf)},
+  )
 
 
 ROWS: tuple[Row, ...] = (
@@ -177,7 +231,7 @@ ROWS: tuple[Row, ...] = (
     "function",
     arrays(4, 3),
     edges={"a kernel of one": arrays(4, 1)},
-    without={"sizes": "Both are free, but for a kernel of even size."},
+    free=frozenset({"weights.0", "kernel.0"}),
   ),
   Row(
     addressing.sharpen,
@@ -192,18 +246,47 @@ ROWS: tuple[Row, ...] = (
     arrays(4, (4, 3)),
     free=frozenset({"words.1"}),
   ),
-  _step_row(dense_access.write, _dam_write),
-  _step_row(dense_access.read, _dam_read),
-  Row(dense_access.init, "memory", arrays(()), call=_dam_init),
-  _step_row(dense_access.ntm_write, _ntm_write),
-  _step_row(dense_access.ntm_read, _ntm_read),
-  Row(dense_access.ntm_init, "memory", arrays(()), call=_ntm_init),
-  Row(dense_access.ntm_address, "function", _made(_ntm_address)),
-  _step_row(dnc.write, _dnc_write),
-  _step_row(dnc.read, _dnc_read),
-  Row(dnc.init, "memory", arrays(()), call=_dnc_init),
+  _step_row(dense_access.write, _dam_write, _dam_init),
+  _step_row(
+    dense_access.read,
+    _dam_read,
+    _dam_init,
+    constants={"usage_discount": (-0.1, 2.0, math.inf)},
+  ),
+  _init_row(dense_access.init, _dam_init, "num_heads"),
+  _step_row(
+    dense_access.ntm_write,
+    _ntm_write,
+    _ntm_init,
+    call=_ntm_write_of,
+    free=frozenset({"address.kernel.1"}),
+  ),
+  _step_row(
+    dense_access.ntm_read,
+    _ntm_read,
+    _ntm_init,
+    call=_ntm_read_of,
+    free=frozenset({"address.kernel.1"}),
+  ),
+  _init_row(dense_access.ntm_init, _ntm_init, "num_heads"),
+  Row(
+    dense_access.ntm_address,
+    "function",
+    _made(_ntm_address),
+    call=_ntm_address_of,
+    free=frozenset({"address.kernel.0"}),
+  ),
+  _step_row(dnc.write, _dnc_write, _dnc_init),
+  _step_row(dnc.read, _dnc_read, _dnc_init),
+  _init_row(dnc.init, _dnc_init, "num_reads"),
   Row(dnc.update_usage, "function", _made(_dnc_usage)),
-  Row(dnc.allocation, "function", _made(lambda rng: (rng.random(4),))),
+  Row(
+    dnc.allocation,
+    "function",
+    _made(lambda rng: (rng.random(4),)),
+    edges={"no free slot": lambda _, dtype: (jnp.ones(4, dtype),)},
+    free=frozenset({"usage.0"}),
+  ),
   Row(dnc.update_links, "function", _made(_dnc_links)),
   Row(dnc.directional_weights, "function", _made(_dnc_directions)),
 )

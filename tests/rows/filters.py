@@ -19,9 +19,14 @@ def _filled(seed, dtype):
   return bloom.insert(state, elements[:2]), elements[1:]
 
 
-def _counts(seed, dtype):
-  del seed
-  return tuple(jnp.asarray(x, dtype) for x in (64, 3, 10))
+def _numbers(*values):
+  """Makes inputs of these values, whatever the seed."""
+
+  def make_inputs(seed, dtype):
+    del seed
+    return tuple(jnp.asarray(x, dtype) for x in values)
+
+  return make_inputs
 
 
 def _rates(seed, dtype):
@@ -41,33 +46,38 @@ def _placed(seed, dtype):
   return memory, jnp.asarray(slots), weights, words
 
 
-def _read_sparsely(memory, slots, weights, words):
-  del words
-  return neural_bloom.sparse_read(memory, slots[0], weights[0])
-
-
 @together
 def _scored(seed, dtype):
   """A backup, elements, scores and a threshold."""
   state, elements = _filled(seed, dtype)
   scores = jnp.asarray([-1.0, 1.0 - 3 * seed], dtype)
-  return state, elements, scores, jnp.zeros((), dtype)
+  backup = learned_filters.Backup(state, jnp.int32(2), jnp.int32(9))
+  return backup, elements, scores, jnp.zeros((), dtype)
 
 
-def _contains(state, elements, scores, threshold):
-  return learned_filters.contains(scores[0], elements[1], threshold, state)
+def _to_back_up(seed, dtype):
+  return keyed()(seed, dtype)[0], *_scored(seed, dtype)[1:]
 
 
-def _made(state, elements, scores, threshold):
-  del state
+def _to_find(seed, dtype):
+  backup, elements, scores, threshold = _scored(seed, dtype)
+  return scores[0], elements[1], threshold, backup
+
+
+def _make_backup(key, elements, scores, threshold, fpr=0.1, **hyper):
   return learned_filters.make_backup(
-    jax.random.key(0), elements, scores, threshold, fpr=0.1
+    key, elements, scores, threshold, fpr=fpr, **hyper
   )
 
 
-def _missed(state, elements, scores, threshold):
-  del state, elements
-  return learned_filters.find_missed(scores, threshold)
+def _empty_backup(key, capacity=10, fpr=0.1):
+  return learned_filters.init(key, capacity, fpr=fpr)
+
+
+def _sparse_address(query, keys, count=None):
+  if count is None:
+    count = min(_COUNT, len(keys))
+  return neural_bloom.sparse_address(query, keys, count=count)
 
 
 def _sphering(seed, dtype):
@@ -78,40 +88,130 @@ def _sphering(seed, dtype):
   return state, *arrays((4, 3))(seed, dtype)
 
 
+def _constant_features(seed, dtype):
+  """Moments of features that never change: they have no covariance."""
+  state, batch = _sphering(seed, dtype)
+  moment = state.mean[:, None] * state.mean[None]
+  return state._replace(second_moment=moment), batch
+
+
+def _refresh(state, features, **hyper):
+  del features
+  return sphering.refresh(state, **hyper)
+
+
 _SINGLE = {"dtypes": (jnp.float32,)}
+_BITS = {"integers": "Elements are hashed by the bits of their type."}
+_RATE = {
+  "zeros": "A rate is above 0.",
+  "integers": "A rate is a fraction.",
+}
+# Inputs are filters or elements: how many bits, hashes, elements and numbers in
+# an element there are is free.
+_FREE_FILTER = {"state.words.0", "state.seeds.0", "elements.0", "elements.1"}
+_FREE_BACKUP = {
+  *("backup.filter.words.0", "backup.filter.seeds.0", "elements.1"),
+  "element.0",
+}
 
 ROWS: tuple[Row, ...] = (
-  Row(bloom.init, "function", keyed(), call=lambda key: bloom.init(key, 40, 3)),
-  Row(bloom.insert, "function", _filled, state=0),
+  Row(
+    bloom.init,
+    "function",
+    keyed(),
+    call=lambda key, num_bits=40, num_hashes=3: bloom.init(
+      key, num_bits, num_hashes
+    ),
+    constants={
+      "num_bits": (0, -1, 2.5),
+      "num_hashes": (0, -1, 2.5),
+    },
+  ),
+  Row(
+    bloom.insert,
+    "function",
+    _filled,
+    state=0,
+    free=frozenset(_FREE_FILTER),
+    any_rank=frozenset({"elements"}),
+    without=_BITS,
+  ),
   Row(
     bloom.query,
     "function",
-    _filled,
-    call=lambda state, elements: bloom.query(state, elements[1]),
+    lambda *given: (_filled(*given)[0], _filled(*given)[1][1]),
+    free=frozenset({*_FREE_FILTER, "element.0"}),
+    any_rank=frozenset({"element"}),
+    without=_BITS,
   ),
-  Row(bloom.false_positive_rate, "function", _counts),
-  Row(bloom.space, "function", _rates),
-  Row(bloom.cuckoo_space, "function", _rates),
-  Row(bloom.least_space, "function", _rates),
+  Row(
+    bloom.false_positive_rate,
+    "function",
+    _numbers(64, 3, 10),
+    edges={
+      "no elements": _numbers(64, 3, 0),
+      "a full filter": _numbers(2, 3, 1000),
+    },
+    without={"zeros": "A filter has at least one bit."},
+  ),
+  Row(
+    bloom.space,
+    "function",
+    _rates,
+    edges={"no elements": _numbers(0, 0.05)},
+    without=_RATE,
+  ),
+  Row(
+    bloom.cuckoo_space,
+    "function",
+    _rates,
+    constants={"load": (0.0, -0.5, 1.5), "overhead": (-1.0, np.inf)},
+    edges={"no elements": _numbers(0, 0.05)},
+    without=_RATE,
+  ),
+  Row(
+    bloom.least_space,
+    "function",
+    _rates,
+    edges={"no elements": _numbers(0, 0.05)},
+    without=_RATE,
+  ),
   Row(
     neural_bloom.init,
     "function",
     arrays(()),
-    call=lambda like: neural_bloom.init(2, 3, dtype=like.dtype),
+    call=lambda like, num_slots=2, word_size=3: neural_bloom.init(
+      num_slots, word_size, dtype=like.dtype
+    ),
+    constants={"num_slots": (0, -1, 2.5), "word_size": (0, -1, 2.5)},
+    without={
+      "ranks": "The input only has a type.",
+      "integers": "The memory has the type that is asked for.",
+    },
   ),
   Row(
     neural_bloom.random_keys,
     "function",
     keyed(),
-    call=lambda key: neural_bloom.random_keys(key, 3, 2),
+    call=lambda key, num_slots=3, query_size=2: neural_bloom.random_keys(
+      key, num_slots, query_size
+    ),
+    constants={"num_slots": (0, -1, 2.5), "query_size": (0, -1, 2.5)},
     **_SINGLE,
   ),
-  Row(neural_bloom.address, "function", arrays(3, (_NUM_SLOTS, 3))),
+  Row(
+    neural_bloom.address,
+    "function",
+    arrays(3, (_NUM_SLOTS, 3)),
+    free=frozenset({"keys.0"}),
+  ),
   Row(
     neural_bloom.sparse_address,
     "function",
     arrays(3, (_NUM_SLOTS, 3)),
-    call=lambda *x: neural_bloom.sparse_address(*x, count=_COUNT),
+    call=_sparse_address,
+    free=frozenset({"keys.0"}),
+    constants={"count": (0, -1, _NUM_SLOTS + 1, 1.5)},
   ),
   Row(
     neural_bloom.write,
@@ -123,46 +223,135 @@ ROWS: tuple[Row, ...] = (
     ),
     state=0,
   ),
-  Row(neural_bloom.sparse_write, "function", _placed, state=0),
-  Row(neural_bloom.read, "function", arrays((_NUM_SLOTS, 2), _NUM_SLOTS)),
-  Row(neural_bloom.sparse_read, "function", _placed, call=_read_sparsely),
+  Row(
+    neural_bloom.sparse_write,
+    "function",
+    _placed,
+    state=0,
+    free=frozenset({"memory.0"}),
+  ),
+  Row(
+    neural_bloom.read,
+    "function",
+    arrays((_NUM_SLOTS, 2), _NUM_SLOTS),
+    free=frozenset({"memory.1"}),
+  ),
+  Row(
+    neural_bloom.sparse_read,
+    "function",
+    lambda *given: (_placed(*given)[0], *(x[0] for x in _placed(*given)[1:3])),
+    free=frozenset({"memory.0", "memory.1"}),
+  ),
   Row(neural_bloom.loss, "function", arrays(4, 4)),
   Row(
     learned_filters.calibrate,
     "function",
     arrays(8),
-    call=lambda scores: learned_filters.calibrate(scores, fpr=0.25),
+    call=lambda scores, fpr=0.25: learned_filters.calibrate(scores, fpr=fpr),
+    free=frozenset({"scores.0"}),
+    constants={"fpr": (-0.1, 1.1)},
   ),
-  Row(learned_filters.auc, "function", arrays(5, 4)),
-  Row(learned_filters.make_backup, "function", _scored, call=_made),
-  Row(learned_filters.find_missed, "function", _scored, call=_missed),
-  Row(learned_filters.fill_backup, "function", _scored, state=0),
-  Row(learned_filters.contains, "function", _scored, call=_contains),
-  Row(learned_filters.false_positive_rate, "function", arrays((), ())),
+  Row(
+    learned_filters.auc,
+    "function",
+    arrays(5, 4),
+    free=frozenset({"members.0", "non_members.0"}),
+  ),
+  Row(
+    learned_filters.init,
+    "function",
+    keyed(),
+    call=_empty_backup,
+    constants={"capacity": (-1, 2.5), "fpr": (0.0, 1.0, -0.1)},
+  ),
+  Row(
+    learned_filters.make_backup,
+    "function",
+    _to_back_up,
+    call=_make_backup,
+    free=frozenset(_FREE_BACKUP),
+    any_rank=frozenset({"elements"}),
+    constants={"margin": (-1.0, np.inf), "fpr": (0.0, 1.0, -0.1)},
+    without=_BITS,
+  ),
+  Row(
+    learned_filters.find_missed,
+    "function",
+    lambda *given: _scored(*given)[2:],
+    free=frozenset({"scores.0"}),
+    any_rank=frozenset({"scores"}),
+    constants={"margin": (-1.0, np.inf)},
+  ),
+  Row(
+    learned_filters.fill_backup,
+    "function",
+    _scored,
+    state=0,
+    free=frozenset(_FREE_BACKUP),
+    any_rank=frozenset({"elements"}),
+    constants={"margin": (-1.0, np.inf)},
+    without=_BITS,
+  ),
+  Row(
+    learned_filters.contains,
+    "function",
+    _to_find,
+    free=frozenset(_FREE_BACKUP),
+    any_rank=frozenset({"element"}),
+    without=_BITS,
+  ),
+  Row(
+    learned_filters.false_positive_rate,
+    "function",
+    _numbers(0.1, 0.3),
+    edges={"ones": _numbers(1, 1)},
+  ),
   Row(
     learned_filters.space,
     "function",
-    _rates,
-    call=lambda n, rate: learned_filters.space(32, n, fpr=rate),
+    _numbers(32, 10),
+    call=lambda num_floats, num_missed, fpr=0.05, **hyper: (
+      learned_filters.space(num_floats, num_missed, fpr=fpr, **hyper)
+    ),
+    constants={"bits": (0, -1), "fpr": (0.0, 1.0, -0.1)},
   ),
   Row(
     sphering.init,
     "function",
     arrays(()),
-    call=lambda like: sphering.init(3, dtype=like.dtype),
+    call=lambda like, size=3: sphering.init(size, dtype=like.dtype),
+    any_rank=frozenset({"like"}),
+    constants={"size": (0, -1, 1.5)},
+    without={"integers": "The call gives the type of its input to the state."},
   ),
-  Row(sphering.update, "function", _sphering, state=0),
+  Row(
+    sphering.update,
+    "function",
+    _sphering,
+    state=0,
+    constants={"decay": (-0.5, 1.5)},
+    free=frozenset({"features.0"}),
+  ),
   Row(
     sphering.refresh,
     "function",
     _sphering,
-    call=lambda state, _: sphering.refresh(state),
+    call=_refresh,
     state=0,
+    any_rank=frozenset({"features"}),
+    free=frozenset({"features.0", "features.1"}),
+    constants={
+      "decay": (-0.5, 1.5),
+      "every": (0, -1, 1.5),
+      "epsilon": (0.0, -1.0, np.inf),
+    },
+    edges={"features that never change": _constant_features},
   ),
   Row(
     sphering.apply,
     "function",
     _sphering,
-    call=lambda state, batch: sphering.apply(state, batch[0]),
+    call=lambda state, features: sphering.apply(state, features[0]),
+    free=frozenset({"features.0"}),
   ),
 )

@@ -31,17 +31,75 @@ def _keyed(seed, dtype):
   return jax.random.key(seed), *_stored(seed, dtype)
 
 
-def _row(function, make_inputs):
-  return Row(function, "function", make_inputs)
+def _clamped(make_inputs):
+  """Adds a mask of units to keep."""
 
+  def make(seed, dtype):
+    return *make_inputs(seed, dtype), jnp.arange(_D) < 3
+
+  return make
+
+
+def _retrieve_asynchronously(key, weights, query, clamped, **hyper):
+  return hopfield.retrieve_asynchronously(
+    key, weights, query, clamped=clamped, **hyper
+  )
+
+
+def _retrieve_synchronously(weights, query, clamped, **hyper):
+  return hopfield.retrieve_synchronously(
+    weights, query, clamped=clamped, **hyper
+  )
+
+
+def _modern_retrieve(patterns, query, clamped, **hyper):
+  return hopfield.modern_retrieve(patterns, query, clamped=clamped, **hyper)
+
+
+def _row(function, make_inputs, **settings):
+  return Row(function, "function", make_inputs, **settings)
+
+
+_ANY_PATTERNS = frozenset({"patterns.0", "patterns.1"})
+_SIGNS = {"gradient": "States are signs, which have no gradient."}
+_TEMPERATURE = {"inverse_temperature": (0.0, -1.0, np.inf)}
 
 ROWS: tuple[Row, ...] = (
-  _row(hopfield.hebb, _signs((_N, _D))),
-  _row(hopfield.storkey, _signs((_N, _D))),
-  _row(hopfield.pseudo_inverse, _signs((_N, _D))),
+  _row(hopfield.hebb, _signs((_N, _D)), free=_ANY_PATTERNS),
+  _row(hopfield.storkey, _signs((_N, _D)), free=_ANY_PATTERNS),
+  _row(
+    hopfield.pseudo_inverse,
+    _signs((_N, _D)),
+    constants={"ridge": (-1.0, np.inf)},
+    free=_ANY_PATTERNS,
+    edges={"more patterns than units": _signs((_D + 1, _D))},
+  ),
   _row(hopfield.energy, _stored),
-  _row(hopfield.retrieve_asynchronously, _keyed),
-  _row(hopfield.retrieve_synchronously, _stored),
-  _row(hopfield.modern_energy, arrays((_N, _D), _D)),
-  _row(hopfield.modern_retrieve, arrays((_N, _D), _D)),
+  _row(
+    hopfield.retrieve_asynchronously,
+    _clamped(_keyed),
+    call=_retrieve_asynchronously,
+    constants={"max_sweeps": (0, -1, 1.5)},
+    without=_SIGNS,
+  ),
+  _row(
+    hopfield.retrieve_synchronously,
+    _clamped(_stored),
+    call=_retrieve_synchronously,
+    constants={"max_sweeps": (0, -1, 1.5)},
+    without=_SIGNS,
+  ),
+  _row(
+    hopfield.modern_energy,
+    arrays((_N, _D), _D),
+    constants=_TEMPERATURE,
+    free=frozenset({"patterns.0"}),
+  ),
+  _row(
+    hopfield.modern_retrieve,
+    _clamped(arrays((_N, _D), _D)),
+    call=_modern_retrieve,
+    constants={**_TEMPERATURE, "num_steps": (-1, 1.5)},
+    free=frozenset({"patterns.0"}),
+  ),
 )

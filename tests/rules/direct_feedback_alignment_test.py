@@ -86,9 +86,9 @@ def test_types_of_hiddens_are_kept():
 def test_wrong_shapes_are_refused():
   broadcast = direct_feedback_alignment.broadcast_error
   output, hidden = jnp.ones((2, 3)), jnp.ones((2, 4))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="feedbacks has 0 matrices"):
     broadcast(output, [hidden], [])
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"feedbacks\[0\] has shape \[4, 3\]"):
     broadcast(output, [hidden], [jnp.ones((4, 3))])
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"hiddens\[0\] has shape \[4\]"):
     broadcast(output, [hidden[0]], [jnp.ones((3, 4))])

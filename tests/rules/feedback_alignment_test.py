@@ -305,15 +305,20 @@ def test_sizes_may_be_zero_or_one(batch, inputs, outputs, rank):
 
 def test_wrong_shapes_are_refused():
   x, w = jnp.ones(3), jnp.ones((3, 2))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"feedback has shape \[3, 2\]; it must"):
     fa.linear(x, w, w)
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="in = 2, as in x"):
     fa.linear(jnp.ones(2), w, w.T)
   kernel = jnp.ones((3, 3, 2, 4))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="feedback has shape"):
     fa.conv(jnp.ones((5, 5, 2)), kernel, kernel.swapaxes(2, 3))
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="for x with 3 channels in 1 groups"):
     fa.conv(jnp.ones((5, 5, 3)), kernel, kernel)
+  with pytest.raises(ValueError, match="for x with 6 channels in 3 groups"):
+    fa.conv(jnp.ones((5, 5, 6)), kernel, kernel, feature_group_count=3)
+  for hyper in ({"stride": 0}, {"stride": (1, 0)}, {"rhs_dilation": -1}):
+    with pytest.raises(ValueError, match=f"{next(iter(hyper))} is "):
+      fa.conv(jnp.ones((5, 5, 2)), kernel, kernel, **hyper)
 
 
 def test_forward_mode_is_refused():

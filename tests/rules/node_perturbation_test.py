@@ -113,12 +113,12 @@ def test_gradient_is_exact_above_and_unbiased_below():
 
 
 def test_loss_must_be_scalar():
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match=r"loss has shape \[2\]; it must be a s"):
     node_perturbation.estimate(jax.random.key(0), jnp.square, jnp.zeros(2))
 
 
 def test_noise_must_be_positive():
-  with pytest.raises(ValueError, match=r"noise_std is 0\.0; .*positive"):
+  with pytest.raises(ValueError, match=r"noise_std is 0\.0; it must be"):
     node_perturbation.estimate(
       jax.random.key(0), jnp.sum, jnp.zeros(2), noise_std=0.0
     )

@@ -57,12 +57,18 @@ def test_no_gradient_goes_to_weights_or_magnitude():
 
 @pytest.mark.parametrize("scale", [0.0, -1, float("nan")])
 def test_scale_must_be_positive(scale):
-  with pytest.raises(ValueError, match=f"scale is {scale}; .*positive"):
+  with pytest.raises(ValueError, match=f"scale is {scale}.*; it must be"):
     sign_symmetry.usf(_W, scale=scale)
   with pytest.raises(ValueError, match="scale"):
     sign_symmetry.brsf(jax.random.key(0), _W, scale=scale)
 
 
 def test_magnitude_must_have_the_feedbacks_shape():
-  with pytest.raises(AssertionError):
+  with pytest.raises(
+    ValueError, match=r"magnitude has shape \[4, 3\]; it must"
+  ):
     sign_symmetry.frsf(_W, _W)
+  with pytest.raises(ValueError, match=r"magnitude has shape \[3, 2, 4, 1\]"):
+    sign_symmetry.frsf(_KERNEL, _KERNEL.swapaxes(2, 3))
+  with pytest.raises(ValueError, match=r"w has shape \[3\]; it must be"):
+    sign_symmetry.usf(_W[0])

@@ -105,3 +105,5 @@ def test_parameters_are_needed():
   transformation = sparse_connectivity.apply_masks(jnp.ones(2))
   with pytest.raises(ValueError, match="params is None"):
     transformation.update(jnp.ones(2), optax.EmptyState())
+  with pytest.raises(ValueError, match=r"updates has shape \[3\]; .* in masks"):
+    transformation.update(jnp.ones(3), optax.EmptyState(), jnp.ones(2))

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,6 +54,32 @@ def test_correlation_through_an_activation_has_its_mean_slope():
   _assert_mean(
     _draws(jax.nn.sigmoid, noise_std=0.5), 0.25 * slope[:, None] * _W.T
   )
+
+
+@pytest.mark.parametrize(
+  "activation", [jax.nn.sigmoid, jnp.cos, lambda y: jnp.tanh(y) + 100.0]
+)
+def test_the_activation_at_zero_is_subtracted(activation):
+  key, batch_size = jax.random.key(5), 16
+  noise = jax.random.normal(jax.random.clone(key), (batch_size, 3))
+  x = 0.5 * np.asarray(noise, np.float64)
+  correlation = _correlation(
+    key, activation=activation, noise_std=0.5, batch_size=batch_size
+  )
+  f = lambda y: np.asarray(activation(jnp.asarray(y, jnp.float32)), np.float64)
+  # Without f(0), or with another constant, a small batch's mean differs: by
+  # 100 / √16 standard deviations of x at the last activation.
+  expected = sum(np.outer(f(row @ _W) - f(0.0), row) for row in x) / batch_size
+  np.testing.assert_allclose(correlation, expected, atol=2e-5)
+  assert np.abs(f(0.0) * x.mean(0)).max() > 0.02
+
+
+def test_a_constant_added_to_the_activation_changes_nothing():
+  draws = [
+    _draws(lambda y, c=c: jax.nn.relu(y) + c, 0.5, batches=4)
+    for c in (0.0, 8.0)
+  ]
+  np.testing.assert_allclose(*draws, atol=1e-5)
 
 
 def test_mirroring_finds_the_weights():
@@ -108,6 +135,16 @@ def test_no_gradient_goes_to_the_weights():
     return weight_mirror.update(jax.random.key(4), w, _W.T, batch_size=2).sum()
 
   assert not np.any(jax.jit(jax.grad(total))(_W))
+
+
+def test_the_gradient_of_a_bounded_norm_is_finite_at_zeros():
+  def total(feedback):
+    return weight_mirror.update(
+      jax.random.key(4), np.zeros_like(_W), feedback, batch_size=2, max_norm=0.5
+    ).sum()
+
+  grad = jax.jit(jax.grad(total))(np.zeros_like(_W.T))
+  np.testing.assert_allclose(grad, 0.95, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

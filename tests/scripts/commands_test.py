@@ -1,11 +1,14 @@
 """What the scripts do once the (fake) environment stands."""
 
 import json
+import pathlib
+import re
 import signal
 import subprocess
 
 import pytest
 
+_ROOT = pathlib.Path(__file__).parents[2]
 _STAGES = (
   *("environment", "wheel", "library tests, against the wheel", "doctests"),
   *("tests/scripts", "ruff format", "ruff check", "pyright"),
@@ -78,12 +81,17 @@ def test_run_passes_flags_and_stays_in_the_folder_of_the_caller(
   ]
 
 
-def test_run_passes_the_exit_code(checkout):
-  assert checkout.call("run", "ddpg", EXIT_CODE="4").returncode == 4
-  assert checkout.call("run", "ddpg", EXIT_CODE="130").returncode == 130
+@pytest.mark.parametrize("code", [0, 1, 3, 4, 129, 130, 143])
+def test_run_passes_the_exit_code(checkout, code):
+  readme = (_ROOT / "README.md").read_text()
+  assert re.search(rf"^- [\d, ]*\b{code}\b.*: ", readme, re.MULTILINE)
+  result = checkout.call("run", "ddpg", EXIT_CODE=str(code))
+  assert result.returncode == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+)
 def test_run_becomes_the_experiment_so_signals_reach_it(checkout, number):
   checkout.call("run", "ddpg")
   with checkout.start("run", "ddpg", "--wait") as process:
@@ -103,10 +111,12 @@ def test_reproduce_runs_the_report(checkout, tmp_path):
 
 
 def test_bench_prints_one_json_object_and_survives_a_failure(checkout):
+  (checkout.root / "lilly").symlink_to(_ROOT / "lilly")
   # Stands in for JAX, which takes seconds to import.
   checkout.write(
     "jax.py",
-    "class D:\n  device_kind = 'abacus'\ndef devices():\n  return [D, D]\n",
+    "class D:\n  device_kind = 'abacus'\ndef devices():\n  return [D, D]\n"
+    "class config:\n  jax_platforms = None\n",
   )
   checkout.write(
     "scripts/benchmarks/speed.py",
@@ -139,6 +149,31 @@ def test_bench_prints_one_json_object_and_survives_a_failure(checkout):
   result = checkout.call("bench", "sped")
   assert 'did you mean "speed"?' in result.stderr
   assert (result.returncode, result.stdout) == (1, "")
+
+
+@pytest.mark.parametrize(
+  ("path", "mention"),
+  [
+    ("gs://bucket/figures.json", "is an address"),
+    ("~no_such_user/x.json", "no_such_user"),
+    ("nowhere/figures.json", "cannot be written"),
+    (".", "cannot be written"),
+    ("x" * 5000 + "/y", "name too long"),
+  ],
+)
+def test_bench_refuses_a_path_before_it_measures(checkout, path, mention):
+  (checkout.root / "lilly").symlink_to(_ROOT / "lilly")
+  result = checkout.call("bench", "--json", path)
+  assert (result.returncode, result.stdout) == (2, "")
+  assert mention in result.stderr and "Traceback" not in result.stderr
+
+
+def test_bench_says_in_a_sentence_that_a_platform_is_absent(checkout):
+  (checkout.root / "lilly").symlink_to(_ROOT / "lilly")
+  checkout.write("scripts/benchmarks/speed.py", "def measure(): return {}\n")
+  result = checkout.call("bench", "speed", JAX_PLATFORMS="abacus")
+  assert result.returncode == 1 and "Traceback" not in result.stderr
+  assert "error: JAX_PLATFORMS=abacus: JAX cannot start it" in result.stderr
 
 
 def _prepare_tests(checkout):

@@ -33,7 +33,7 @@ import json, os, signal, sys, time
 
 if __name__ == "__main__":
   if "--wait" in sys.argv:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
       signal.signal(number, lambda number, _: sys.exit(40 + number))
     print("ready", flush=True)
     time.sleep(20)

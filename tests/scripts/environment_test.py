@@ -78,9 +78,12 @@ def test_changed_requirements_install_again(checkout, name):
   checkout.call("run", "ddpg")
   with (checkout.root / name).open("a") as file:
     file.write("# another line\n")
+  assert checkout.done("uninstalled") == 0
   for _ in range(2):
     checkout.assert_works(checkout.call("run", "ddpg"))
   assert (checkout.done("venv"), checkout.done("pip")) == (1, 2)
+  # The distribution had another name once.
+  assert checkout.done("uninstalled") == 1
 
 
 def test_failed_second_install_is_not_trusted(checkout):

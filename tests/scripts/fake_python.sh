@@ -23,11 +23,12 @@ case "$*" in
     chmod +x "$4/bin/ruff"
     ;;
   "-I -m pip install "*" --upgrade pip" | "-I -m compileall "*) ;;
+  "-I -m pip uninstall --yes "*" lilly") note uninstalled ;;
   "-I -m pip install "*)
     for last in "$@"; do :; done
     note "pip $last"
     case ${FAKE_PIP:-good} in
-      good) echo 'Successfully installed lilly' ;;
+      good) echo 'Successfully installed lilly-jax' ;;
       slow) sleep 1 ;;
       hang) touch "$FAKE_NOTES.hangs" && exec sleep 20 ;;
       killed) kill -KILL $$ ;;

@@ -114,8 +114,9 @@ if __name__ == "__main__":
         file.write(f"{number} ")
       time.sleep(0.2)  # a second signal would be noted as well
       sys.exit(128 + number)
-    for number in (signal.SIGINT, signal.SIGTERM):
-      signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+      if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, stop)
     print("waiting", file=sys.stderr, flush=True)
     time.sleep(60)
   finish({"c": ("holds", None)})
@@ -338,17 +339,15 @@ def test_a_stale_summary_is_not_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+  ("number", "status"),
+  [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
 )
 def test_an_interrupt_reaches_the_run_once_and_leaves_a_page(
   tmp_path, number, status
 ):
   stubs = Stubs(tmp_path, slow=SLOW)
   process = stubs.start("slow", "--out_dir=out")
-  assert process.stderr is not None
-  for line in process.stderr:
-    if line == "waiting\n":
-      break
+  wait(process)
   assert "waiting" in stubs.page("out").row("Run 'slow'.")  # so far
   process.send_signal(number)
   process.communicate(timeout=60)
@@ -358,6 +357,28 @@ def test_an_interrupt_reaches_the_run_once_and_leaves_a_page(
   assert "holds" in page.row("the error")
   assert "interrupted" in page.row("Run 'slow'.")
   assert "waiting" in page.row("Run 'later'.")
+
+
+def wait(process):
+  """Waits until the slow run has begun."""
+  for line in process.stderr:
+    if line == "waiting\n":
+      return
+  raise AssertionError("the run never began")
+
+
+def test_under_nohup_a_hangup_stops_nothing(tmp_path):
+  stubs = Stubs(tmp_path, slow=SLOW.replace("time.sleep(60)", "time.sleep(1)"))
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is inherited
+  try:
+    process = stubs.start("slow", "--out_dir=out")
+  finally:
+    signal.signal(signal.SIGHUP, before)
+  wait(process)
+  process.send_signal(signal.SIGHUP)
+  process.communicate(timeout=60)
+  assert process.returncode == 0
+  assert not stubs.signals.exists()
 
 
 def test_a_run_that_does_not_end_is_stopped_and_the_next_one_begins(tmp_path):
@@ -415,6 +436,12 @@ def test_all_runs_may_be_named_in_any_order_with_flags_after(tmp_path):
     (["--data_dir=nowhere"], "--data_dir=nowhere"),
     (["--out_dir=file/x"], "file"),
     (["--no_such_flag"], "no_such_flag"),
+    (["--out_dir=gs://bucket/report"], "is an address"),
+    (["--data_dir=s3://bucket/data"], "is an address"),
+    (["--out_dir=~no_such_user/x"], "no_such_user"),
+    (["--out_dir=" + "x" * 5000], "name too long"),
+    (["--data_dir=" + "x" * 5000], "name too long"),
+    (["--out_dir="], "out_dir"),
   ],
 )
 def test_a_bad_invocation_is_one_sentence(tmp_path, arguments, mention):
@@ -422,7 +449,34 @@ def test_a_bad_invocation_is_one_sentence(tmp_path, arguments, mention):
   (tmp_path / "file").write_text("")
   status, out, err = stubs.run(*arguments)
   assert status == 1 and out == ""
-  assert err.startswith("error: ") and err.count("\n") == 1 and mention in err
+  assert err.startswith("error: ") and err.count("\n") == 1
+  assert mention in err.lower() or mention in err
+  assert len(err) < 600
+  assert sorted(path.name for path in tmp_path.iterdir()) == [
+    *("checkout", "file"),
+  ]
+
+
+def test_a_tilde_is_the_home_directory(tmp_path):
+  stubs = Stubs(tmp_path, one=SIMPLE)
+  home = tmp_path / "home"
+  (home / "data").mkdir(parents=True)
+  stubs.environment["HOME"] = str(home)
+  status, out, err = stubs.run("--out_dir=~/report", "--data_dir=~/data")
+  assert status == 0, err
+  assert f"Report: {home}/report/index.html" in out
+  call = (home / "report/one/default/calls").read_text()
+  assert call == (
+    f"--preset=cpu --data_dir={home}/data --out_dir={home}/report/one/default\n"
+  )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_help_is_shown_on_any_terminal(tmp_path, encoding):
+  stubs = Stubs(tmp_path, one=SIMPLE)
+  stubs.environment["PYTHONIOENCODING"] = encoding
+  status, out, err = stubs.run("--help")
+  assert status == 0 and "--out_dir" in out and err == ""
 
 
 def test_help_imports_no_jax(tmp_path):

@@ -184,6 +184,9 @@ def test_a_program_measures_each_seed_at_each_update():
     found.append(metrics["bytes_per_step"].tolist())
   assert found == [[3, 4], [13, 14]]
   assert metrics["seconds"].tolist() == [1, 1]
+  swept = options._replace(sweep=(("learning_rate", (0.1, 0.2)),))
+  with pytest.raises(training.RunError, match="not a hyper-parameter here"):
+    step_cost.program(measure, swept)
 
 
 def test_bad_arguments_are_refused():

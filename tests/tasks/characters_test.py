@@ -131,7 +131,9 @@ def test_omniglot_is_ink_by_character(monkeypatch):
 
 def test_bad_sizes_are_refused():
   for name in ("num_classes", "num_drawings", "image_size"):
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be a positive"):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
       characters.generate(jax.random.key(0), **{name: 0})
-  with pytest.raises(ValueError, match="image_size is 106; it must be from 1"):
+  with pytest.raises(
+    ValueError, match="image_size is 106; it must be at least 1"
+  ):
     characters.omniglot("train", image_size=106)

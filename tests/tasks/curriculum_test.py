@@ -71,5 +71,5 @@ def test_bad_numbers_are_refused():
     curriculum.init(0)
   good = {"threshold": 0.5, "patience": 1, "max_level": 9}
   for name in ("patience", "max_level"):
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be a positive"):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
       curriculum.update(curriculum.init(), 0.1, **{**good, name: 0})

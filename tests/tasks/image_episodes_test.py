@@ -242,12 +242,24 @@ def test_a_block_of_each_image_is_hidden():
   ("call", "message"),
   [
     (lambda: episode(0), "num_items is 0; it must be at least 1"),
-    (lambda: episode(2, 0), "num_classes is 0; it must be from 1 to 3, or"),
-    (lambda: episode(2, 4), "num_classes is 4; it must be from 1 to 3, or"),
-    (lambda: flip(1.5), "probability is 1.5; it must be between 0 and 1"),
-    (lambda: flip(-1), "probability is -1; it must be between 0 and 1"),
-    (lambda: occlude(0), "size is 0; it must be from 1 to 4"),
-    (lambda: occlude(5), "size is 5; it must be from 1 to 4"),
+    (
+      lambda: episode(2, 0),
+      "num_classes is 0; it must be at least 1 and at most 3",
+    ),
+    (
+      lambda: episode(2, 4),
+      "num_classes is 4; it must be at least 1 and at most 3",
+    ),
+    (
+      lambda: flip(1.5),
+      "probability is 1.5; it must be at least 0 and at most 1",
+    ),
+    (
+      lambda: flip(-1),
+      "probability is -1; it must be at least 0 and at most 1",
+    ),
+    (lambda: occlude(0), "size is 0; it must be at least 1 and at most 4"),
+    (lambda: occlude(5), "size is 5; it must be at least 1 and at most 4"),
     (lambda: image_episodes.task("fish"), "name='fish' is unknown; known: d"),
   ],
 )

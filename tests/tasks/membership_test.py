@@ -46,7 +46,9 @@ def test_queries_that_cannot_be_drawn():
   episode = membership.Episode(jnp.zeros(3), jnp.zeros(2))
   with pytest.raises(ValueError, match="with 2 non-members; give 3"):
     membership.draw_queries(jax.random.key(0), episode, 6)
-  with pytest.raises(ValueError, match="num_queries is 0; it must be positive"):
+  with pytest.raises(
+    ValueError, match="num_queries is 0; it must be at least 1"
+  ):
     membership.draw_queries(jax.random.key(0), episode, 0)
   assert len(membership.draw_queries(jax.random.key(0), episode, 1)[0]) == 1
   nothing = membership.Episode(jnp.zeros((0, 4)), jnp.zeros((2, 4)))
@@ -262,7 +264,7 @@ def test_tasks_that_there_are_not():
     *(("uniform", "universe", 2), ("uniform", "num_bits", 1)),
     *(("ranges", "num_letters", 1), ("classes", "num_bits", 32)),
   ):
-    text = f"{name} is {least - 1}; it must be {least} or more"
+    text = f"{name} is {least - 1}; it must be at least {least}"
     with pytest.raises(ValueError, match=text):
       membership.task(kind, **{name: least - 1})
   with pytest.raises(ValueError, match="name is 'digits'; elements of ranges"):

@@ -112,7 +112,7 @@ def test_distance_counts_bits_or_adds_squares():
     colours, x.reshape(shape), pattern.reshape(shape)
   )
   assert found.shape == () and found == 0.75
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="pattern has shape"):
     patterns.measure_distance(task, x[None], pattern)
 
 
@@ -130,23 +130,23 @@ def test_bits_as_an_image_are_as_square_as_may_be():
     ),
     (
       lambda key: patterns.redraw_bits(key, jnp.zeros(4), 5),
-      "count is 5; it must be from 0 to 4",
+      "count is 5; it must be at least 0 and at most 4",
     ),
     (
       lambda key: patterns.redraw_bits(key, jnp.zeros(4), -1),
-      "count is -1; it must be from 0 to 4",
+      "count is -1; it must be at least 0 and at most 4",
     ),
     (
       lambda key: patterns.make_binary_task(num_bits=4, num_redrawn=5),
-      "num_redrawn is 5; it must be from 0 to 4",
+      "num_redrawn is 5; it must be at least 0 and at most 4",
     ),
     (
       lambda key: patterns.make_image_task("digits", block_size=9),
-      "block_size is 9; it must be from 1 to 8",
+      "block_size is 9; it must be at least 1 and at most 8",
     ),
     (
       lambda key: patterns.replace_block(key, jnp.zeros((4, 4, 1)), 5),
-      "size is 5; it must be from 1 to 4",
+      "size is 5; it must be at least 1 and at most 4",
     ),
     (
       lambda key: patterns.replace_block(

@@ -116,5 +116,5 @@ def test_groups_divide_the_outputs(num_groups):
 
 def test_shapes_are_checked():
   episode, _, _ = _bit_episode()
-  with pytest.raises(AssertionError):
+  with pytest.raises(ValueError, match="logits has shape"):
     sequences.bit_loss(episode, jnp.zeros((6, 1)))

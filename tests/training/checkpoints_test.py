@@ -1,9 +1,11 @@
 """Tests of lilly.training.checkpoints."""
 
 import errno
+import json
 import os
 import pathlib
 import shutil
+import tracemalloc
 
 import chex
 import jax
@@ -179,12 +181,83 @@ def test_a_consistent_forgery_of_array_data_is_refused(saved):
   other.save(7, state, {})
   other.wait()
   forged = directory.parent.parent / "other" / "7"
-  manifest = checkpoints._read_manifest(directory)
-  manifest["arrays"] = checkpoints._read_manifest(forged)["arrays"]
+  manifest = checkpoints._read_manifest(directory, 7)
+  manifest["arrays"] = checkpoints._read_manifest(forged, 7)["arrays"]
   shutil.copy(forged / "arrays.npz", directory / "arrays.npz")
+  (directory / "manifest.json").unlink()
   checkpoints._write_manifest(directory, manifest)
   with pytest.raises(experiment.RunError, match=r"scalar.*SHA-256"):
     store.read(7)
+
+
+def rewrite(directory, **changes):
+  """Changes a manifest and makes its SHA-256 fit."""
+  path = directory / "manifest.json"
+  manifest = json.loads(path.read_text().partition("\n")[2])
+  path.unlink()
+  checkpoints._write_manifest(directory, manifest | changes)
+
+
+def test_a_renamed_checkpoint_is_refused(saved):
+  store, directory = saved
+  directory.rename(directory.with_name("9"))
+  with pytest.raises(experiment.RunError, match="renamed: it is of update 7"):
+    store.restore(9, make_state())
+
+
+@pytest.mark.parametrize("number", [0, 2, "1", None])
+def test_another_format_is_refused_in_one_sentence(saved, number):
+  store, directory = saved
+  rewrite(directory, format=number)
+  with pytest.raises(experiment.RunError, match="of another version") as error:
+    store.read(7)
+  assert f"has format {number} " in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["format", "update", "leaves", "arrays"])
+@pytest.mark.parametrize("value", [None, 3.5, [], [3], {"a": 1}, "x", [{}]])
+def test_a_manifest_of_any_other_form_is_refused(saved, name, value):
+  store, directory = saved
+  rewrite(directory, **{name: value})
+  with pytest.raises(experiment.RunError) as error:
+    store.restore(7, make_state())
+  assert str(directory) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_unpacks_to_more_than_its_leaves_is_not_read(saved, monkeypatch):
+  """A compressed file with a member that is longer than the manifest says."""
+  store, directory = saved
+  manifest = checkpoints._read_manifest(directory, 7)
+  with np.load(directory / "arrays.npz") as stored:
+    members = dict(stored)
+  members["0"] = np.zeros(1 << 25, np.uint8)
+  np.savez_compressed(directory / "arrays.npz", **members)
+  manifest["arrays"] = checkpoints._hash_file(directory / "arrays.npz")
+  rewrite(directory, arrays=manifest["arrays"])
+  tracemalloc.start()
+  with pytest.raises(experiment.RunError, match="another size"):
+    store.restore(7, make_state())
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 1 << 24
+
+
+def test_leaves_larger_than_the_file_are_not_read(saved):
+  store, directory = saved
+  rows = checkpoints._read_manifest(directory, 7)["leaves"]
+  rewrite(directory, leaves=[rows[0] | {"shape": [1 << 40]}, *rows[1:]])
+  with pytest.raises(experiment.RunError, match="not of the leaves' size"):
+    store.read(7)
+
+
+def test_a_state_of_another_size_is_refused_before_it_is_read(
+  saved, monkeypatch
+):
+  store, _ = saved
+  monkeypatch.setattr(checkpoints, "_read_arrays", None)
+  with pytest.raises(experiment.RunError, match=r"scalar.* was float32\[\]"):
+    store.restore(7, make_state() | {"scalar": jnp.zeros(2)})
 
 
 @pytest.mark.parametrize(
@@ -226,6 +299,14 @@ def test_a_failed_write_leaves_earlier_checkpoints(saved, monkeypatch, code):
     store.wait()
   assert [p.name for p in directory.parent.iterdir()] == ["7"]
   store.read(7)
+
+
+def test_a_folder_that_went_away_is_not_made_again(tmp_path):
+  store = checkpoints.Store(tmp_path / "run" / "checkpoints")
+  store.save(8, {"x": jnp.zeros(1)}, {})
+  with pytest.raises(experiment.RunError, match="No such file"):
+    store.wait()
+  assert not (tmp_path / "run").exists()
 
 
 def test_nbytes_counts_what_is_stored():

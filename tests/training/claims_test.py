@@ -60,6 +60,7 @@ def test_the_statistic_over_seeds_is_the_median_unless_said_otherwise():
   results = make_results({"a": [0.0, 1.0, 5.0, 30.0]})
   row = verdict(make_claim(), results)
   assert row["value"] == 3.0 and row["seeds"] == 4
+  assert row["values"] == [0.0, 1.0, 5.0, 30.0]
   low, high = row["interval"]
   assert 0.0 <= low < 3.0 < high <= 30.0
   for statistic, value in (("mean", 9.0), ("max", 30.0), ("iqm", 3.0)):
@@ -76,6 +77,7 @@ def test_fewer_seeds_than_stated_do_not_judge():
   assert row["verdict"] == "not applicable"
   assert row["reason"] == "needs 3 seeds, 2 finished"
   assert row["value"] is row["interval"] is None and row["seeds"] == 0
+  assert row["values"] == []
   assert verdict(claim, make_results({"a": [0.0] * 3}))["verdict"] == "holds"
   assert training.Reproduction().min_seeds == 8
 

@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +72,34 @@ def jitted(program):
   """The jitted function and the data behind `step_chunk`."""
   inside = inspect.getclosurevars(program.step_chunk).nonlocals
   return inside["step_runs"], inside["data"]
+
+
+@pytest.mark.parametrize("seed_batching", ["vmap", "map"])
+def test_without_jit_runs_are_loops_over_values(seed_batching):
+  seen, fields = [], {"seed_batching": seed_batching, "sweep": SWEEP}
+  experiment = make_experiment()
+
+  def update(state, data):
+    seen.append(float(state["step"]))
+    assert float(data[3]) == 3.0  # a value
+    return experiment.update(state, data)
+
+  def advance(program):
+    state = program.init()
+    assert jax.tree.leaves(state)[0].shape[0] == 8
+    state, first = program.step_chunk(state)
+    state, second = program.step_chunk(state)
+    return state, first, second, program.evaluate(state)
+
+  with jax.disable_jit():
+    found = advance(
+      compile(experiment._replace(update=update), num_seeds=2, **fields)
+    )
+  wanted = advance(compile(experiment, num_seeds=2, **fields))
+  chunk = list(range(5))
+  assert seen == chunk * 8 + [step + 5 for step in chunk] * 8
+  chex.assert_trees_all_close(found, wanted, rtol=1e-5)
+  chex.assert_trees_all_equal_dtypes(found, wanted)
 
 
 SWEEP = (("rate", (0.1, 0.2)), ("noise", (0.0, 1.0)))

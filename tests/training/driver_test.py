@@ -1,10 +1,15 @@
 """Tests of lilly.training's promises, on the toy experiment."""
 
+import collections
 import errno
+import io
 import json
 import os
+import shutil
 import stat
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -216,6 +221,133 @@ def test_another_experiment_is_not_resumed_silently(tmp_path):
     training.run({"a": one}, options._replace(seed=1))
   with pytest.raises(training.RunError, match="hyper was"):
     training.run({"a": other}, options._replace(eval_only=True))
+
+
+def test_a_checkpoint_of_another_variant_is_not_resumed(run_toy):
+  """Two learners may have equal settings and states of equal shapes."""
+  _, directory, _ = run_toy("--variants=adam,again", "--num_updates=8")
+  shutil.rmtree(directory / "adam")
+  shutil.copytree(directory / "again", directory / "adam")
+  status, _, err = run_toy("--num_updates=16")
+  assert status == 1 and "variant was again, is adam" in err
+  assert err.count("\n") == 1
+
+
+def test_a_renamed_checkpoint_does_not_end_a_run(run_toy):
+  _, directory, _ = run_toy("--num_updates=8")
+  stored = directory / "adam" / "checkpoints"
+  (stored / "8").rename(stored / "16")
+  status, _, err = run_toy("--num_updates=16")
+  assert status == 1 and "was renamed: it is of update 8" in err
+  assert err.count("\n") == 1
+
+
+def test_which_run_is_which_is_written(run_toy):
+  flags = ("--sweep=learning_rate=0.1,0.2", "--num_seeds=2", "--seed=5")
+  _, directory, _ = run_toy(*flags, "--num_updates=8")
+  expected = [
+    {"seed": 5, "learning_rate": 0.1},
+    {"seed": 6, "learning_rate": 0.1},
+    {"seed": 5, "learning_rate": 0.2},
+    {"seed": 6, "learning_rate": 0.2},
+  ]
+  config = json.loads((directory / "config.json").read_text())
+  assert config["runs"] == {"adam": expected}
+  assert summary_of(directory)["runs"] == {"adam": expected}
+  rows = rows_of(directory)
+  assert {row["run"] for row in rows} == set(range(len(expected)))
+  # Row i is that run alone.
+  alone = ("--learning_rate=0.2", "--seed=6", "--num_updates=8")
+  other = rows_of(run_toy(*alone, out_dir="alone")[1])
+  found = [row for row in rows if row["run"] == 3]
+  for row, single in zip(found, other, strict=True):
+    assert row | {"run": 0} == pytest.approx(single, rel=1e-5)
+
+
+def write_figure(out_dir, text="new"):
+  (out_dir / "curves.png").write_text(text)
+
+
+def fail_to_draw(results, out_dir):
+  write_figure(out_dir)
+  raise KeyError("no such colour")
+
+
+def finish_toy(directory, draw, **fields):
+  options = training.Options(
+    num_updates=8, log_every=4, out_dir=directory, **fields
+  )
+  results = training.run({"a": toy.make_experiment(toy.Settings())}, options)
+  out = io.StringIO()
+  return training.finish(results, draw=draw, out=out), out.getvalue()
+
+
+def test_a_figure_that_cannot_be_drawn_is_told(tmp_path, capsys):
+  status, out = finish_toy(tmp_path, fail_to_draw)
+  assert status == 0 and "eval/error" in out and f"Files: {tmp_path}" in out
+  told = summary_of(tmp_path)["not_drawn"]
+  assert "a figure could not be drawn: KeyError: 'no such colour'" in told
+  assert "driver_test.py, line" in told
+  assert f"warning: {told}\n" in capsys.readouterr().err
+  # What was drawn before is there, and nothing else is left.
+  assert (tmp_path / "curves.png").read_text() == "new"
+  assert not list(tmp_path.glob(".*.partial"))
+  status, _ = finish_toy(tmp_path, lambda _, out_dir: write_figure(out_dir))
+  assert status == 0 and "not_drawn" not in summary_of(tmp_path)
+
+
+def test_a_figure_does_not_follow_a_link(tmp_path):
+  (tmp_path / "precious").write_text("precious")
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "curves.png").symlink_to(tmp_path / "precious")
+  status, _ = finish_toy(
+    tmp_path / "run", lambda _, out_dir: write_figure(out_dir)
+  )
+  assert status == 0
+  assert (tmp_path / "precious").read_text() == "precious"
+  assert (tmp_path / "run" / "curves.png").read_text() == "new"
+
+
+@pytest.mark.parametrize("weak", [False, True])
+def test_everything_is_traced_once(weak):
+  """Over three chunks, also where leaves of the state are weakly typed."""
+  traced = collections.Counter()
+  one = jnp.float32(1.0)
+
+  def init(key, hyper, data):
+    del hyper, data
+    traced["init"] += 1
+    x = 1.0 if weak else one
+    return {"key": key, "x": x, "n": jnp.int32(0), "new": one}
+
+  def update(state, data):
+    del data
+    traced["update"] += 1
+    key, key_x = jax.random.split(state["key"])
+    x = state["x"] * jax.random.uniform(key_x)
+    n = state["n"] + 1
+    new = jnp.where(n > 3, 0.5, 2.0)  # weakly typed
+    if not weak:
+      new = new.astype(jnp.float32)
+    return {"key": key, "x": x, "n": n, "new": new}, {"x": x}
+
+  def evaluate(key, state, data):
+    del key, data
+    traced["evaluate"] += 1
+    return {"x": state["x"] * 1.0}
+
+  results = training.run(
+    {"a": training.Experiment(init, update, evaluate)},
+    training.Options(num_updates=12, log_every=4, eval_every=4, num_seeds=2),
+  )
+  assert traced == {"init": 1, "update": 1, "evaluate": 1}
+  state = results.states["a"]
+  assert not state["x"].weak_type and state["x"].dtype == jnp.float32
+  key, expected = jax.random.key(0), np.float32(1.0)
+  for _ in range(12):
+    key, key_x = jax.random.split(key)
+    expected *= np.float32(jax.random.uniform(key_x))
+  assert state["x"][0] == expected
 
 
 def test_writing_no_checkpoints_does_not_lose_the_ones_there_are(run_toy):

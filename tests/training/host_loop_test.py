@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lilly import training
+from lilly.training import host_loop
 
 CHUNK = 4
 
@@ -197,6 +198,51 @@ def test_a_step_that_raises_leaves_whole_rows_and_the_old_handlers(tmp_path):
   assert before == after
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == [0, 0, 40, 40, 80, 80]
+
+
+class Clocked:
+  """A step and an evaluation that take a second, and the first one hours."""
+
+  def __init__(self, monkeypatch):
+    self.now = 0.0
+    self.called = set()
+    monkeypatch.setattr(host_loop.time, "monotonic", lambda: self.now)
+
+  def spend(self, kind):
+    self.now += 1.0 if kind in self.called else 3600.0
+    self.called.add(kind)
+
+  def step_chunk(self, state):
+    self.spend("step_chunk")
+    return step_chunk(state)
+
+  def evaluate(self, state):
+    self.spend("evaluate")
+    return evaluate(state)
+
+
+def rate(clocked, directory, **fields):
+  return training.loop(
+    clocked.step_chunk,
+    start(),
+    options(**fields),
+    evaluate=clocked.evaluate,
+    directory=directory,
+    num_runs=2,
+  ).updates_per_second
+
+
+def test_the_rate_leaves_every_compilation_out(tmp_path, monkeypatch):
+  # Chunks of 4 updates in a second, with an evaluation in 2 seconds.
+  every = rate(Clocked(monkeypatch), tmp_path / "a", eval_every=4)
+  assert every == CHUNK / 2
+  assert rate(Clocked(monkeypatch), tmp_path / "b", num_updates=4) is None
+  # Resumed: the first evaluation of the process is in its fourth chunk.
+  rate(Clocked(monkeypatch), tmp_path / "c", num_updates=8, eval_every=8)
+  resumed = rate(
+    Clocked(monkeypatch), tmp_path / "c", num_updates=24, eval_every=48
+  )
+  assert resumed == (1 + 2) * CHUNK / (2 + 2)
 
 
 def test_a_signal_stops_after_the_chunk_with_a_checkpoint(tmp_path):

@@ -123,6 +123,24 @@ def test_a_signal_saves_and_exits(start_toy, uninterrupted, number, expected):
   assert bits(directory) == uninterrupted
 
 
+def test_a_folder_that_is_moved_ends_the_run_and_is_whole(
+  start_toy, uninterrupted
+):
+  process, directory = start_toy(*LONG, gate="chunk 200")
+  assert wait_for(directory.with_name("held").exists, process)
+  moved = directory.with_name("moved")
+  directory.rename(moved)
+  directory.with_name("go").touch()
+  status, _, err = finish(process)
+  assert status == 1 and "Traceback" not in err
+  assert err.count("error: ") == 1 and "was moved, removed or" in err
+  assert not directory.exists()
+  process, _ = start_toy(*LONG, out_dir="moved")
+  status, _, err = finish(process)
+  assert status == 0, err
+  assert bits(moved) == uninterrupted
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_sentence(start_toy):
   """A limit on the size of files stands in for a disk that is full."""

@@ -12,6 +12,7 @@ from lilly.training.settings import (
   GIVEN_AGAIN,
   MAY_BE_EMPTY,
   MAY_REPEAT,
+  PATH,
   above,
   at_least,
   at_most,
@@ -33,7 +34,8 @@ class Record(NamedTuple):
   offset: Annotated[float, at_most(2.0), "Offset."] = 0.0
   scale: Annotated[float | None, at_least(0.0), "Scale; none: its own."] = None
   fast: Annotated[bool, "Whether to hurry."] = False
-  path: Annotated[str, "Where."] = "here"
+  word: Annotated[str, "Any."] = "here"
+  path: Annotated[str, PATH, "Where."] = "here"
 
 
 def read(*argv):
@@ -64,10 +66,16 @@ def test_defaults_are_the_records():
     ("--fast", "fast", True),
     ("--nofast", "fast", False),
     ("--fast=true", "fast", True),
+    ("--word=~", "word", "~"),
     ("--path=there", "path", "there"),
+    ("--path=~/x", "path", "/me/x"),
+    ("--path=~", "path", "/me"),
+    ("--path=./~", "path", "./~"),
+    ("--path=a~b:c/d", "path", "a~b:c/d"),
   ],
 )
-def test_values_are_read(argument, name, value):
+def test_values_are_read(argument, name, value, monkeypatch):
+  monkeypatch.setenv("HOME", "/me")
   found = read(argument)[name]
   assert found == value and type(found) is type(value)
 
@@ -95,6 +103,13 @@ BAD = [
   ("--rate=nan", "finite"),
   ("--rate=inf", "finite"),
   ("--rate=1e400", "finite"),
+  ("--rate=1e39", "float32 can hold"),
+  ("--offset=-1e39", "float32 can hold"),
+  ("--rate=1e-39", "the smallest number of float32"),
+  ("--path=gs://bucket/x", "is an address"),
+  ("--path=S3+x://bucket", "is an address"),
+  ("--path=~no_such_user/x", "~no_such_user, but no user"),
+  ("--path=", "must not be empty"),
   ("--rate=fast", "number"),
   ("--share=1.5", "at least 0 and at most 1"),
   ("--offset=3", "at most 2"),
