@@ -1,8 +1,10 @@
-"""Conformance rows of the losses of asynchronous methods and V-trace."""
+"""Conformance rows of asynchronous methods: losses, V-trace, exploration."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly.control import exploration
 from lilly.losses import actor_critic
 from tests.rows.row import Row, arrays
 
@@ -42,6 +44,19 @@ def _made(*names):
     return tuple(inputs[name] for name in names)
 
   return make_inputs
+
+
+def _numbers(*values):
+  return lambda seed, dtype: tuple(jnp.asarray(x, dtype) for x in values)
+
+
+def _greedy_inputs(seed, dtype):
+  q, epsilon = arrays(_ACTIONS)(seed, dtype)[0], jnp.asarray(0.3, dtype)
+  return jax.random.key(seed), q, epsilon
+
+
+def _sampled(key, **hyper):
+  return exploration.sample_epsilons(key, 3, **hyper)
 
 
 _COSTS = {"value_cost": (-1.0,), "entropy_cost": (-0.1,)}
@@ -106,5 +121,27 @@ ROWS: tuple[Row, ...] = (
       "clip_rho": (-1.0,),
       "clip_advantage_rho": (-1.0,),
     },
+  ),
+  Row(
+    exploration.epsilon_greedy,
+    "random",
+    _greedy_inputs,
+    free=frozenset({"q.0"}),
+    without={"gradient": "An action is an integer."},
+  ),
+  Row(
+    exploration.anneal,
+    "function",
+    _numbers(3.0, 10.0, 1.0, 0.1),
+    edges={"the first step": _numbers(0.0, 10.0, 1.0, 0.1)},
+    without={"zeros": "A number of steps is positive."},
+  ),
+  Row(
+    exploration.sample_epsilons,
+    "random",
+    lambda seed, dtype: (jax.random.key(seed),),
+    call=_sampled,
+    dtypes=(jnp.float32,),
+    without={"gradient": "It takes no arrays but the key."},
   ),
 )
