@@ -91,16 +91,16 @@ def matrix_angle(w: jax.Array, feedback: jax.Array) -> jax.Array:
   >>> matrix_angle(w, 3 * w.T).round(3).item()
   0.0
   """
-  return angle(*_checked_pair(w, feedback))
+  w, feedback = _checked_pair(w, feedback)
+  return angle(w, feedback.T if w.ndim == 2 else feedback)
 
 
 def _checked_pair(w, feedback):
-  """Returns the weights, and the feedback in their shape."""
   sizes = {}
   w = checks.real("w", w, "...")
   if w.ndim == 2:
     w = checks.real("w", w, "in out", sizes)
-    return w, checks.real("feedback", feedback, "out in", sizes).T
+    return w, checks.real("feedback", feedback, "out in", sizes)
   w = checks.real("w", w, "*S", sizes)
   return w, checks.real("feedback", feedback, "*S", sizes)
 
@@ -124,10 +124,22 @@ def norm_ratio(w: jax.Array, feedback: jax.Array) -> jax.Array:
   4.0
   """
   w, feedback = _checked_pair(w, feedback)
-  w_norm = optax.safe_norm(w.ravel(), 0.0)
-  norm = optax.safe_norm(feedback.ravel(), 0.0)
-  ratio = norm / jnp.where(w_norm > 0, w_norm, 1)
+  w_norm = _norm(w.ravel())
+  ratio = _norm(feedback.ravel()) / jnp.where(w_norm > 0, w_norm, 1)
   return jnp.where(w_norm > 0, ratio, jnp.inf)
+
+
+@jax.custom_jvp
+def _norm(x):
+  """The norm of a vector, with gradient 0 at 0."""
+  return jnp.linalg.norm(x)
+
+
+@_norm.defjvp
+def _norm_jvp(primals, tangents):
+  (x,), (change,) = primals, tangents
+  norm = jnp.linalg.norm(x)
+  return norm, jnp.sum(x * change) / jnp.where(norm > 0, norm, 1)
 
 
 def descent(e: jax.Array, w: jax.Array, feedback: jax.Array) -> jax.Array:

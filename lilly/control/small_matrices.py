@@ -91,8 +91,8 @@ def semidefinite_root(matrix: jax.Array) -> jax.Array:
     left = jnp.maximum(jnp.diagonal(rest), 0)
     is_there = rest[i, i] > jnp.maximum(least[i], 0)
     pivot = jnp.sqrt(jnp.where(is_there, rest[i, i], 1))
-    # No entry can exceed the bound set by its remaining diagonal, which is 0 for
-    # the rows above.
+    # No entry can exceed the bound set by its remaining diagonal, of which the
+    # part above this row is 0.
     bound = _sqrt(left)
     column = jnp.clip(rest[:, i] / pivot, -bound, bound)
     column = jnp.where(is_there & (jnp.arange(len(matrix)) >= i), column, 0)

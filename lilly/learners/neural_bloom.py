@@ -157,9 +157,8 @@ def evaluate(
   def score_set(keys):
     return score(memory, params, state, draw(keys[0]))[1]
 
-  scores = jax.lax.map(
-    score_set, keys_calibration, batch_size=min(batch_size, num_sets)
-  )
+  batch_size = min(batch_size, num_sets)
+  scores = jax.lax.map(score_set, keys_calibration, batch_size=batch_size)
   scores = scores.ravel()
   thresholds = [learned_filters.calibrate(scores, fpr=r / 2) for r in rates]
 
@@ -176,7 +175,7 @@ def evaluate(
     return counts, scores
 
   counts, (members, non_members) = jax.lax.map(
-    evaluate_set, keys, batch_size=min(batch_size, num_sets)
+    evaluate_set, keys, batch_size=batch_size
   )
   num_floats = set_memories.num_floats(memory, size, jnp.zeros(shape))
   metrics = {}

@@ -105,8 +105,8 @@ def write_rates(
   limits = jnp.finfo(dtype)
   if not float(limits.tiny) <= initial <= float(limits.max):
     raise ValueError(
-      f"initial is {initial}; it must be from {float(limits.tiny):.2g} to "
-      f"{float(limits.max):.2g}, as a rate of type {limits.dtype}."
+      f"initial is {initial}; it must be positive and finite, from "
+      f"{float(limits.tiny):.2g} to {float(limits.max):.2g}."
     )
   logit = initial + math.log(-math.expm1(-initial))  # inverse softplus
   term = lambda: jax.tree.map(lambda _: jnp.asarray(logit, dtype), layers)

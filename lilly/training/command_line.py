@@ -16,7 +16,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -58,7 +58,7 @@ def main(script: script_lib.Script, argv: Sequence[str] | None = None) -> None:
     _use_all_cores()
   except (flags.Error, experiment.RunError) as error:
     messages.fail(error)
-  with signals.handled(_leave, "stopping"), messages.encodable(sys.stdout):
+  with signals.handled(_leave, "stopping"):
     try:
       with _reserved(options) as options:
         status = _run(script, settings, options)
@@ -308,9 +308,7 @@ def _out_dir(script, given):
 
 
 @contextlib.contextmanager
-def _reserved(
-  options: experiment.Options,
-) -> Iterator[experiment.Options]:
+def _reserved(options):
   """Makes the default directory, unique if two runs start in one second.
 
   It is removed again if nothing was written into it.

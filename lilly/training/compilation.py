@@ -124,6 +124,13 @@ def compiled(
   )
 
 
+def _take(x, i):
+  """Selects one run; taking several keys of an array is no reuse of a key."""
+  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    x = jax.random.clone(x)
+  return x[i]
+
+
 def _is_jit_disabled():
   # An attribute that type checkers do not know.
   return getattr(jax.config, "jax_disable_jit", False)
@@ -138,7 +145,7 @@ def _interpreted(experiment, options):
   def over_runs(function):
     def every(states):
       each = [
-        function(jax.tree.map(lambda x, i=i: x[i], states))
+        function(jax.tree.map(lambda x, i=i: _take(x, i), states))
         for i in range(len(runs))
       ]
       return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

@@ -137,7 +137,7 @@ def resolve(
       kept[name] = known[name].parse(recorded[name])
     except ValueError as error:
       raise experiment.RunError(
-        f"{config} has --{name}={recorded[name]}, which {error}; give another "
+        f"{config} has --{name}={recorded[name]}: {error}; give another "
         "--out_dir."
       ) from error
   row = script_lib.resolve(script, preset, kept)
