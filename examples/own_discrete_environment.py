@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from lilly.envs import environment, wrappers
 from lilly.learners import asynchronous
+from lilly.learners import asynchronous_methods as methods
 from lilly.nets import policy_value, recurrent
 
 
@@ -16,17 +17,16 @@ def reset(key):
 
 def step(key, place, action):
   place = jnp.clip(place + 2 * action - 1, 0, 7)
-  is_there = place == 7
-  seen = jax.nn.one_hot(place, 8)
-  return place, environment.make_step(seen, 1.0 * is_there, is_there)
+  ends, seen = place == 7, jax.nn.one_hot(place, 8)
+  return place, environment.make_step(seen, 1.0 * ends, ends)
 
 
 SEEN = environment.box([0.0] * 8, [1.0] * 8)
 ENV = environment.Environment(reset, step, SEEN, environment.discrete(2))
 ENV = wrappers.auto_reset(wrappers.time_limit(ENV, 30))
 CORE = functools.partial(recurrent.feedforward, hidden_size=16)
-METHOD = asynchronous.a3c(policy_value.categorical(8, 2, make_core=CORE))
-OPTIMISER = asynchronous.clipped_rmsprop(1e-2)
+METHOD = methods.a3c(policy_value.categorical(8, 2, make_core=CORE))
+OPTIMISER = methods.clipped_rmsprop(1e-2)
 PLAY = functools.partial(asynchronous.play_round, method=METHOD, env=ENV)
 
 

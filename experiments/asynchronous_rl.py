@@ -43,6 +43,7 @@ with epy.lazy_imports():
   from lilly.envs import catalog, wrappers
   from lilly.figures import curves
   from lilly.learners import asynchronous as learner
+  from lilly.learners import asynchronous_methods as methods
   from lilly.nets import policy_value, recurrent
 
 Count = Annotated[int, at_least(1)]
@@ -197,7 +198,7 @@ def make_environment(settings: Settings, task: str, **options: Any) -> Any:
 
 def make_method(
   settings: Settings, env: Any, variant: str, hyper: Any = None
-) -> learner.Method:
+) -> methods.Method:
   """Network and loss of a variant."""
   hyper = hyper or {name: getattr(settings, name) for name in _HYPER}
   make_core = recurrent.feedforward
@@ -216,7 +217,7 @@ def make_method(
         f"{', '.join(catalog.discrete())}; give a3c or a2c for this task."
       )
     network = policy_value.action_values(size, num_actions, make_core=make_core)
-    return getattr(learner, _METHODS[variant])(network)
+    return getattr(methods, _METHODS[variant])(network)
   if num_actions is None:
     (action_size,) = env.action_spec.shape
     network = policy_value.gaussian(size, action_size, make_core=make_core)
@@ -224,7 +225,7 @@ def make_method(
   else:
     network = policy_value.categorical(size, num_actions, make_core=make_core)
     entropy_cost = hyper["entropy_cost"]
-  return learner.a3c(
+  return methods.a3c(
     network, value_cost=settings.value_cost, entropy_cost=entropy_cost
   )
 
@@ -264,7 +265,7 @@ def make_experiment(
       return hyper["learning_rate"] * part
 
     return training.skip_nonfinite(
-      learner.clipped_rmsprop(
+      methods.clipped_rmsprop(
         rate,
         max_norm=settings.max_norm,
         decay=settings.rms_decay,
@@ -314,7 +315,7 @@ def make_experiment(
     del data
     method = make_method(settings, env, variant)
     keys = jax.random.split(key, settings.num_episodes)
-    play = lambda key: learner.play_greedily(
+    play = lambda key: methods.play_greedily(
       key, env, method, run.state.shared.params
     )
     return catalog.score(task, jnp.mean(jax.vmap(play)(keys)))

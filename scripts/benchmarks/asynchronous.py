@@ -21,11 +21,13 @@ def measure() -> dict[str, Any]:
 
 
 def _method():
-  from lilly.learners import asynchronous
+  from lilly.learners import asynchronous_methods
   from lilly.nets import policy_value, recurrent
 
   core = functools.partial(recurrent.feedforward, hidden_size=_UNITS)
-  return asynchronous.a3c(policy_value.categorical(50, 3, make_core=core))
+  return asynchronous_methods.a3c(
+    policy_value.categorical(50, 3, make_core=core)
+  )
 
 
 def _compare_rounds(num_rounds=500):
@@ -34,10 +36,10 @@ def _compare_rounds(num_rounds=500):
 
   from benchmarks import timing
   from lilly.envs import catch, wrappers
-  from lilly.learners import asynchronous
+  from lilly.learners import asynchronous, asynchronous_methods
 
   env, method = wrappers.auto_reset(catch.make()), _method()
-  optimiser = asynchronous.clipped_rmsprop(_RATE)
+  optimiser = asynchronous_methods.clipped_rmsprop(_RATE)
 
   def program(play, num_workers, num_envs):
     @jax.jit

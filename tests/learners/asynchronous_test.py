@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from lilly.envs import catch, environment, wrappers
-from lilly.learners import asynchronous
+from lilly.learners import asynchronous, asynchronous_methods
 from lilly.losses import actor_critic
 from lilly.nets import policy_value, recurrent
 
@@ -32,11 +32,11 @@ def _lstm(input_size, output_size):
 @functools.cache
 def _method(name, make_core=_feedforward):
   if name == "a3c":
-    return asynchronous.a3c(
+    return asynchronous_methods.a3c(
       policy_value.categorical(_SIZE, _ACTIONS, make_core=make_core)
     )
   network = policy_value.action_values(_SIZE, _ACTIONS, make_core=make_core)
-  return getattr(asynchronous, name)(network)
+  return getattr(asynchronous_methods, name)(network)
 
 
 _METHODS = ("a3c", "q_learning", "sarsa", "n_step_q")
@@ -181,7 +181,7 @@ def test_a_truncation_is_bootstrapped_from_the_true_observation(name):
 
 def test_without_a_bootstrap_what_follows_is_worth_nothing():
   network = _method("a3c").network
-  method = asynchronous.a3c(network, bootstraps=False)
+  method = asynchronous_methods.a3c(network, bootstraps=False)
   params, worker = _start(method)
   (row,) = _played(params, worker, method, 1)
   _, _, metrics = _segment(params, (), worker, method=method, length=1)
@@ -260,7 +260,7 @@ def test_a_memory_is_carried_over_segments():
   params, worker = _start(method)
   # An episode of 9 steps, so that none ends.
   env = wrappers.auto_reset(catch.make(10, _COLUMNS))
-  method = asynchronous.a3c(
+  method = asynchronous_methods.a3c(
     policy_value.categorical(10 * _COLUMNS, _ACTIONS, make_core=_lstm)
   )
   params = method.network.init(jax.random.key(1))
@@ -303,7 +303,7 @@ def test_a_memory_is_reset_where_an_episode_ends():
 
 def test_the_optimiser_is_the_papers():
   """ε is inside the root, g starts at 0, and nothing is corrected."""
-  optimiser = asynchronous.clipped_rmsprop(0.5, epsilon=0.1)
+  optimiser = asynchronous_methods.clipped_rmsprop(0.5, epsilon=0.1)
   gradient = jnp.array([3.0, -0.2])
   state, g, expected = optimiser.init(gradient), 0.0, []
   for _ in range(3):
@@ -353,7 +353,7 @@ def _round(method, optimiser, function=asynchronous.play_round, **options):
 def test_simulated_workers_equal_an_event_driven_loop(name):
   """N workers take turns: each pulls after its push, N - 1 pushes before."""
   num_workers, num_rounds = 4, 30
-  method, optimiser = _method(name), asynchronous.clipped_rmsprop(0.01)
+  method, optimiser = _method(name), asynchronous_methods.clipped_rmsprop(0.01)
   state = _state(method, optimiser, num_workers)
   workers = [
     jax.tree.map(lambda x, i=i: x[i], _cloned(state.workers))
@@ -403,7 +403,7 @@ def test_simulated_workers_equal_an_event_driven_loop(name):
 
 def test_one_worker_is_a_plain_actor_critic():
   """Without other workers nothing is stale: equal bits."""
-  method, optimiser = _method("a3c"), asynchronous.clipped_rmsprop(0.01)
+  method, optimiser = _method("a3c"), asynchronous_methods.clipped_rmsprop(0.01)
   state = _state(method, optimiser, 1)
   worker = jax.tree.map(lambda x: x[0], state.workers)
   play = _round(method, optimiser)
@@ -466,7 +466,7 @@ def test_the_first_round_of_sgd_is_that_of_a2c_and_the_next_is_near():
 
 def test_second_moments_are_shared():
   """The second worker's push is divided by what the first one left."""
-  method, optimiser = _method("a3c"), asynchronous.clipped_rmsprop(1.0)
+  method, optimiser = _method("a3c"), asynchronous_methods.clipped_rmsprop(1.0)
   params, _ = _start(method)
   shared = asynchronous.Shared(
     params, (), optimiser.init(params), jnp.zeros((), jnp.int32)
@@ -539,7 +539,7 @@ def test_workers_have_epsilons_of_their_own():
   [asynchronous.play_round, asynchronous.play_synchronous_round],
 )
 def test_a_state_keeps_its_form(name, function):
-  method, optimiser = _method(name), asynchronous.clipped_rmsprop(0.01)
+  method, optimiser = _method(name), asynchronous_methods.clipped_rmsprop(0.01)
   state = jax.eval_shape(lambda: _state(method, optimiser, 2, num_envs=3))
   new, metrics = jax.eval_shape(
     functools.partial(
@@ -558,7 +558,7 @@ def test_gaussian_actions_are_learnt_from_as_well():
   from lilly.envs import cue_recall
 
   env = wrappers.auto_reset(cue_recall.make(num_steps=2))
-  method = asynchronous.a3c(
+  method = asynchronous_methods.a3c(
     policy_value.gaussian(1, 1, make_core=_feedforward), entropy_cost=1e-4
   )
   state = asynchronous.init(
