@@ -6,6 +6,7 @@ to `EXEMPT`, with the reason.
 """
 
 from tests.rows import (
+  actor_critic,
   control,
   dense_memory,
   energy,
@@ -32,6 +33,7 @@ ROWS = (
   *likelihoods.ROWS,
   *control.ROWS,
   *episodes.ROWS,
+  *actor_critic.ROWS,
 )
 
 # Rows that take seconds to compile: only --full runs them in all ways.

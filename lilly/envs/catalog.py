@@ -12,6 +12,7 @@ import jax
 from lilly.envs import (
   brax_environments,
   cartpole,
+  catch,
   cue_recall,
   mountain_car,
   partial_observation,
@@ -28,6 +29,7 @@ from lilly.envs.environment import Environment
 __all__ = [
   "REPEATS",
   "SCORES",
+  "discrete",
   "list_tasks",
   "make",
   "make_normalized",
@@ -87,6 +89,11 @@ _PARTIALLY_OBSERVED: dict[str, Callable[..., Environment]] = {
     water_maze.make, speed=0.2, num_steps=100
   ),
 }
+# Their actions are choices.
+_DISCRETE: dict[str, Callable[..., Environment]] = {
+  "catch": catch.make,
+  "sticky_catch": functools.partial(catch.make, persistence=50),
+}
 _SIMULATORS: dict[str, Callable[..., Environment]] = {
   "brax": brax_environments.make,
   "playground": playground_environments.make,
@@ -102,6 +109,8 @@ SCORES = {
   "reacher_fixed": (455.0, 994.0),
   "point_mass": (5.0, 896.0),
   "mountain_car": (-33.0, 94.0),
+  "catch": (-0.6, 1.0),
+  "sticky_catch": (-0.6, 1.0),
 }
 # Times each action is repeated, for about 25 actions per second. SCORES are
 # measured with these repeats.
@@ -146,14 +155,29 @@ def partially_observed() -> list[str]:
   return list(_PARTIALLY_OBSERVED)
 
 
+def discrete() -> list[str]:
+  """Lists the tasks with discrete actions.
+
+  sticky_catch: catch whose ball falls in the same column for 50 episodes, on
+  average.
+
+  Returns:
+    Their names.
+
+  >>> "catch" in discrete()
+  True
+  """
+  return list(_DISCRETE)
+
+
 def make(name: str, **options: Any) -> Environment:
   """Makes an environment.
 
   Args:
-    name: one of `names()` or `partially_observed()`, or a simulator's name
-      prefixed with the simulator: "brax/reacher", "playground/CartpoleSwingup".
-      A suffix selects a brax backend other than spring:
-      "brax/inverted_pendulum:generalized".
+    name: one of `names()`, `partially_observed()` or `discrete()`, or a
+      simulator's name prefixed with the simulator: "brax/reacher",
+      "playground/CartpoleSwingup". A suffix selects a brax backend other than
+      spring: "brax/inverted_pendulum:generalized".
     **options: keyword arguments of that task's `make`.
 
   Returns:
@@ -172,7 +196,7 @@ def make(name: str, **options: Any) -> Environment:
     if backend:
       options = {"backend": backend} | options
     return _SIMULATORS[simulator](task, **options)
-  tasks = _TASKS | _PARTIALLY_OBSERVED
+  tasks = _TASKS | _PARTIALLY_OBSERVED | _DISCRETE
   if name not in tasks:
     near = difflib.get_close_matches(name, tasks, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -184,7 +208,7 @@ def make(name: str, **options: Any) -> Environment:
 
 
 def make_normalized(name: str, repeats: int = 0, **options: Any) -> Environment:
-  """Makes an environment with repeated actions in [-1, 1].
+  """Makes an environment with repeated actions, in [-1, 1] if continuous.
 
   Args:
     name: as in `make`.
@@ -201,7 +225,9 @@ def make_normalized(name: str, repeats: int = 0, **options: Any) -> Environment:
   >>> make_normalized("pendulum").action_spec.maximum.tolist()
   [1.0]
   """
-  env = wrappers.normalize_actions(make(name, **options))
+  env = make(name, **options)
+  if env.action_spec.num_values is None:
+    env = wrappers.normalize_actions(env)
   return wrappers.action_repeat(env, repeats or REPEATS.get(name, 1))
 
 

@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lilly import checks
+
 __all__ = [
   "Environment",
   "Spec",
   "Step",
   "box",
+  "discrete",
   "is_bounded",
   "is_last",
   "make_step",
@@ -61,6 +64,9 @@ class Environment(NamedTuple):
   observe: Callable[[Any], jax.Array] | None = None
   # reward(state, action, next state) -> []; None: likewise
   reward: Callable[[Any, jax.Array, Any], jax.Array] | None = None
+  # restart(key, state) -> (state, observation): starts an episode after one
+  # that ended in `state`; None: as reset(key)
+  restart: Callable[[jax.Array, Any], tuple[Any, jax.Array]] | None = None
 
 
 def box(
@@ -95,6 +101,26 @@ def box(
       f"{low.tolist()}, none below it, and none of them NaN."
     )
   return Spec(low.shape, jnp.float32, low, high)
+
+
+def discrete(num_values: int) -> Spec:
+  """Makes the spec of one of several values, such as a discrete action.
+
+  Args:
+    num_values: number of values, 0 to num_values - 1.
+
+  Returns:
+    The spec, of an int32 scalar.
+
+  Raises:
+    ValueError: num_values is not positive.
+
+  >>> discrete(3).maximum.item()
+  2
+  """
+  num_values = checks.whole_number("num_values", num_values, least=1)
+  low, high = np.asarray(0, np.int32), np.asarray(num_values - 1, np.int32)
+  return Spec((), jnp.int32, low, high, num_values)
 
 
 def is_bounded(spec: Spec) -> bool:

@@ -15,6 +15,7 @@ __all__ = [
   "discounted",
   "mean_return",
   "play",
+  "play_with_memory",
   "recorded",
   "rollout",
   "rollout_with_memory",
@@ -86,18 +87,47 @@ def play(key: jax.Array, env: Environment, act: Policy) -> jax.Array:
   >>> play(jax.random.key(0), env, act).shape
   ()
   """
+  forget = lambda key, memory, observation: (memory, act(key, observation))
+  return play_with_memory(key, env, forget, ())
+
+
+def play_with_memory(
+  key: jax.Array,
+  env: Environment,
+  act: Callable[[jax.Array, Any, Any], tuple[Any, jax.Array]],
+  memory: Any,
+) -> jax.Array:
+  """Plays one episode of a recurrent policy to its end.
+
+  Args:
+    key: typed key.
+    env: an environment whose episodes end, not auto-resetting.
+    act: maps a key, the memory and an observation to the new memory and an
+      action.
+    memory: initial memory.
+
+  Returns:
+    The return: the sum of the rewards, [].
+
+  >>> from lilly.envs import point_mass
+  >>> env = point_mass.make(num_steps=2)
+  >>> act = lambda key, count, observation: (count + 1, jnp.ones(2) / count)
+  >>> play_with_memory(jax.random.key(0), env, act, jnp.ones(())).shape
+  ()
+  """
   key_reset, key = jax.random.split(key)
   state, observation = env.reset(key_reset)
 
   def step(carry):
-    key, state, observation, total, _ = carry
+    key, memory, state, observation, total, _ = carry
     key, key_act, key_step = jax.random.split(key, 3)
-    state, step = env.step(key_step, state, act(key_act, observation))
+    memory, action = act(key_act, memory, observation)
+    state, step = env.step(key_step, state, action)
     ends = environment.is_last(step)
-    return key, state, step.observation, total + step.reward, ends
+    return key, memory, state, step.observation, total + step.reward, ends
 
-  start = (key, state, observation, jnp.zeros(()), jnp.array(False))
-  return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3]
+  start = (key, memory, state, observation, jnp.zeros(()), jnp.array(False))
+  return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[4]
 
 
 def mean_return(

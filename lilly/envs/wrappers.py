@@ -84,7 +84,17 @@ def time_limit(env: Environment, num_steps: int | None) -> Environment:
     step = step._replace(truncated=step.truncated | is_over)
     return TimeLimitState(inner, age), step
 
-  return env._replace(reset=reset, step=step, **_of_inner(env))
+  def restart(key, state):
+    assert env.restart is not None
+    state, observation = env.restart(key, state.state)
+    return TimeLimitState(state, jnp.zeros((), jnp.int32)), observation
+
+  return env._replace(
+    reset=reset,
+    step=step,
+    restart=None if env.restart is None else restart,
+    **_of_inner(env),
+  )
 
 
 def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
@@ -97,7 +107,8 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
   Under `vmap` a reset is computed at every step, whether an episode ends or
   not. Where resets are expensive, as in physics engines, `num_starts` start
   states are computed once, at the first reset, and then sampled from. Each
-  environment of a batch has its own, so a few suffice.
+  environment of a batch has its own, so a few suffice. An environment with
+  `restart` starts its episodes by that function.
 
   Args:
     env: an environment.
@@ -107,7 +118,8 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
     The environment; its states are `AutoResetState`.
 
   Raises:
-    ValueError: num_starts is not positive.
+    ValueError: num_starts is not positive, or given for an environment whose
+      episodes depend on the one before (`Environment.restart`).
 
   >>> from lilly.envs import point_mass
   >>> env = auto_reset(point_mass.make(num_steps=1))
@@ -118,6 +130,11 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
   """
   if num_starts is not None:
     num_starts = checks.whole_number("num_starts", num_starts, least=1)
+    if env.restart is not None:
+      raise ValueError(
+        f"num_starts is {num_starts}; it must be None: an episode of env "
+        "starts from where the one before ended."
+      )
 
   def reset(key):
     if num_starts is None:
@@ -127,7 +144,9 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
     state, observation = jax.tree.map(lambda x: x[0], starts)
     return AutoResetState(state, observation, starts), observation
 
-  def start(key, starts):
+  def start(key, ended, starts):
+    if env.restart is not None:
+      return env.restart(key, ended)
     if num_starts is None:
       return env.reset(key)
     index = jax.random.randint(key, (), 0, num_starts)
@@ -137,12 +156,12 @@ def auto_reset(env: Environment, num_starts: int | None = None) -> Environment:
     # Faster than a split, where tasks without noise use only one of the keys.
     step_key, start_key = (jax.random.fold_in(key, i) for i in range(2))
     inner, step = env.step(step_key, state.state, action)
-    fresh = start(start_key, state.starts)
+    fresh = start(start_key, inner, state.starts)
     is_last = environment.is_last(step)
     inner, following = _where(is_last, fresh, (inner, step.observation))
     return AutoResetState(inner, following, state.starts), step
 
-  return env._replace(reset=reset, step=step, **_of_inner(env))
+  return env._replace(reset=reset, step=step, restart=None, **_of_inner(env))
 
 
 def action_repeat(

@@ -12,16 +12,22 @@ from typing import Any
 
 from lilly.training import terminal
 
-__all__ = ["STOPPING", "exit_status", "handled"]
+__all__ = ["STOPPING", "exit_status", "handled", "is_stopping"]
 
 STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 _END = b"\0"  # no signal has this number
+_caught = threading.Event()
 
 
 def exit_status(signum: int) -> int:
   """Returns the exit status that a shell reports for a signal."""
   return 128 + signum
+
+
+def is_stopping() -> bool:
+  """Tells, in any thread, whether a signal asked the run to stop."""
+  return _caught.is_set()
 
 
 @contextlib.contextmanager
@@ -46,6 +52,7 @@ def handled(
   if threading.current_thread() is not threading.main_thread():
     yield
     return
+  _caught.clear()
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   watcher = threading.Thread(
@@ -84,6 +91,7 @@ def _watch(reader, consequence):
       caught += 1
       name = signal.Signals(number).name
       if caught == 1:
+        _caught.set()
         terminal.tell(
           f"\n{name}: {consequence}; a second signal ends the run at once, "
           "without saving.",

@@ -108,3 +108,8 @@ def test_scores_of_ones_own_make_a_filter_without_false_negatives():
   assert 0.012 < found["rate of false positives"] < 0.026
   # A quarter of a Bloom filter's; more if the scores were worse.
   assert 0.1 < found["bits"] / found["bits of a Bloom filter"] < 0.5
+
+
+def test_workers_learn_to_walk_to_the_right():
+  example = load("own_discrete_environment")
+  assert jax.jit(example.main, static_argnums=1)(jax.random.key(0), 500) == 1
