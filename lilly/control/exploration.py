@@ -172,9 +172,7 @@ def sample_epsilons(
   key = checks.key("key", key)
   num_workers = checks.whole_number("num_workers", num_workers, least=1)
   sizes = {}
-  epsilons = checks.real("epsilons", epsilons, "K", sizes)
-  probabilities = checks.real("probabilities", probabilities, "K", sizes)
-  chosen = jax.random.categorical(
-    key, jnp.log(probabilities), shape=(num_workers,)
-  )
-  return epsilons[chosen]
+  values = checks.real("epsilons", epsilons, "K", sizes)
+  p = checks.real("probabilities", probabilities, "K", sizes)
+  chosen = jax.random.categorical(key, jnp.log(p), shape=(num_workers,))
+  return values[chosen]

@@ -99,10 +99,14 @@ def a3c(
       rows.is_truncated_t,
     )
     outputs = rows.outputs_tm1
-    costs = {"value_cost": value_cost, "entropy_cost": entropy_cost}
     if isinstance(outputs, policy_value.Choice):
       return actor_critic.a3c_loss(
-        outputs.logits, outputs.value, rows.actions_tm1, returns, **costs
+        outputs.logits,
+        outputs.value,
+        rows.actions_tm1,
+        returns,
+        value_cost=value_cost,
+        entropy_cost=entropy_cost,
       )
     return actor_critic.gaussian_a3c_loss(
       outputs.mean,
@@ -110,7 +114,8 @@ def a3c(
       outputs.value,
       rows.actions_tm1,
       returns,
-      **costs,
+      value_cost=value_cost,
+      entropy_cost=entropy_cost,
     )
 
   return Method(network, act, loss)

@@ -13,7 +13,7 @@ algorithm S3), and functions of network outputs. Targets are constants. All
 functions raise ValueError for arguments of another shape than stated.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +76,8 @@ def n_step_returns(
   v_t = checks.real("v_t", v_t, "T", sizes)
   is_truncated_t = checks.mask("is_truncated_t", is_truncated_t, "T", sizes)
   continues = 1 - is_truncated_t.astype(v_t.dtype)
-  return rlax.lambda_returns(
-    r_t, discount_t, v_t, continues, stop_target_gradients=True
-  )
+  returns = rlax.lambda_returns(r_t, discount_t, v_t, continues)
+  return jax.lax.stop_gradient(jnp.asarray(returns))
 
 
 def q_targets(
@@ -394,7 +393,9 @@ def vtrace(
   is_truncated_t = checks.mask("is_truncated_t", is_truncated_t, "T", sizes)
   rho_tm1 = checks.real("rho_tm1", rho_tm1, "T", sizes)
   lambda_ = checks.number("lambda_", lambda_, least=0, most=1)
-  clip_rho = checks.number("clip_rho", clip_rho, least=0, may_be_infinite=True)
+  largest: Any = checks.number(
+    "clip_rho", clip_rho, least=0, may_be_infinite=True
+  )
   clip_advantage_rho = checks.number(
     "clip_advantage_rho", clip_advantage_rho, least=0, may_be_infinite=True
   )
@@ -406,7 +407,7 @@ def vtrace(
     discount_t,
     rho_tm1,
     continues,
-    clip_rho,
+    largest,
     stop_target_gradients=False,
   )
   targets = v_tm1 + errors

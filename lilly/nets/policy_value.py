@@ -7,7 +7,7 @@ without memory, and any core of `cores` one with memory.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -161,14 +161,14 @@ def gaussian(
   of_policy = make_core(input_size, action_size + 1)
   of_value = make_core(input_size, 1)
 
-  def init(key):
+  def init(key) -> Any:
     key_policy, key_value = jax.random.split(key)
     return _Pair(of_policy.init(key_policy), of_value.init(key_value))
 
   def initial_state():
     return _Pair(of_policy.initial_state(), of_value.initial_state())
 
-  def apply(params, observation, state):
+  def apply(params: Any, observation, state) -> Any:
     policy, numbers = of_policy.apply(params.policy, observation, state.policy)
     memory, value = of_value.apply(params.value, observation, state.value)
     variance = jax.nn.softplus(numbers[action_size]) + min_variance

@@ -304,8 +304,8 @@ def _run_threads(
     workers=jax.tree.map(
       lambda *leaves: np.stack(leaves), *map(_to_host, workers)
     ),
-    frames=np.int64(shared.frames),
-    chunks=np.int64(chunks),
+    frames=np.array(shared.frames, np.int64),
+    chunks=np.array(chunks, np.int64),
     staleness=state.staleness[run] + shared.staleness,
     guard=_counted(jax.tree.map(lambda x: x[run], state.guard), shared.skipped),
   )
