@@ -43,7 +43,7 @@ class Rows(NamedTuple):
   # of the worker's network, or of the target network if the method has one, at
   # the true next observations
   outputs_t: Any
-  actions_t: jax.Array  # actions that follow; Sarsa bootstraps from them
+  actions_t: jax.Array  # next actions; Sarsa bootstraps from them
 
 
 class Method(NamedTuple):
@@ -73,7 +73,7 @@ def a3c(
     network: outputs `policy_value.Choice`s or `policy_value.Gaussian`s.
     value_cost: weight of the squared errors of values.
     entropy_cost: weight of the entropy; the paper has 1e-4 for Gaussians.
-    bootstraps: False: what follows a segment or a time limit is worth 0, as in
+    bootstraps: False: a segment's end and a time limit are worth 0, as in
       the paper's continuous control, whose segments are whole episodes.
 
   Returns:
@@ -145,8 +145,8 @@ def sarsa(network: Core) -> Method:
   """Makes asynchronous one-step Sarsa.
 
   The action that a target bootstraps from is the one that is executed next,
-  also in the next segment. Where a time limit ends an episode no action
-  follows: one is drawn as if it did.
+  also in the next segment. After a time limit no action is executed, so that
+  one is drawn to bootstrap from.
 
   Args:
     network: outputs action values, [A].

@@ -58,7 +58,7 @@ class State(NamedTuple):
   """State of all runs between two chunks, run axis first."""
 
   params: np.ndarray  # θ, flat, [R, P]
-  moments: np.ndarray  # g, [R, P]
+  mean_squares: np.ndarray  # g, [R, P]
   target_params: np.ndarray  # θ⁻, [R, P]
   workers: Any  # [R, N, ...]
   frames: np.ndarray  # [R] int64
@@ -83,7 +83,7 @@ class _Shared:
 
   def __init__(self, state, run, num_threads, problem):
     self.params = state.params[run].copy()
-    self.moments = state.moments[run].copy()
+    self.mean_squares = state.mean_squares[run].copy()
     self.target_params = state.target_params[run].copy()
     self.staleness = np.zeros_like(state.staleness[run])
     self.skipped: list[Any] = []  # of each push: None, or its bad leaves
@@ -202,7 +202,7 @@ def _init_run(problem, seed, num_threads):
   guard = nonfinite.skip_nonfinite(optax.identity()).init(params)
   return State(
     params=flat,
-    moments=np.zeros_like(flat),
+    mean_squares=np.zeros_like(flat),
     target_params=flat.copy(),
     workers=jax.tree.map(lambda *leaves: np.stack(leaves), *workers),
     frames=np.zeros((), np.int64),
@@ -299,7 +299,7 @@ def _run_threads(
     raise shared.error
   after = State(
     params=shared.params,
-    moments=shared.moments,
+    mean_squares=shared.mean_squares,
     target_params=shared.target_params,
     workers=jax.tree.map(
       lambda *leaves: np.stack(leaves), *map(_to_host, workers)
@@ -352,10 +352,12 @@ def _apply(shared, gradient, optimiser):
     gradient = gradient * (optimiser.max_norm / norm)
   part = min(shared.frames / optimiser.anneal_frames, 1.0)
   rate = np.float32(optimiser.learning_rate * (1 - part))
-  shared.moments *= np.float32(optimiser.decay)
-  shared.moments += np.float32(1 - optimiser.decay) * np.square(gradient)
+  shared.mean_squares *= np.float32(optimiser.decay)
+  shared.mean_squares += np.float32(1 - optimiser.decay) * np.square(gradient)
   shared.params -= (
-    rate * gradient / np.sqrt(shared.moments + np.float32(optimiser.epsilon))
+    rate
+    * gradient
+    / np.sqrt(shared.mean_squares + np.float32(optimiser.epsilon))
   )
 
 

@@ -111,7 +111,7 @@ def test_one_thread_equals_a_loop():
     theta = theta.astype(np.float32)
   state, _ = program.step_chunk(state)
   np.testing.assert_allclose(state.params[0], theta, rtol=1e-5)
-  np.testing.assert_allclose(state.moments[0], g, rtol=1e-5)
+  np.testing.assert_allclose(state.mean_squares[0], g, rtol=1e-5)
   assert state.staleness[0, 0] == 20
 
 
@@ -169,7 +169,9 @@ def test_nonfinite_gradients_are_skipped_and_counted():
     optimiser=_FAST,
   )
   state, _ = program.step_chunk(program.init())
-  assert np.isfinite(state.params).all() and np.isfinite(state.moments).all()
+  assert (
+    np.isfinite(state.params).all() and np.isfinite(state.mean_squares).all()
+  )
   guard = state.guard
   assert (guard.bad_total, guard.worst_in_a_row, guard.first_bad_update) == (
     3,
