@@ -46,7 +46,7 @@ with epy.lazy_imports():
   from lilly.learners import asynchronous_methods as methods
   from lilly.nets import policy_value, recurrent
 
-Count = Annotated[int, at_least(1)]
+Count = Annotated[int, between(1, 10**6)]
 NonNegative = Annotated[float, at_least(0.0)]
 Fraction = Annotated[float, between(0.0, 1.0)]
 
@@ -100,16 +100,20 @@ class Settings(NamedTuple):
     NonNegative, "Weight of the entropy, for continuous actions."
   ] = 1e-4
   target_period: Annotated[
-    Count, "Frames between copies to the target network."
+    int, between(1, 10**9), "Frames between copies to the target network."
   ] = 40_000
   exploration_frames: Annotated[
-    Count, "Frames until random actions have their final probability."
+    int,
+    between(1, 10**9),
+    "Frames until random actions have their final probability.",
   ] = 4_000_000
   reward_scale: Annotated[
     float, "Rewards are multiplied by this before learning."
   ] = 1.0
   action_repeat: Annotated[
-    int, at_least(0), "Times each action is repeated; 0: the task's default."
+    int,
+    between(0, 1000),
+    "Times each action is repeated; 0: the task's default.",
   ] = 0
   frames_per_update: Annotated[
     Count,
@@ -181,6 +185,11 @@ def check(settings: Settings) -> None:
     raise training.RunError(
       f"--core={settings.core} is no recurrent core; give none or one of "
       f"{', '.join(cores.CORES)}."
+    )
+  if len(settings.encoder_sizes) > 100:
+    raise training.RunError(
+      f"--encoder_sizes has {len(settings.encoder_sizes)} layers; it may have "
+      "at most 100."
     )
   if settings.reward_scale == 0:
     raise training.RunError(
