@@ -8,7 +8,6 @@ documented and exported. The list is `conformance.ROWS`.
 import functools
 import importlib
 import inspect
-import itertools
 import pkgutil
 
 import chex
@@ -43,15 +42,7 @@ _FORMS = {row.form: row for row in reversed(conformance.ROWS)}
 _forms = pytest.mark.parametrize("row", _FORMS.values(), ids=_FORMS.keys())
 
 
-_finished = itertools.count(1)
-
-
-@pytest.fixture(autouse=True)
-def few_programs():
-  """Drops what is compiled now and then: this file alone fills a worker."""
-  yield
-  if next(_finished) % 100 == 0:
-    jax.clear_caches()
+pytestmark = pytest.mark.usefixtures("few_programs")
 
 
 def _call(row):

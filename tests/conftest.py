@@ -1,6 +1,7 @@
 """Settings of every test session: strict JAX, two virtual devices."""
 
 import gc
+import itertools
 import os
 import signal
 
@@ -54,6 +55,17 @@ def compiled_programs():
   """Drops a file's programs at its end: a worker would keep gigabytes."""
   yield
   jax.clear_caches()
+
+
+_finished = itertools.count(1)
+
+
+@pytest.fixture
+def few_programs():
+  """Drops what is compiled now and then, for a file that fills a worker."""
+  yield
+  if next(_finished) % 100 == 0:
+    jax.clear_caches()
 
 
 # Modules whose examples took minutes operation by operation, and functions of

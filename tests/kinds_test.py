@@ -19,6 +19,8 @@ import pytest
 
 from tests import conformance
 
+pytestmark = pytest.mark.usefixtures("few_programs")
+
 _rows = pytest.mark.parametrize(
   "row", conformance.ROWS, ids=lambda row: row.name
 )
