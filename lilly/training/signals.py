@@ -69,6 +69,7 @@ def handled(
         signal.signal(number, handler)
     yield
   finally:
+    _caught.clear()
     for number, before in previous.items():
       # None stands for a handler that Python cannot name.
       signal.signal(number, signal.SIG_DFL if before is None else before)

@@ -460,10 +460,12 @@ def test_download(home, maker, site, monkeypatch):
 @pytest.mark.parametrize(
   "package", ["tensorflow_datasets", "PIL", "importlib_resources"]
 )
-def test_a_missing_package_names_the_extra(home, mnist, monkeypatch, package):
+def test_a_missing_package_names_what_to_install(
+  home, mnist, monkeypatch, package
+):
   monkeypatch.setitem(sys.modules, package, None)
   with pytest.raises(
-    datasets.DataError, match=rf"{package}: .*\[experiments\]"
+    datasets.DataError, match=rf"{package}: pip install tensorflow-datasets "
   ):
     datasets.load("mnist", "train", home / "originals")
 
@@ -505,7 +507,9 @@ def test_digits(home, maker):
 
 def test_digits_without_scikit_learn(monkeypatch):
   monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-  with pytest.raises(datasets.DataError, match=r"sklearn.*\[experiments\]"):
+  with pytest.raises(
+    datasets.DataError, match=r"sklearn.*: pip install scikit-learn"
+  ):
     datasets.load("digits", "train")
 
 
