@@ -207,7 +207,7 @@ def make_environment(settings: Settings, task: str, **options: Any) -> Any:
 
 def make_method(
   settings: Settings, env: Any, variant: str, hyper: Any = None
-) -> methods.Method:
+) -> Any:
   """Network and loss of a variant."""
   hyper = hyper or {name: getattr(settings, name) for name in _HYPER}
   make_core = recurrent.feedforward

@@ -208,7 +208,7 @@ def test_claims_are_of_no_other_settings(flags):
     (["--rates=0"], "must be above 0"),
     (["--sizes=0"], "each item must be at least 1"),
     (["--rates=0.1,0.10000001"], "and differ in six digits"),
-    (["--rates=5e-324"], "must be between"),
+    (["--rates=5e-324"], "the smallest number of float32"),
     (["--sizes=5,20000000"], "at most 10000000"),
     (["--max_norm=0"], "must be above 0"),
     (["--task=ranges", "--data=digits"], "elements of ranges are words only"),
