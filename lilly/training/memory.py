@@ -234,6 +234,11 @@ def _flags_behind(shapes, options, most=3):
     for name in (*options.settings, "num_seeds")
     if (numbers := _whole_numbers(options.flags.get(name)))
   }
+  if "num_seeds" in sizes:
+    # A device has its part of the runs, of all grid points.
+    points = math.prod(len(values) for _, values in options.sweep)
+    runs = points * options.num_seeds
+    sizes["num_seeds"] += [runs, -(-runs // jax.device_count())]
   # Arrays that are little beside the largest do not matter.
   largest = max((nbytes for nbytes, _, _ in shapes), default=0)
   axes = {

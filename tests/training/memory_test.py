@@ -195,6 +195,7 @@ def test_a_program_that_does_not_fit_is_refused_before_it_runs(monkeypatch):
 
 
 def test_a_program_is_compiled_once(monkeypatch):
+  training.compiled(make_experiment(2), options(2))  # tries the compiler once
   compilations = []
   compile_it = jax.stages.Lowered.compile
 
@@ -239,6 +240,7 @@ def test_sizes_are_whole_numbers_of_any_size():
       {"rows": 700, "sizes": (40, 9)},
       "make --rows=700 or --sizes=40,9 smaller",
     ),
+    ({"rows": 30, "num_seeds": 1400}, "make --num_seeds=1400 smaller"),
     ({"rows": 30, "sizes": (40,)}, "make --sizes=40 smaller"),
     ({"layers": ("700x40",)}, "make --layers=700x40 smaller"),
     ({"rows": 5, "depth": True}, "make --rows=5 smaller"),
@@ -246,7 +248,8 @@ def test_sizes_are_whole_numbers_of_any_size():
   ],
 )
 def test_the_flags_behind_the_largest_arrays_are_named(flags, advice):
-  named = training.Options(flags=flags, settings=tuple(flags))
+  seeds = flags.get("num_seeds", 1)  # half of them on each device
+  named = training.Options(flags=flags, settings=tuple(flags), num_seeds=seeds)
   shapes = [(112_000, "state.a", (700, 40)), (120, "state.b", (30,))]
   assert memory._advice(shapes, named) == advice
 
