@@ -193,7 +193,8 @@ def explain(
   if isinstance(error, MemoryError):
     asked = re.search(r"allocate ([\d.]+ [KMGTPEi]*B)", text)
   elif isinstance(error, jax.errors.JaxRuntimeError) and (
-    "RESOURCE_EXHAUSTED" in text
+    # The second is all that XLA's matrix kernels say when they get no memory.
+    "RESOURCE_EXHAUSTED" in text or "YNNPACK operation failed" in text
   ):
     asked = re.search(r"(\d[\d.]* ?(?:bytes|[KMGTPE]i?B))", text)
   else:

@@ -263,6 +263,8 @@ def test_an_error_for_lack_of_memory_is_a_sentence():
   with pytest.raises(jax.errors.JaxRuntimeError) as full:
     jax.block_until_ready(jnp.zeros(10**15, jnp.uint8))
   assert memory.explain(full.value).startswith("out of memory (")
+  kernel = jax.errors.JaxRuntimeError("INTERNAL: YNNPACK operation failed: x")
+  assert memory.explain(kernel).startswith("out of memory; ")
   assert memory.explain(ValueError("out of memory")) is None
 
 
