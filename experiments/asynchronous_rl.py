@@ -177,8 +177,8 @@ def check(settings: Settings) -> None:
     if settings.frames_per_update % frames:
       raise training.RunError(
         f"--frames_per_update={settings.frames_per_update} must be a multiple "
-        f"of {frames}, the frames of a round: --num_workers={num_workers} times "
-        f"--envs_per_worker={settings.envs_per_worker} times --segment_length="
+        f"of {frames}, the frames of a round: --num_workers={num_workers} "
+        f"times --envs_per_worker={settings.envs_per_worker} times --segment_length="
         f"{settings.segment_length}."
       )
   if settings.core not in ("none", *cores.CORES):
