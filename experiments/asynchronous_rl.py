@@ -178,8 +178,8 @@ def check(settings: Settings) -> None:
       raise training.RunError(
         f"--frames_per_update={settings.frames_per_update} must be a multiple "
         f"of {frames}, the frames of a round: --num_workers={num_workers} "
-        f"times --envs_per_worker={settings.envs_per_worker} times --segment_length="
-        f"{settings.segment_length}."
+        f"times --envs_per_worker={settings.envs_per_worker} times "
+        f"--segment_length={settings.segment_length}."
       )
   if settings.core not in ("none", *cores.CORES):
     raise training.RunError(
