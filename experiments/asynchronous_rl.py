@@ -7,14 +7,13 @@ parameters; the diversity of their experience takes the place of replay. Here N
 workers are simulated in one program: each pushes gradients that are N - 1
 pushes old.
 
-Tasks: catch; sticky_catch, whose ball falls in one column for 50 episodes; and
-continuous ones of lilly.envs, for the actor-critics. Variants: a3c; a2c, the
-sum of the workers' gradients, never stale; async_q, async_sarsa and
-async_nstep_q. An update is --frames_per_update frames.
+Tasks: catch; sticky_catch, whose ball keeps its column for 50 episodes on
+average; and continuous ones of lilly.envs, for the actor-critics. Variants:
+a3c; a2c, the sum of the workers' gradients, never stale; async_q, async_sarsa
+and async_nstep_q. An update is --frames_per_update frames.
 
 Expected on catch: a return of 1 in every seed after 160,000 frames, for each
-variant. On sticky_catch 16 workers learn from fewer frames than one. With 8
-seeds one command takes about a minute on 2 cores. More in
+variant. With 8 seeds that takes two minutes on 2 cores. More in
 docs/papers/asynchronous_rl.md.
 """
 

@@ -409,23 +409,17 @@ def play_round(
   num_workers, num_envs = state.workers.total.shape
   num_frames = num_envs * segment_length
 
-  def compute(params, worker):
-    epsilon = exploration.anneal(
-      state.shared.frames, exploration_frames, 1.0, worker.epsilon
-    )
-    return segment_gradient(
-      params,
-      state.shared.target_params,
-      worker,
-      epsilon,
-      method=method,
-      env=env,
-      segment_length=segment_length,
-      discount=discount,
-      reward_scale=reward_scale,
-    )
-
-  workers, gradients, metrics = jax.vmap(compute)(state.copies, state.workers)
+  workers, gradients, metrics = _compute_gradients(
+    state,
+    state.copies,
+    copies_axis=0,
+    exploration_frames=exploration_frames,
+    method=method,
+    env=env,
+    segment_length=segment_length,
+    discount=discount,
+    reward_scale=reward_scale,
+  )
   order = jnp.arange(num_workers)
   if is_order_random:
     order = jax.random.permutation(key_order, order)
@@ -448,6 +442,22 @@ def play_round(
   (shared, copies), _ = jax.lax.scan(apply, (state.shared, state.copies), order)
   state = State(shared, workers, copies, key)
   return state, jax.tree.map(jnp.mean, metrics)
+
+
+def _compute_gradients(
+  state, params, *, copies_axis, exploration_frames, **options
+):
+  """Computes a segment's gradient for every worker, [N, ...] each."""
+
+  def compute(params, worker):
+    epsilon = exploration.anneal(
+      state.shared.frames, exploration_frames, 1.0, worker.epsilon
+    )
+    return segment_gradient(
+      params, state.shared.target_params, worker, epsilon, **options
+    )
+
+  return jax.vmap(compute, in_axes=(copies_axis, 0))(params, state.workers)
 
 
 def play_synchronous_round(
@@ -480,23 +490,17 @@ def play_synchronous_round(
   """
   num_workers, num_envs = state.workers.total.shape
 
-  def compute(worker):
-    epsilon = exploration.anneal(
-      state.shared.frames, exploration_frames, 1.0, worker.epsilon
-    )
-    return segment_gradient(
-      state.shared.params,
-      state.shared.target_params,
-      worker,
-      epsilon,
-      method=method,
-      env=env,
-      segment_length=segment_length,
-      discount=discount,
-      reward_scale=reward_scale,
-    )
-
-  workers, gradients, metrics = jax.vmap(compute)(state.workers)
+  workers, gradients, metrics = _compute_gradients(
+    state,
+    state.shared.params,
+    copies_axis=None,
+    exploration_frames=exploration_frames,
+    method=method,
+    env=env,
+    segment_length=segment_length,
+    discount=discount,
+    reward_scale=reward_scale,
+  )
   gradient = jax.tree.map(lambda x: jnp.sum(x, axis=0), gradients)
   shared = push(
     state.shared,
