@@ -13,7 +13,7 @@ a3c; a2c, the sum of the workers' gradients, never stale; async_q, async_sarsa
 and async_nstep_q. An update is --frames_per_update frames.
 
 Expected on catch: a return of 1 in every seed after 160,000 frames, for each
-variant. With 8 seeds that takes two minutes on 2 cores. More in
+variant. With 8 seeds that takes one minute on 2 cores. More in
 docs/papers/asynchronous_rl.md.
 """
 
